@@ -1,0 +1,33 @@
+"""Errors that a person can act on: one sentence, and the next step."""
+
+
+class ProvindexError(Exception):
+    """What is wrong, in one sentence; `next_step` says what to do about it. The command exits with status 2."""
+
+    def __init__(self, message: str, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.next_step}" if self.next_step else self.message
+
+
+class UsageError(ProvindexError):
+    """The request itself makes no sense: contradictory options, a value out of range."""
+
+
+class ModelError(ProvindexError):
+    """A model that was found but cannot be read: truncated, hostile, or in a format we do not read."""
+
+
+class ModelNotFoundError(ProvindexError):
+    """A reference that names no path, no indexed id, no cached model and no model on the Hub."""
+
+
+class IndexFormatError(ProvindexError):
+    """An index that is missing, of another version, or fails its digests."""
+
+
+class NetworkError(ProvindexError):
+    """The Hub could not be reached, refused, or was not allowed to be asked (offline)."""

@@ -1,0 +1,1 @@
+"""Our own tests: statistics on the weights with exact or conformal p-values. They decide."""
