@@ -1,0 +1,95 @@
+"""NLF, norm layer fingerprint: are the gains and biases of the normalization layers those of the other model?
+
+Definition: all norm tensors (`is_norm`) as float32. A model whose norm tensors all have one size is compared
+*directly*, as the concatenation; otherwise by *stats*, (mean, std, max, min) of each tensor. Two direct
+models of equal total length: cosine of the concatenations. Any other pair: cosine of the stats, cut to the
+shorter list. Clamped to [0, 1], 4 decimals.
+Range: [0, 1]. Chance level: .98 to 1.0 (independent models of one config): gains start at 1 and stay near it.
+Blind to: the scale of all norm tensors of a model, and in stats mode to the order inside a tensor.
+Absent: no norm tensor, a zero vector, NaN or infinity.
+Source: Cisco model-provenance-kit 1.0.0 (its full path), reimplemented from its definition. The peer keeps
+the tensors in the order of the file; here the order is that of the sorted names, so it cannot depend on the
+writer. The two differ only where a stats list is cut, or where two writers ordered equal models differently.
+Stats are float64 (float32 in the peer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.signals.score import Score
+from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
+
+MIN_ELEMENTS = 64
+_WORDS = ("norm", "ln_", "post_attention")
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormTensors:
+    """The norm tensors of a model. names: sorted as strings; sizes: (T,) int32; values: (sum of sizes,)
+    float32.
+    """
+
+    names: tuple[str, ...]
+    sizes: NDArray[np.int32]
+    values: F32
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.sizes) or int(self.sizes.sum()) != len(self.values):
+            raise ValueError("names, sizes and values of norm tensors do not belong together")
+        if list(self.names) != sorted(self.names):
+            raise ValueError("norm tensors must be in the order of their names")
+
+    @classmethod
+    def collect(cls, tensors: Mapping[str, F32]) -> NormTensors:
+        """Put norm tensors, read as 1-D float32 arrays by name, into canonical order."""
+        names = tuple(sorted(tensors))
+        parts = [np.asarray(tensors[name], dtype=np.float32) for name in names]
+        values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        return cls(names, np.array([len(part) for part in parts], dtype=np.int32), values)
+
+    @property
+    def direct(self) -> bool:
+        """True if all tensors have one size, so that the values themselves are compared."""
+        return bool((self.sizes == self.sizes[0]).all()) if len(self.sizes) else False
+
+    def stats(self) -> NDArray[np.float64]:
+        """(mean, std, max, min) of each tensor in order, (4 T,) float64."""
+        starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1])).astype(np.intp)
+        values = self.values.astype(np.float64)
+        mean = np.add.reduceat(values, starts) / self.sizes
+        spread = values - np.repeat(mean, self.sizes)
+        std = np.sqrt(np.add.reduceat(spread * spread, starts) / self.sizes)
+        high, low = np.maximum.reduceat(values, starts), np.minimum.reduceat(values, starts)
+        return np.stack([mean, std, high, low], axis=1).ravel()
+
+
+def is_norm(name: str, shape: tuple[int, ...]) -> bool:
+    """True for a vector of at least 64 elements whose name says norm; biases count, a matrix or a small
+    vector does not.
+    """
+    lower = name.lower()
+    return len(shape) == 1 and shape[0] >= MIN_ELEMENTS and any(word in lower for word in _WORDS)
+
+
+def compare(a: NormTensors, b: NormTensors) -> Score:
+    """NLF of two models. n: norm tensors compared, min(T_a, T_b)."""
+    for side, tensors in zip(SIDES, (a, b), strict=True):
+        if not tensors.names:
+            return Score.absent(f"no norm tensor of {MIN_ELEMENTS} or more elements in the {side} model")
+    if reason := not_finite("norm tensors", a.values, b.values):
+        return Score.absent(reason)
+    n = min(len(a.names), len(b.names))
+    if a.direct and b.direct and len(a.values) == len(b.values):
+        value = clamped_cosine(a.values, b.values)
+    else:
+        value = clamped_cosine(a.stats()[: 4 * n], b.stats()[: 4 * n])
+    if value is None:
+        return Score.absent("all norm tensors of a model are zero")
+    return Score(round(value, 4), n=n)

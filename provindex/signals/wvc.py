@@ -1,0 +1,121 @@
+"""WVC, weight value cosine: do the weights, element by element, point the same way as the other model's?
+
+Definition: from every tensor with a layer index, dim >= 2 and a projection name (`is_projection`), flattened
+row-major, 4,096 elements at a fixed stride (`stride`); all of it if smaller. Per layer the samples are
+concatenated in the order of the sorted names, cut to the shorter of the two models, and compared by cosine
+clamped to [0, 1]; layers with fewer than 64 samples or a product of norms below 1e-10 are skipped. The mean
+over the layers that both models have, rounded to 4 decimals.
+Range: [0, 1]. Chance level: .00 to .004 (independent models of one config): the signal with the least overlap
+with chance.
+Blind to: a positive scale of a layer. Not to permuted or rotated hidden units, nor to removed or repeated
+layers.
+Absent: fewer than 2 common layers that can be compared, NaN or infinity.
+Source: Cisco model-provenance-kit 1.0.0 (its full path), reimplemented from its definition. The peer
+concatenates in the order of the file; equal for files whose tensors are in name order. The peer turns a NaN
+into 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.signals.score import Score
+from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
+
+SAMPLES = 4096
+MIN_COMMON_LAYERS = 2
+MIN_COMMON_SAMPLES = 64
+PROJECTION_WORDS = {
+    "q": ("q_proj", "query"),
+    "k": ("k_proj", "key"),
+    "v": ("v_proj", "value"),
+    "o": ("o_proj", "dense", "out_proj"),
+    "gate": ("gate_proj", "gate"),
+    "up": ("up_proj", "fc1", "dense_h_to_4h", "wi_0"),
+    "down": ("down_proj", "fc2", "dense_4h_to_h", "wi_1", "wo"),
+}
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """The sampled elements of a model's projections.
+
+    names: stored names, sorted as strings; layers: (T,) int32 layer of each tensor; sizes: (T,) int32 samples
+    of each tensor; values: (sum of sizes,) float32.
+    """
+
+    names: tuple[str, ...]
+    layers: NDArray[np.int32]
+    sizes: NDArray[np.int32]
+    values: F32
+
+    def __post_init__(self) -> None:
+        counts = {len(self.names), len(self.layers), len(self.sizes)}
+        if len(counts) != 1 or int(self.sizes.sum()) != len(self.values):
+            raise ValueError("names, layers, sizes and values of samples do not belong together")
+        if list(self.names) != sorted(self.names):
+            raise ValueError("samples must be in the order of their tensors' names")
+
+    @classmethod
+    def collect(cls, tensors: Iterable[tuple[str, int, F32]]) -> Samples:
+        """Put (name, layer, samples) of each projection into canonical order."""
+        ordered = sorted(tensors, key=lambda item: item[0])
+        parts = [np.asarray(values, dtype=np.float32) for _, _, values in ordered]
+        return cls(
+            names=tuple(name for name, _, _ in ordered),
+            layers=np.array([layer for _, layer, _ in ordered], dtype=np.int32),
+            sizes=np.array([len(part) for part in parts], dtype=np.int32),
+            values=np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32),
+        )
+
+    def by_layer(self) -> dict[int, F32]:
+        """The concatenated samples of each layer, (samples of the layer,) float32, by ascending layer."""
+        pieces: dict[int, list[F32]] = {layer: [] for layer in sorted(set(self.layers.tolist()))}
+        ends = np.cumsum(self.sizes, dtype=np.int64)
+        for layer, end, size in zip(self.layers.tolist(), ends.tolist(), self.sizes.tolist(), strict=True):
+            pieces[layer].append(self.values[end - size : end])
+        return {layer: np.concatenate(parts) for layer, parts in pieces.items()}
+
+
+def is_projection(name: str) -> bool:
+    """True if the name has a word of PROJECTION_WORDS, whatever its case.
+
+    The peer sorts names into classes and takes the first that hits; the projections come before embedding,
+    norm and head, so any hit decides. `word_embeddings` is a projection by this rule ("wo"), but has no layer
+    index.
+    """
+    lower = name.lower()
+    return any(word in lower for words in PROJECTION_WORDS.values() for word in words)
+
+
+def stride(n: int) -> tuple[int, int]:
+    """(step, count) for a flattened tensor of n elements: 0, step, 2 step, ... are taken, count of them."""
+    return (1, n) if n <= SAMPLES else (n // SAMPLES, SAMPLES)
+
+
+def compare(a: Samples, b: Samples) -> Score:
+    """WVC of two models by common layer index. n: layers compared."""
+    for side, samples in zip(SIDES, (a, b), strict=True):
+        if not samples.names:
+            return Score.absent(f"no known projection tensor in a numbered layer of the {side} model")
+    if reason := not_finite("projection samples", a.values, b.values):
+        return Score.absent(reason)
+    first, second = a.by_layer(), b.by_layer()
+    common = [layer for layer in first if layer in second]
+    if len(common) < MIN_COMMON_LAYERS:
+        return Score.absent(f"fewer than {MIN_COMMON_LAYERS} common layers")
+    cosines = [c for layer in common if (c := _layer_cosine(first[layer], second[layer])) is not None]
+    if len(cosines) < MIN_COMMON_LAYERS:
+        return Score.absent(f"fewer than {MIN_COMMON_LAYERS} common layers with enough samples that are not all zero")
+    return Score(round(float(np.mean(cosines)), 4), n=len(cosines))
+
+
+def _layer_cosine(a: F32, b: F32) -> float | None:
+    shorter = min(len(a), len(b))
+    return clamped_cosine(a[:shorter], b[:shorter]) if shorter >= MIN_COMMON_SAMPLES else None
