@@ -1,36 +1,131 @@
-"""Model references in, tensors out: the only reader of models."""
+"""Model references in, tensors out: the only reader of models.
+
+Weights are memory-mapped: pages come in as they are read and belong to the file, so anonymous memory is what
+the caller asks for at once. There is nothing to close: a file's mapping lives as long as a tensor of it does,
+and Python drops it with the last one (the file itself is closed as soon as it is mapped).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import mmap
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.errors import ModelError, ModelNotFoundError
+from provindex.formats import folder as layout
+from provindex.formats import local_files
+from provindex.formats.bounded_json import shown
+from provindex.formats.dtypes import STORED, decode
+from provindex.formats.local_files import Folder
+from provindex.formats.safetensors import Header, read_header
+
 F32 = NDArray[np.float32]
+
+_NUMPY_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
+_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 
 
 class Tensor(Protocol):
-    """One stored tensor: its header facts, and float32 views of its bytes read on demand (elements are row-major)."""
+    """One stored tensor: its header facts, and float32 views of its bytes read on demand (elements are
+    row-major).
 
-    name: str
-    dtype: str  # safetensors spelling: F32, BF16, ...
-    shape: tuple[int, ...]
-    nbytes: int
+    Arrays may be read-only views of the file: copy before writing.
+    """
 
     @property
-    def size(self) -> int: ...
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str:
+        """As safetensors spells it: F32, BF16, ..."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+
     def flat(self, start: int = 0, stop: int | None = None) -> F32:
         """Elements [start, stop) of the flattened tensor."""
+
     def strided(self, step: int, count: int) -> F32:
         """Elements 0, step, 2 step, ... (count of them) of the flattened tensor."""
+
     def rows(self, index: Sequence[int] | NDArray[np.int64]) -> F32:
         """The named rows (first axis), shape (len(index), size // shape[0])."""
+
     def chunks(self, elements: int = 1 << 22) -> Iterator[F32]:
         """The flattened tensor in order, a bounded piece at a time."""
+
+    def raw(self, start: int = 0, stop: int | None = None) -> memoryview:
+        """Stored bytes [start, stop), not copied: for hashing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByteTensor:
+    """A tensor over bytes that are in memory or mapped.
+
+    Slices follow Python's rules; rows and strides beyond the tensor raise IndexError.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.size
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def flat(self, start: int = 0, stop: int | None = None) -> F32:
+        return decode(self._stored()[start:stop], self.dtype)
+
+    def strided(self, step: int, count: int) -> F32:
+        stored = self._stored()
+        if step < 1 or count < 0 or (count - 1) * step >= stored.size:
+            raise IndexError(f"{count} elements in steps of {step} are not in {self.name}, which has {stored.size}")
+        return decode(stored[: max(0, (count - 1) * step + 1) : step], self.dtype)
+
+    def rows(self, index: Sequence[int] | NDArray[np.int64]) -> F32:
+        if not self.shape:
+            raise IndexError(f"{self.name} is a single number and has no rows")
+        width = self.size // self.shape[0] if self.shape[0] else 0
+        chosen = np.asarray(index, dtype=np.int64)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= self.shape[0]):
+            raise IndexError(f"{self.name} has rows 0 to {self.shape[0] - 1}, not {chosen.min()} to {chosen.max()}")
+        return decode(self._stored().reshape(self.shape[0], width)[chosen], self.dtype)
+
+    def chunks(self, elements: int = 1 << 22) -> Iterator[F32]:
+        stored = self._stored()
+        for start in range(0, stored.size, elements):
+            yield decode(stored[start : start + elements], self.dtype)
+
+    def raw(self, start: int = 0, stop: int | None = None) -> memoryview:
+        return memoryview(self.data[start:stop])
+
+    def _stored(self) -> NDArray[Any]:
+        if self.dtype not in STORED:
+            raise ModelError(f"Tensor {self.name} is stored as {self.dtype}, which is not decoded.", layout.CONVERT)
+        return self.data.view(STORED[self.dtype])
+
+
+def tensor_from_array(name: str, array: NDArray[Any]) -> ByteTensor:
+    """A tensor over a numpy array (copied unless contiguous), for callers that make weights instead of reading them."""
+    little = array.dtype.newbyteorder("<")
+    dtype = "BOOL" if array.dtype.kind == "b" else next(name for name in _NUMPY_DTYPES if STORED[name] == little)
+    data = np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8)
+    return ByteTensor(name, dtype, tuple(array.shape), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +141,10 @@ class FileFact:
 class Model:
     """A model that is open for reading.
 
-    model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if none, then
-    config_reason says why). tokenizer_files: path by file name (tokenizer.json, vocab.txt, spiece.model ...).
-    license, base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader.
+    model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
+    none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
+    file. tokenizer_files: path by file name (tokenizer.json, vocab.txt, spiece.model ...). license,
+    base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader.
     """
 
     model_id: str
@@ -64,5 +160,127 @@ class Model:
 
 
 def open_model(reference: str, *, offline: bool = False) -> Model:
-    """Open a folder, a weight file, or `org/name[@revision]` (from the Hub cache, else from the Hub)."""
-    raise NotImplementedError
+    """Open a folder, a weight file, or `org/name[@revision]` (from the Hub cache, else from the Hub).
+
+    offline: never ask the Hub. ModelNotFoundError if the reference names nothing, ModelError if what it names
+    cannot be read, NetworkError if the Hub was needed and did not answer.
+    """
+    path = Path(reference)
+    try:
+        if path.is_dir():
+            return _open_folder(path)
+        if path.exists():
+            return _open_file(path)
+    except PermissionError as error:
+        raise ModelError(
+            f"{error.filename or path} may not be read: permission denied.", "Change its permissions."
+        ) from error
+    except (OSError, ValueError) as error:  # a name that no file can have: too long, or with a zero byte
+        raise ModelNotFoundError(
+            f"{reference[:200]!r} is no usable path.", "Name a folder, a file, or org/name."
+        ) from error
+    return _open_hub(reference, offline)
+
+
+def _open_folder(path: Path, warnings: tuple[str, ...] = ()) -> Model:
+    place = local_files.look_at(path)
+    names = local_files.list_names(place)
+    chosen = layout.weight_files(names, str(path))
+    if chosen.index:
+        index = local_files.read_bounded(_needed(place, chosen.index), layout.MAX_INDEX)
+        promised = layout.shards_of(index, chosen.index, str(path))
+    else:
+        promised = dict.fromkeys(chosen.files)
+    return _open_files(place, promised, warnings + layout.remarks(names, promised))
+
+
+def _open_file(path: Path) -> Model:
+    """One weight file; the config and tokenizer beside it are used."""
+    format_name = layout.FOREIGN.get(path.suffix.lower())
+    if format_name:
+        raise ModelError(f"{path} is a {format_name} file, which is not read.", layout.CONVERT)
+    place = local_files.look_at(path.parent)
+    # A file that is named may be a link to anywhere: the person chose it, not the folder.
+    place = replace(place, model_id=path.name, allowed=(*place.allowed, path.resolve().parent))
+    shard = layout.SHARD.fullmatch(path.name)
+    notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
+    return _open_files(place, {path.name: None}, notes)
+
+
+def _open_hub(reference: str, offline: bool) -> Model:
+    match = _HUB_ID.fullmatch(reference)
+    if not match or ".." in reference:
+        raise ModelNotFoundError(
+            f"{reference[:200]!r} is no file or folder.", "Name a folder, a .safetensors file, or org/name."
+        )
+    raise ModelNotFoundError(f"{reference} is no file or folder.", "Name a folder or a .safetensors file.")
+
+
+def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], warnings: tuple[str, ...]) -> Model:
+    """Map every shard; `promised` are the tensors that an index says are in it (None: whatever it has)."""
+    tensors: dict[str, Tensor] = {}
+    facts = []
+    for name, expected in promised.items():
+        path = _needed(place, name)
+        header, found = _map_tensors(path)
+        _check_promise(path, found, expected)
+        twice = next((tensor.name for tensor in found if tensor.name in tensors), None)
+        if twice is not None:
+            raise ModelError(
+                f"{place.path} has tensor {shown(twice)} in two files, {name} is the second.",
+                "Remove one, or name one file.",
+            )
+        tensors.update((tensor.name, tensor) for tensor in found)
+        facts.append(FileFact(name, header.size))
+    config, config_reason = local_files.read_config(place, layout.CONFIG)
+    license_name, base_models = local_files.read_card(place, layout.CARD)
+    tokenizer = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    return Model(
+        model_id=place.model_id,
+        revision=place.revision,
+        config=config,
+        config_reason=config_reason,
+        tensors=tensors,
+        tokenizer_files={name: path for name, path in tokenizer if path},
+        files=tuple(facts),
+        license=license_name,
+        base_models=base_models,
+        warnings=warnings,
+    )
+
+
+def _map_tensors(path: Path) -> tuple[Header, list[ByteTensor]]:
+    """Check a file's header and map its bytes."""
+    with local_files.opened(path) as file:
+        header = read_header(file, str(path))
+        try:
+            mapped = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
+    data = np.frombuffer(mapped, np.uint8)
+    tensors = [ByteTensor(e.name, e.dtype, e.shape, data[e.start : e.stop]) for e in header.entries]
+    return header, tensors
+
+
+def _check_promise(path: Path, found: Iterable[ByteTensor], expected: Sequence[str] | None) -> None:
+    """A shard has exactly the tensors that the index says."""
+    if expected is None:
+        return
+    names = {tensor.name for tensor in found}
+    absent = sorted(set(expected) - names)
+    extra = sorted(names - set(expected))
+    if absent:
+        raise ModelError(
+            f"{path} lacks tensor {shown(absent[0])}, which the index says it has.", "Download the model again."
+        )
+    if extra:
+        raise ModelError(
+            f"{path} has tensor {shown(extra[0])}, which the index does not list.", "Download the model again."
+        )
+
+
+def _needed(place: Folder, name: str) -> Path:
+    path = local_files.find(place, name)
+    if path is None:
+        raise ModelError(f"{place.path} lacks {name}, which its index lists.", "Download the missing file.")
+    return path

@@ -1,0 +1,150 @@
+"""Which files of a folder or repository are the model: pure over file names, so that local and remote agree."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from provindex.errors import ModelError
+from provindex.formats.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
+
+CONFIG = "config.json"
+CARD = "README.md"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+SINGLE = "model.safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
+
+# Weight files in formats that are not read (yet), by suffix.
+FOREIGN: Mapping[str, str] = {
+    ".bin": "PyTorch pickle", ".pt": "PyTorch pickle", ".pth": "PyTorch pickle", ".ckpt": "PyTorch pickle",
+    ".pkl": "pickle", ".pickle": "pickle", ".gguf": "GGUF", ".ggml": "GGML", ".onnx": "ONNX", ".h5": "Keras HDF5",
+    ".keras": "Keras", ".msgpack": "Flax msgpack", ".npz": "numpy archive", ".npy": "numpy array", ".tflite": "TFLite",
+}  # fmt: skip
+CONVERT = (
+    "Convert it to safetensors first (with transformers: model.save_pretrained(folder)); pickles are never opened."
+)
+
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weight files to read. index: the file that lists them, or None. files: empty if `index` lists them."""
+
+    files: tuple[str, ...] = ()
+    index: str | None = None
+
+
+def weight_files(names: Collection[str], label: str) -> Weights:
+    """Choose the weights among the file names of a folder, as transformers does: one file, else an index,
+    else all there is.
+
+    Files that repeat the same weights (consolidated.safetensors) or amend them (adapters) are left out when
+    there are others, so that no parameter counts twice. ModelError when there is nothing to read, or a shard
+    is missing.
+    """
+    here = sorted(name for name in names if "/" not in name)
+    tensors = [name for name in here if name.endswith(".safetensors")]
+    indexes = [name for name in here if name.endswith(INDEX_SUFFIX)]
+    main = [name for name in tensors if not name.startswith(_SIDE)]
+    main_indexes = [name for name in indexes if not name.startswith(_SIDE)]
+    repeated = [name for name in tensors if name.startswith("consolidated")]
+    if SINGLE in tensors:
+        return Weights((SINGLE,))
+    for index in ("model" + INDEX_SUFFIX, *main_indexes):
+        if index in indexes:
+            return Weights((), index)
+    for group in (main, repeated):
+        if group:
+            _check_numbering(group, label)
+            return Weights(tuple(group))
+    if tensors:
+        return Weights(tuple(tensors))
+    raise _nothing(names, label)
+
+
+def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ...]]:
+    """Tensor names by shard, from an index file. ModelError if a shard is no plain path inside the folder."""
+    try:
+        text = index.decode("utf-8-sig")
+        members, end = read_object(text, skip_space(text, 0), _read_index_member)
+        if skip_space(text, end) != len(text):
+            raise JsonError(f"it goes on after its end at character {end}")
+        weight_map = members.get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise JsonError("it has no weight_map")
+    except UnicodeDecodeError:
+        raise _bad_index(name, label, "it is not UTF-8 text") from None
+    except JsonError as fault:
+        raise _bad_index(name, label, str(fault)) from None
+    shards: dict[str, list[str]] = {}
+    for tensor, shard in weight_map.items():
+        if shard not in shards and not is_plain_path(shard):
+            raise _bad_index(
+                name, label, f"it sends {shown(tensor)} to {shown(shard)}, which is no file inside the model"
+            )
+        shards.setdefault(shard, []).append(tensor)
+    return {shard: tuple(shards[shard]) for shard in sorted(shards)}
+
+
+def is_plain_path(name: str) -> bool:
+    """A relative path that cannot leave its folder on any system, and names a safetensors file."""
+    parts = PurePosixPath(name).parts
+    forbidden = name.startswith("/") or ".." in parts or any(c in '\\:*?"<>|' or ord(c) < 32 for c in name)
+    return bool(parts) and not forbidden and len(name) <= 255 and name.endswith(".safetensors")
+
+
+def remarks(names: Collection[str], read: Collection[str]) -> tuple[str, ...]:
+    """Sentences for the reader about the choice of files: what was left out, and what an adapter is."""
+    left = sorted(n for n in names if n.endswith(".safetensors") and "/" not in n and n not in read)
+    said = []
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        said.append(f"also in the folder and not read: {', '.join(left[:3])}{more}")
+    if all(name.startswith("adapter_") for name in read):
+        said.append("only adapter weights are here: they were read, not the model that they amend")
+    return tuple(said)
+
+
+def _read_index_member(name: str, text: str, position: int) -> tuple[Any, int]:
+    if name != "weight_map":
+        return read_small(text, position)
+    return read_object(text, position, lambda _, inner, start: read_string(inner, start))
+
+
+def _check_numbering(files: list[str], label: str) -> None:
+    """Shards that are numbered "of N" are all there, also without an index."""
+    groups = Counter((m["stem"], int(m["count"])) for m in map(SHARD.fullmatch, files) if m)
+    for (stem, count), present in groups.items():
+        if present != count:
+            raise ModelError(f"{label} has {present} of the {count} shards of {stem}.", "Download the others.")
+
+
+def _nothing(names: Collection[str], label: str) -> ModelError:
+    """Why a folder has no weights that we read, and what to do."""
+    here = sorted(name for name in names if "/" not in name)
+    below = sorted({name.split("/")[0] for name in names if "/" in name and name.endswith(".safetensors")})
+    for name in here:
+        format_name = FOREIGN.get(PurePosixPath(name).suffix.lower())
+        if format_name and not name.startswith(("training_args", "optimizer", "scheduler", "rng_state")):
+            return ModelError(f"{label} has its weights as {format_name} ({name}), which is not read.", CONVERT)
+    if below:
+        return ModelError(
+            f"{label} has no weights of its own, but its folder {below[0]} has.", f"Name {below[0]} itself."
+        )
+    if not here:
+        return ModelError(f"{label} is empty.", "Name a folder with config.json and *.safetensors files.")
+    return ModelError(f"{label} has no *.safetensors file.", "Name a folder with config.json and *.safetensors files.")
+
+
+def _bad_index(name: str, label: str, what: str) -> ModelError:
+    return ModelError(f"{label} has a bad {name}: {what}.", "Download it again.")

@@ -1,0 +1,159 @@
+"""Files of a folder that nobody vouches for: found without leaving it, opened if regular, read up to a limit."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from provindex.errors import ModelError
+from provindex.formats.bounded_json import JsonError, load_object
+
+MAX_CONFIG = 4 << 20  # bytes
+MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
+MAX_NAMES = 100_000  # files of one folder that are listed
+
+_CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
+_FIELD = re.compile(r"(?P<key>license|base_model)\s*:\s*(?P<value>.*)")
+_ITEM = re.compile(r"\s*-\s+(?P<value>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder and what its place says: inside a Hub cache (.../models--org--name/snapshots/<commit>) it has
+    an id and a commit, and links into the cache's own blobs are how files are stored there."""
+
+    path: Path
+    model_id: str
+    revision: str | None
+    allowed: tuple[Path, ...]  # resolved folders that a file's real place must be in
+
+
+def look_at(path: Path) -> Folder:
+    """What a folder's place says. The path is taken as given first: a link to a snapshot is a snapshot too."""
+    real = path.resolve()
+    for place in (path.absolute(), real):
+        match = _CACHE_REPO.fullmatch(place.parent.parent.name) if place.parent.name == "snapshots" else None
+        if match:
+            model_id = match["id"].replace("--", "/")
+            return Folder(path, model_id, place.name, (real, place.parent.parent.resolve() / "blobs"))
+    return Folder(path, real.name or str(real), None, (real,))
+
+
+def list_names(folder: Folder) -> tuple[str, ...]:
+    """Names of the files in a folder and, as "sub/name", one level below. Sorted; dangling links are left out."""
+    names: list[str] = []
+    for directory, prefix in _levels(folder.path):
+        with os.scandir(directory) as found:
+            for item in found:
+                if item.is_file():
+                    names.append(prefix + item.name)
+                if len(names) > MAX_NAMES:
+                    raise ModelError(
+                        f"{folder.path} holds more than {MAX_NAMES} files.", "Name the model's own folder."
+                    )
+    return tuple(sorted(names))
+
+
+def find(folder: Folder, name: str) -> Path | None:
+    """The file of that name, None if there is none. ModelError if it is a link that leaves the folder."""
+    path = folder.path / name
+    if not path.exists():
+        return None
+    real = path.resolve()
+    if not any(real.is_relative_to(place) for place in folder.allowed):
+        raise ModelError(f"{path} is a link to a place outside the model's folder.", "Copy the file into the folder.")
+    return path
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading: a pipe or a device would never end. Sentences for what the system refuses."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelError(f"{path} is not a regular file.", "Name a folder or a weight file.")
+        file = path.open("rb")
+    except PermissionError as error:
+        raise ModelError(f"{path} may not be read: permission denied.", "Change its permissions.") from error
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing.", "Download it again.") from error
+    with file:
+        yield file
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The whole file. ModelError above `limit` bytes."""
+    with opened(path) as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise ModelError(f"{path} is larger than {limit >> 20} MiB, which no such file needs.", "Download it again.")
+    return raw
+
+
+def read_config(folder: Folder, name: str) -> tuple[Mapping[str, Any], str | None]:
+    """The model's configuration, or {} and why there is none. ModelError if there is one that cannot be used."""
+    path = find(folder, name)
+    if path is None:
+        return {}, f"no {name} beside the weights"
+    try:
+        return load_object(read_bounded(path, MAX_CONFIG)), None
+    except JsonError as fault:
+        raise ModelError(f"{path} cannot be used: {fault}.", "Download it again.") from None
+
+
+def read_card(folder: Folder, name: str) -> tuple[str | None, tuple[str, ...]]:
+    """License and base models that the card states in its YAML front matter; (None, ()) where it says
+    nothing.
+
+    Only the two fields are looked for, in the forms that cards use (`key: value`, `key: [a, b]`, a list of `-
+    value` lines): a card is a claim to show, not worth a YAML parser's attack surface.
+    """
+    path = find(folder, name)
+    if path is None:
+        return None, ()
+    with opened(path) as file:
+        text = file.read(MAX_CARD).decode("utf-8-sig", errors="replace")
+    fields = dict(_front_matter(text))
+    return next(iter(fields.get("license", ())), None), fields.get("base_model", ())
+
+
+def _front_matter(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    lines = text.splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        return
+    body = lines[1 : next((i for i, line in enumerate(lines) if i and line.rstrip() == "---"), 1)]
+    for number, line in enumerate(body):
+        match = _FIELD.fullmatch(line.rstrip())
+        if not match:
+            continue
+        value = match["value"]
+        if not _plain(value):
+            items: list[str] = []
+            for following in body[number + 1 :]:
+                item = _ITEM.fullmatch(following.rstrip())
+                if not item:
+                    break
+                items.append(item["value"])
+        else:
+            items = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
+        yield match["key"], tuple(plain for plain in map(_plain, items) if plain)
+
+
+def _plain(value: str) -> str:
+    """A scalar without its quotes and trailing comment, cut to a line's length."""
+    value = re.sub(r"(^|\s)#.*", "", value).strip()
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    return value[:200]
+
+
+def _levels(path: Path) -> Iterator[tuple[Path, str]]:
+    yield path, ""
+    for item in sorted(path.iterdir()):
+        if item.is_dir() and not item.is_symlink() and not item.name.startswith("."):
+            yield item, item.name + "/"
