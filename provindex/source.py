@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.errors import ModelError, ModelNotFoundError
+from provindex.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.formats import folder as layout
 from provindex.formats import local_files
 from provindex.formats.bounded_json import shown
@@ -112,7 +112,7 @@ class ByteTensor:
             yield decode(stored[start : start + elements], self.dtype)
 
     def raw(self, start: int = 0, stop: int | None = None) -> memoryview:
-        return memoryview(self.data[start:stop])
+        return self.data[start:stop].data
 
     def _stored(self) -> NDArray[Any]:
         if self.dtype not in STORED:
@@ -188,7 +188,7 @@ def _open_folder(path: Path, warnings: tuple[str, ...] = ()) -> Model:
     chosen = layout.weight_files(names, str(path))
     if chosen.index:
         index = local_files.read_bounded(_needed(place, chosen.index), layout.MAX_INDEX)
-        promised = layout.shards_of(index, chosen.index, str(path))
+        promised: Mapping[str, Sequence[str] | None] = layout.shards_of(index, chosen.index, str(path))
     else:
         promised = dict.fromkeys(chosen.files)
     return _open_files(place, promised, warnings + layout.remarks(names, promised))
@@ -213,7 +213,26 @@ def _open_hub(reference: str, offline: bool) -> Model:
         raise ModelNotFoundError(
             f"{reference[:200]!r} is no file or folder.", "Name a folder, a .safetensors file, or org/name."
         )
-    raise ModelNotFoundError(f"{reference} is no file or folder.", "Name a folder or a .safetensors file.")
+    from provindex import hub
+
+    repo, revision = match["repo"], match["revision"]
+    offline = offline or hub.offline_by_environment()
+    cached = hub.cached_model(repo, revision)
+    if cached and (offline or cached.whole):
+        said = f"read from the Hub cache at commit {cached.folder.name}, the Hub was not asked"
+        online = () if revision == cached.folder.name else (f"{said} whether it has a newer one",)
+        return _open_folder(cached.folder, (f"offline: {said}",) if offline else online)
+    if offline:
+        what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
+        raise NetworkError(what, "Run once without --offline and HF_HUB_OFFLINE, or name a folder.")
+    try:
+        folder = hub.fetch_model(repo, revision)
+    except NetworkError as error:
+        if cached is None:
+            raise
+        said = f"read from the Hub cache at commit {cached.folder.name}, without what else the Hub may have"
+        return _open_folder(cached.folder, (f"{error.message} {said}",))
+    return _open_folder(folder)
 
 
 def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], warnings: tuple[str, ...]) -> Model:

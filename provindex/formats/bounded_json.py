@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from json.decoder import scanstring
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -49,9 +48,9 @@ def read_object(
 
 def read_string(text: str, start: int) -> tuple[str, int]:
     """The string at `start` and the position after it."""
-    position = _expect(text, start, '"')
+    _expect(text, start, '"')
     try:
-        value, position = scanstring(text, position, True)
+        value, position = _STRICT.raw_decode(text, start)
         value.encode("utf-8")  # a lone surrogate is legal to Python's reader and to nobody else
     except (json.JSONDecodeError, UnicodeEncodeError):
         raise JsonError(f"it has a malformed string at character {start}") from None
