@@ -148,6 +148,7 @@ def backend(model: Model, name: str) -> Any:
     fallback = any(piece.type == BYTE for piece in model.pieces)
     if len({piece.text for piece in model.pieces}) != len(model.pieces):
         raise ModelError(f"{name} has the same piece twice.")
+    built: Any
     if model.kind == UNIGRAM:
         built = models.Unigram([(p.text, p.score) for p in model.pieces], unk_id=unknown, byte_fallback=fallback)
     else:
