@@ -1,0 +1,150 @@
+"""Effect sizes of a pair: how much is equal, how much moved, and on what grid. They name a relation; they decide nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.evidence.panels import BlockDigests
+
+F64 = NDArray[np.float64]
+MAX_LEVELS = 255  # an 8-bit grid
+GRID_TOLERANCE = 0.06  # of a step: samples are kept as float16, which moves level 127 by 0.03 steps
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What the matched matrices of two models have in common.
+
+    matrices: layer matrices compared. equal, rounded: shares of them whose blocks are equal bit for bit, and after rounding to
+    bf16 or f16. cosine: median cosine of their samples. grid_a, grid_b: shares whose samples lie on a uniform grid of at most 255
+    levels. half_step: share whose difference stays within half a step of the coarser grid. embedding_equal: the embedding's
+    blocks are equal; None when one model has none.
+    """
+
+    matrices: int = 0
+    equal: float = 0.0
+    rounded: float = 0.0
+    cosine: float = 0.0
+    grid_a: float = 0.0
+    grid_b: float = 0.0
+    half_step: float = 0.0
+    embedding_equal: bool | None = None
+
+
+def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Mapping[tuple[str, int], int]) -> Effects:
+    """Effect sizes over the matrices that stand at corresponding places.
+
+    layers: (stack, layer of A) -> layer of B.
+    """
+    if a is None or b is None:
+        return Effects()
+    there = {key: j for j, key in enumerate(b.keys)}
+    matched = [(i, there[to]) for i, key in enumerate(a.keys) if (to := _translated(key, layers)) in there]
+    if not matched:
+        return Effects(embedding_equal=_embedding_equal(a, b))
+    rows = np.array(matched)
+    equal = _same(a.exact, b.exact, rows)
+    rounded = equal | _same(a.bf16, b.bf16, rows) | _same(a.f16, b.f16, rows)
+    samples = [s for i, j in matched if (s := _samples(a, b, i, j)) is not None]
+    cosines = [_cosine(x, y) for x, y in samples]
+    steps = [(_step(x), _step(y)) for x, y in samples]
+    count = max(len(samples), 1)
+    return Effects(
+        matrices=len(matched),
+        equal=float(equal.mean()),
+        rounded=float(rounded.mean()),
+        cosine=float(np.median(cosines)) if cosines else 0.0,
+        grid_a=sum(x is not None for x, _ in steps) / count,
+        grid_b=sum(y is not None for _, y in steps) / count,
+        half_step=sum(_within(x, y) for x, y in samples) / count,
+        embedding_equal=_embedding_equal(a, b),
+    )
+
+
+def _translated(key: str, layers: Mapping[tuple[str, int], int]) -> str | None:
+    """The address in B of a layer matrix of A: "decoder.3.q.weight" -> "decoder.5.q.weight"."""
+    stack, layer, *rest = key.split(".")
+    if not layer.isdigit():
+        return None
+    to = layers.get((stack, int(layer)))
+    return None if to is None else ".".join([stack, str(to), *rest])
+
+
+def _same(a: NDArray[np.uint64], b: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    left, right = a[rows[:, 0]], b[rows[:, 1]]
+    return np.asarray(((left == right) & (left != 0)).all(axis=1))
+
+
+def _embedding_equal(a: BlockDigests, b: BlockDigests) -> bool | None:
+    places = [[i for i, key in enumerate(d.keys) if key.endswith(".embed.weight")] for d in (a, b)]
+    if not all(places):
+        return None
+    return bool((a.exact[places[0][0]] == b.exact[places[1][0]]).all())
+
+
+def _samples(a: BlockDigests, b: BlockDigests, i: int, j: int) -> tuple[F64, F64] | None:
+    count = int(min(a.counts[i], b.counts[j]))
+    if count < 32:
+        return None
+    return (
+        a.samples[i, :count].astype(np.float64) * float(a.scales[i]),
+        b.samples[j, :count].astype(np.float64) * float(b.scales[j]),
+    )
+
+
+def _cosine(x: F64, y: F64) -> float:
+    product = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / product if product > 0 else 0.0
+
+
+def _step(values: F64) -> float | None:
+    """The step of a uniform grid that all values of every window lie on, or None; the largest over windows.
+
+    Windows of all samples (a scale for each row) and of 32 (a scale for each block of 32) are tried.
+    """
+    for window in (values.size, 32):
+        steps = [_window_step(values[at : at + window]) for at in range(0, values.size - window + 1, window)]
+        if all(s is not None for s in steps):
+            return max(s for s in steps if s is not None)
+    return None
+
+
+def _window_step(values: F64) -> float | None:
+    levels = np.unique(values)
+    gaps = np.diff(levels)
+    gaps = gaps[gaps > np.abs(values).max(initial=0.0) / (4 * MAX_LEVELS)]  # less is float16's own rounding
+    if not gaps.size:
+        return None
+    step = float(gaps.min())
+    if (levels[-1] - levels[0]) / step > MAX_LEVELS:
+        return None
+    step = _refined(values, step)
+    off = np.abs(values / step - np.round(values / step))
+    return step if float(off.max()) <= GRID_TOLERANCE else None
+
+
+def _refined(values: F64, step: float) -> float:
+    """The step by least squares, once the levels are told: the smallest gap carries the rounding of two values."""
+    for _ in range(3):
+        levels = np.round(values / step)
+        if not (levels @ levels):
+            return step
+        step = float(values @ levels / (levels @ levels))
+    return step
+
+
+def _within(x: F64, y: F64) -> bool:
+    """Whether the difference stays within half a step of the coarser grid, window by window."""
+    for window in (x.size, 32):
+        held = []
+        for at in range(0, x.size - window + 1, window):
+            p, q = x[at : at + window], y[at : at + window]
+            steps = [s for s in (_window_step(p), _window_step(q)) if s is not None]
+            held.append(bool(steps) and float(np.abs(p - q).max()) <= (0.5 + GRID_TOLERANCE) * max(steps))
+        if held and all(held):
+            return True
+    return False

@@ -1,0 +1,210 @@
+"""What the exact tests keep of a model: hidden panels (E1, E1z), the residual panel (E2) and block digests (E0).
+
+Every panel depends on the weights and on fixed, versioned choices only: which rows, which signs, which anchors. Projections
+and rounding cost power, never validity: the null of the exact tests holds for any similarity (evidence/README.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.evidence.anchors import ANCHORS
+from provindex.evidence.canonical import F32, F64, unit_rows
+
+PROJECTION = 128
+BLOCK = 16_384
+SAMPLE = 256
+VIRTUAL_ANCHORS = 64
+RESIDUAL_COORDINATES = 1_024
+MIN_ANCHORS = 16
+MIN_DISTINCT = 64
+EXPERTS = 4
+
+
+def panel_height(layers: int) -> int:
+    """Rows of each panel: 64 in stacks of at most 16 layers, else 32."""
+    return 64 if layers <= 16 else 32
+
+
+def signs(label: str, rows: int, columns: int) -> NDArray[np.int8]:
+    """A fixed (rows, columns) matrix of +1 and -1; a longer one starts with the shorter one's rows.
+
+    Bits of SHAKE-256 of the label, so that every platform and numpy version has the same matrix. columns: a multiple of 8.
+    """
+    stream = hashlib.shake_256(f"provindex/1/{label}".encode()).digest(rows * columns // 8)
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8)).reshape(rows, columns)
+    return (bits.astype(np.int8) << 1) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class PanelKey:
+    """Which block of hidden units: kind "mlp" or "v", its stack and layer, the expert (-1 for a dense MLP).
+
+    group: units that share one permutation: 0 for an MLP (all of them), the head dimension for v.
+    """
+
+    kind: str
+    stack: str
+    layer: int
+    expert: int = -1
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class HiddenPanels:
+    """Projected reader rows of hidden units.
+
+    keys: one per panel. heights: (T,) int32, rows in use. values: (T, R, 128) float16, unit rows, zeros past heights.
+    width: residual width d of the models that these rows read.
+    """
+
+    keys: tuple[PanelKey, ...]
+    heights: NDArray[np.int32]
+    values: NDArray[np.float16]
+    width: int
+
+
+def hidden_panel(matrices: Sequence[F64], kind: str) -> NDArray[np.float16]:
+    """One panel: (r, 128) float16 unit rows, from one (r, d) matrix, or from gate and up of the same units.
+
+    Gate and up share one permutation, so they make one description: each row is normalized, projected by its own sign
+    matrix and added; inner products are then the mean of the two cosines plus projection noise of 1/sqrt(128).
+    """
+    total = np.zeros((matrices[0].shape[0], PROJECTION))
+    for i, matrix in enumerate(reversed(matrices)):  # up first: with or without a gate it meets the same signs
+        total += unit_rows(matrix) @ signs(f"{kind}/{i}", matrix.shape[1], PROJECTION).astype(np.float64)
+    return unit_rows(total).astype(np.float16)
+
+
+def stack_panels(entries: Sequence[tuple[PanelKey, NDArray[np.float16]]], width: int) -> HiddenPanels | None:
+    """Panels of one model, in the order of their keys; None when there are none."""
+    if not entries:
+        return None
+    ordered = sorted(entries, key=lambda e: (e[0].kind, e[0].stack, e[0].layer, e[0].expert))
+    tallest = max(panel.shape[0] for _, panel in ordered)
+    values = np.zeros((len(ordered), tallest, PROJECTION), np.float16)
+    for i, (_, panel) in enumerate(ordered):
+        values[i, : panel.shape[0]] = panel
+    heights = np.array([panel.shape[0] for _, panel in ordered], np.int32)
+    return HiddenPanels(tuple(key for key, _ in ordered), heights, values, width)
+
+
+@dataclass(frozen=True)
+class ResidualPanel:
+    """Embedding rows of the anchor tokens, mixed into 64 virtual anchors, at up to 1,024 residual coordinates.
+
+    values: (64, m) float16 up to a common scale. ids: (512,) int32 token id of each anchor, -1 if missing. width: d.
+    """
+
+    values: NDArray[np.float16]
+    ids: NDArray[np.int32]
+    width: int
+
+    @property
+    def anchors(self) -> int:
+        """How many of the 512 anchor strings the vocabulary has."""
+        return int((self.ids >= 0).sum())
+
+
+def residual_coordinates(width: int) -> NDArray[np.int64]:
+    """The fixed coordinates of a residual stream: all up to 1,024, else 1,024 evenly spaced ones."""
+    count = min(width, RESIDUAL_COORDINATES)
+    return np.arange(count, dtype=np.int64) * width // count
+
+
+def residual_panel(rows: F32, ids: NDArray[np.int64], *, centered: bool) -> ResidualPanel | None:
+    """The residual panel; None with fewer than 16 anchors, or if an anchor row is not finite.
+
+    rows: (present anchors, d) float32, in the order of the anchor list. ids: (512,) token ids, -1 where missing.
+    centered: the model's norms are LayerNorms, which do not see the mean over coordinates.
+    """
+    present = np.flatnonzero(ids >= 0)
+    if present.size < MIN_ANCHORS or not np.isfinite(rows).all():
+        return None
+    table = rows.astype(np.float64)
+    if centered:
+        table -= table.mean(axis=1, keepdims=True)
+    table -= table.mean(axis=0, keepdims=True)
+    mixing = np.concatenate([signs(f"anchor/{ANCHORS[i]}", 1, VIRTUAL_ANCHORS) for i in present]).astype(np.float64)
+    mixed = mixing.T @ table[:, residual_coordinates(table.shape[1])]
+    return ResidualPanel(halved(mixed)[0], ids.astype(np.int32), int(table.shape[1]))
+
+
+def halved(values: F64 | F32) -> tuple[NDArray[np.float16], float]:
+    """Values as float16 with largest magnitude in [1, 2), and the power of two that was divided out."""
+    top = float(np.abs(values).max(initial=0.0))
+    scale = 2.0 ** np.floor(np.log2(top)) if 0 < top < np.inf else 1.0
+    with np.errstate(over="ignore"):
+        return (values / scale).astype(np.float16), float(scale)
+
+
+def rounded(values: F32) -> F32:
+    """Values as they come back from storage as float16 with a scale: a fresh fingerprint equals a stored one."""
+    half, scale = halved(values)
+    return half.astype(np.float32) * np.float32(scale)
+
+
+@dataclass(frozen=True)
+class BlockDigests:
+    """Fixed blocks of every weight matrix, digested, and a few of their values.
+
+    keys: (T,) canonical addresses as text. exact, bf16, f16: (T, 2) uint64, digests of the first block and of the block past
+    the middle row, as they are and rounded to bfloat16 and to float16; 0 where a block says nothing (fewer than 64 distinct
+    values, or not finite). samples: (T, 256) float16, the first values of the first block, divided by scales: (T,) float32.
+    counts: (T,) int32, how many of the 256 are in use.
+    """
+
+    keys: tuple[str, ...]
+    exact: NDArray[np.uint64]
+    bf16: NDArray[np.uint64]
+    f16: NDArray[np.uint64]
+    samples: NDArray[np.float16]
+    scales: NDArray[np.float32]
+    counts: NDArray[np.int32]
+
+
+def round_bf16(values: F32) -> F32:
+    """Values rounded to bfloat16 (nearest, ties to even), still float32."""
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32)
+
+
+def block_digest(block: F32) -> tuple[int, int, int]:
+    """64-bit digests of a block as it is, rounded to bf16, and rounded to f16; 0 where it says nothing."""
+    if block.size < MIN_DISTINCT or not np.isfinite(block).all():
+        return 0, 0, 0
+    with np.errstate(over="ignore"):
+        versions = (block, round_bf16(block), block.astype(np.float16).astype(np.float32))
+    return tuple(_digest(v) for v in versions)  # type: ignore[return-value]
+
+
+def _digest(block: F32) -> int:
+    # -0.0 and 0.0 are one value, and 64 distinct values are asked for after rounding too
+    clean = block + np.float32(0.0)
+    if np.unique(clean[: 1 << 10]).size < MIN_DISTINCT and np.unique(clean).size < MIN_DISTINCT:
+        return 0
+    return int.from_bytes(hashlib.blake2b(clean.tobytes(), digest_size=8).digest(), "little")
+
+
+def stack_blocks(entries: Sequence[tuple[str, tuple[F32, F32]]]) -> BlockDigests | None:
+    """Digests and samples of the two blocks of each matrix, in the order of their addresses; None when there are none."""
+    if not entries:
+        return None
+    ordered = sorted(entries, key=lambda e: e[0])
+    digests = np.array([[block_digest(block) for block in blocks] for _, blocks in ordered], np.uint64)
+    samples = np.zeros((len(ordered), SAMPLE), np.float16)
+    scales = np.ones(len(ordered), np.float32)
+    counts = np.zeros(len(ordered), np.int32)
+    for i, (_, (first, _)) in enumerate(ordered):
+        kept = first[:SAMPLE]
+        if np.isfinite(kept).all():
+            samples[i, : kept.size], scales[i] = halved(kept.astype(np.float64))
+            counts[i] = kept.size
+    keys = tuple(key for key, _ in ordered)
+    return BlockDigests(keys, digests[:, :, 0], digests[:, :, 1], digests[:, :, 2], samples, scales, counts)

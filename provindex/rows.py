@@ -1,0 +1,316 @@
+"""A Fingerprint as one row of plain columns, and back; the row's own hash.
+
+The column table is the schema of the dataset: `models` columns are small and answer every question of compatibility,
+`panels` columns hold the arrays. Every array is one-dimensional here; its shape follows from the counts beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.errors import IndexFormatError
+from provindex.evidence import panels
+from provindex.fingerprint import FINGERPRINT_VERSION, Facts, Fingerprint
+from provindex.signals import mfi, nlf, tfv, wvc
+from provindex.source import FileFact
+
+
+class Column(NamedTuple):
+    """name; type: "string", "int", "list<string>" or "list<float16|float32|float64|int32|uint64>"; table: "models" or
+    "panels"; content: whether the row's hash covers it; meaning: one line for the column reference."""
+
+    name: str
+    type: str
+    table: str
+    content: bool
+    meaning: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("row_sha256", "string", "both", False, "sha256 over the content columns; joins models and panels"),
+    Column("model_id", "string", "models", False, "Hub id, or the name of a file that has none"),
+    Column("revision", "string", "models", False, "Hub commit that was read, if known"),
+    Column("variant", "string", "models", False, "the dress of these weights (int8-dequantized ...); empty if original"),
+    Column("family", "string", "models", False, "root model of the weight lineage"),
+    Column("license", "string", "models", False, "license tag of the model"),
+    Column("parents", "list<string>", "models", False, "claimed parents"),
+    Column("source", "string", "models", False, "where license, lineage and id come from"),
+    Column("fingerprint_version", "int", "models", True, "rows of different versions are not compared"),
+    Column("mode", "string", "models", True, "exact or sampled"),
+    Column("content_sha256", "string", "models", True, "hash of the canonical weights; null in sampled mode"),
+    Column("architecture", "string", "models", True, "model type of the text tower"),
+    Column("main_stack", "string", "models", True, "decoder or encoder: the stack that is the text tower"),
+    Column("parameters", "int", "models", True, "elements of all weight tensors"),
+    Column("hidden", "int", "models", True, "residual width of the text tower"),
+    Column("layers", "int", "models", True, "layers of the text tower"),
+    Column("vocabulary", "int", "models", True, "rows of the token embedding"),
+    Column("precision", "string", "models", True, "narrowest of bf16, f16, f32 that holds most weights exactly"),
+    Column("nonfinite", "int", "models", True, "NaN and infinite values found"),
+    Column("mfi", "string", "models", True, "MFI features, JSON"),
+    Column("tfv", "string", "models", True, "TFV features, JSON; null without a tokenizer"),
+    Column("vocabulary_size", "int", "models", True, "token strings of the tokenizer"),
+    Column("end", "list<float64>", "models", True, "END: histogram of embedding row norms, 20 bins"),
+    Column("lep_stacks", "list<string>", "models", True, "LEP: stack of each profile"),
+    Column("lep_sizes", "list<int32>", "models", True, "LEP: length of each profile"),
+    Column("lep", "list<float32>", "models", True, "LEP: relative energy by layer, profile after profile"),
+    Column("absences", "string", "models", True, "why a signal or panel is missing, JSON object"),
+    Column("warnings", "list<string>", "models", False, "sentences about this fingerprint"),
+    Column("files", "string", "models", False, "files that were read: name, size, sha256; JSON"),
+    Column("bytes_read", "int", "models", False, "bytes the fingerprint was made from"),
+    Column("bytes_total", "int", "models", False, "bytes of all tensors"),
+    Column("vocabulary_sketch", "list<uint64>", "panels", True, "VOA: MinHash of the token strings, 1,024 values"),
+    Column("eas", "list<float32>", "panels", True, "EAS: upper triangle of the anchors' cosine matrix, row by row"),
+    Column("eas_by_id", "list<float16>", "panels", True, "the same at fixed token ids, for retrieval without a tokenizer"),
+    Column("nlf_names", "list<string>", "panels", True, "NLF: norm tensors"),
+    Column("nlf_sizes", "list<int32>", "panels", True, "NLF: their sizes"),
+    Column("nlf", "list<float32>", "panels", True, "NLF: their values, tensor after tensor"),
+    Column("wvc_names", "list<string>", "panels", True, "WVC: sampled tensors"),
+    Column("wvc_layers", "list<int32>", "panels", True, "WVC: their layers"),
+    Column("wvc_sizes", "list<int32>", "panels", True, "WVC: how many samples of each"),
+    Column("wvc_scales", "list<float32>", "panels", True, "WVC: power of two that each tensor's samples were divided by"),
+    Column("wvc", "list<float16>", "panels", True, "WVC: samples, tensor after tensor"),
+    Column("hidden_width", "int", "panels", True, "hidden panels: residual width; 0 if there are none"),
+    Column("hidden_keys", "list<string>", "panels", True, "hidden panels: kind/stack/layer/expert/group"),
+    Column("hidden_heights", "list<int32>", "panels", True, "hidden panels: rows of each"),
+    Column("hidden_panels", "list<float16>", "panels", True, "hidden panels: projected unit rows of 128, panel after panel"),
+    Column("residual_width", "int", "panels", True, "residual panel: residual width; 0 if there is none"),
+    Column("residual_ids", "list<int32>", "panels", True, "residual panel: token id of each of the 512 anchors, -1 if missing"),
+    Column("residual_panel", "list<float16>", "panels", True, "residual panel: 64 virtual anchors by coordinates"),
+    Column("block_keys", "list<string>", "panels", True, "blocks: canonical addresses of the matrices"),
+    Column("block_exact", "list<uint64>", "panels", True, "blocks: two digests a matrix"),
+    Column("block_bf16", "list<uint64>", "panels", True, "blocks: the same after rounding to bfloat16"),
+    Column("block_f16", "list<uint64>", "panels", True, "blocks: the same after rounding to float16"),
+    Column("block_samples", "list<float16>", "panels", True, "blocks: first 256 values of each, divided by its scale"),
+    Column("block_scales", "list<float32>", "panels", True, "blocks: powers of two"),
+    Column("block_counts", "list<int32>", "panels", True, "blocks: how many of the 256 values are in use"),
+)  # fmt: skip
+
+Row = dict[str, Any]
+_EMPTY = {"uint64": np.uint64, "float16": np.float16, "float32": np.float32, "float64": np.float64, "int32": np.int32}
+
+
+def to_row(fp: Fingerprint) -> Row:
+    """The fingerprint as plain columns: str, int, None, lists of str, one-dimensional arrays."""
+    row: Row = {
+        "model_id": fp.model_id, "revision": fp.revision, "variant": fp.variant, "family": fp.family,
+        "license": fp.license, "parents": list(fp.parents), "source": fp.source,
+        "fingerprint_version": fp.version, "mode": fp.mode, "content_sha256": fp.content_sha256,
+        "architecture": fp.facts.architecture, "main_stack": fp.facts.main, "parameters": fp.facts.parameters,
+        "hidden": fp.facts.hidden, "layers": fp.facts.layers, "vocabulary": fp.facts.vocabulary,
+        "precision": fp.facts.precision, "nonfinite": fp.facts.nonfinite,
+        "mfi": _json(fp.mfi.to_json()), "tfv": _json(fp.tfv.to_json()) if fp.tfv else None,
+        "vocabulary_size": fp.vocabulary_size, "absences": _json(dict(fp.absences)), "warnings": list(fp.warnings),
+        "files": _json([dataclasses.asdict(f) for f in fp.files]),
+        "bytes_read": fp.bytes_read, "bytes_total": fp.bytes_total,
+        "end": fp.end, "vocabulary_sketch": fp.vocabulary_sketch,
+        "eas": _triangle(fp.eas), "eas_by_id": _triangle(fp.eas_by_id),
+        "lep_stacks": list(fp.lep), "lep_sizes": np.array([len(v) for v in fp.lep.values()], np.int32),
+        "lep": np.concatenate(list(fp.lep.values())) if fp.lep else None,
+    }  # fmt: skip
+    for part in (_nlf_columns(fp.nlf), _wvc_columns(fp.wvc), _hidden_columns(fp.hidden)):
+        row |= part
+    row |= _residual_columns(fp.residual) | _block_columns(fp.blocks)
+    return _complete(row)
+
+
+def _triangle(square: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    return None if square is None else square[np.triu_indices(len(square))]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _complete(row: Row) -> Row:
+    """Every column present, absent arrays empty, and the hash filled in."""
+    for column in COLUMNS:
+        value = row.get(column.name)
+        if column.type == "list<string>":
+            row[column.name] = list(value or ())
+        elif column.type.startswith("list<"):
+            dtype = _EMPTY[column.type[5:-1]]
+            row[column.name] = np.zeros(0, dtype) if value is None else np.ascontiguousarray(value, dtype).reshape(-1)
+        elif column.type == "int":
+            row[column.name] = int(value or 0)
+    row["row_sha256"] = row_hash(row)
+    return {column.name: row[column.name] for column in COLUMNS}
+
+
+def row_hash(row: Mapping[str, Any]) -> str:
+    """sha256 over the content columns: names, and values as little-endian bytes or canonical JSON."""
+    digest = hashlib.sha256()
+    for column in COLUMNS:
+        if not column.content:
+            continue
+        value = row[column.name]
+        if isinstance(value, np.ndarray):
+            data = value.astype(value.dtype.newbyteorder("<")).tobytes()
+        else:
+            data = _json(value).encode()
+        digest.update(f"{column.name} {column.type} {len(data)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _nlf_columns(n: nlf.NormTensors | None) -> Row:
+    return {} if n is None else {"nlf_names": n.names, "nlf_sizes": n.sizes, "nlf": n.values}
+
+
+def _wvc_columns(w: wvc.Samples | None) -> Row:
+    if w is None:
+        return {}
+    pieces = [panels.halved(v) for v in np.split(w.values, np.cumsum(w.sizes)[:-1])]
+    return {
+        "wvc_names": w.names,
+        "wvc_layers": w.layers,
+        "wvc_sizes": w.sizes,
+        "wvc_scales": np.array([scale for _, scale in pieces], np.float32),
+        "wvc": np.concatenate([half for half, _ in pieces]),
+    }
+
+
+def _hidden_columns(h: panels.HiddenPanels | None) -> Row:
+    if h is None:
+        return {}
+    return {
+        "hidden_width": h.width,
+        "hidden_keys": [f"{k.kind}/{k.stack}/{k.layer}/{k.expert}/{k.group}" for k in h.keys],
+        "hidden_heights": h.heights,
+        "hidden_panels": np.concatenate([v[:n] for v, n in zip(h.values, h.heights, strict=True)]),
+    }
+
+
+def _residual_columns(r: panels.ResidualPanel | None) -> Row:
+    return {} if r is None else {"residual_width": r.width, "residual_ids": r.ids, "residual_panel": r.values}
+
+
+def _block_columns(b: panels.BlockDigests | None) -> Row:
+    if b is None:
+        return {}
+    return {
+        "block_keys": b.keys, "block_exact": b.exact, "block_bf16": b.bf16, "block_f16": b.f16,
+        "block_samples": b.samples, "block_scales": b.scales, "block_counts": b.counts,
+    }  # fmt: skip
+
+
+# --- and back ---
+
+
+def from_row(row: Mapping[str, Any]) -> Fingerprint:
+    """The fingerprint of a row.
+
+    Raises IndexFormatError if the row is of another fingerprint version, or its parts do not fit together.
+    """
+    version = row["fingerprint_version"]
+    if version != FINGERPRINT_VERSION:
+        raise IndexFormatError(
+            f"The fingerprint of {row['model_id']} has version {version}; this provindex reads version {FINGERPRINT_VERSION}.",
+            "Make the fingerprint again with `provindex fingerprint`, or use the provindex release it was made with.",
+        )
+    try:
+        return _from_row(row)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise IndexFormatError(
+            f"The fingerprint row of {row['model_id']} is damaged: {error}.",
+            "Check the index with `provindex index verify`, or make the fingerprint again.",
+        ) from error
+
+
+def _from_row(row: Mapping[str, Any]) -> Fingerprint:
+    return Fingerprint(
+        model_id=row["model_id"],
+        revision=row["revision"],
+        variant=row["variant"] or "",
+        family=row["family"],
+        license=row["license"],
+        parents=tuple(row["parents"]),
+        source=row["source"],
+        version=row["fingerprint_version"],
+        mode=row["mode"],
+        content_sha256=row["content_sha256"],
+        facts=Facts(
+            row["architecture"], row["main_stack"], row["parameters"], row["hidden"], row["layers"],
+            row["vocabulary"], row["precision"], row["nonfinite"],
+        ),  # fmt: skip
+        mfi=mfi.MfiFeatures.from_json(json.loads(row["mfi"])),
+        tfv=tfv.TfvFeatures.from_json(json.loads(row["tfv"])) if row["tfv"] else None,
+        vocabulary_sketch=_some(row["vocabulary_sketch"]),
+        vocabulary_size=row["vocabulary_size"],
+        eas=_square(row["eas"]),
+        eas_by_id=_square(row["eas_by_id"]),
+        end=_some(row["end"]),
+        nlf=nlf.NormTensors(tuple(row["nlf_names"]), row["nlf_sizes"], row["nlf"]) if row["nlf_names"] else None,
+        lep=dict(zip(row["lep_stacks"], _split(row["lep"], row["lep_sizes"]), strict=True)),
+        wvc=_wvc(row),
+        hidden=_hidden(row),
+        residual=_residual(row),
+        blocks=_blocks(row),
+        absences=json.loads(row["absences"]),
+        warnings=tuple(row["warnings"]),
+        files=tuple(FileFact(**f) for f in json.loads(row["files"])),
+        bytes_read=row["bytes_read"],
+        bytes_total=row["bytes_total"],
+    )
+
+
+def _some(values: NDArray[Any]) -> NDArray[Any] | None:
+    return values if values.size else None
+
+
+def _split(values: NDArray[Any], sizes: NDArray[np.int32]) -> list[NDArray[Any]]:
+    if int(sizes.sum()) != values.size or (sizes < 0).any():
+        raise ValueError(f"{values.size} values do not fit sizes that add up to {int(sizes.sum())}")
+    return np.split(values, np.cumsum(sizes)[:-1]) if sizes.size else []
+
+
+def _square(triangle: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """The symmetric matrix of an upper triangle (row by row, diagonal included)."""
+    if not triangle.size:
+        return None
+    k = int((np.sqrt(8 * triangle.size + 1) - 1) / 2)
+    square = np.zeros((k, k), np.float32)
+    square[np.triu_indices(k)] = triangle
+    return np.asarray(square + np.triu(square, 1).T, np.float32)
+
+
+def _wvc(row: Mapping[str, Any]) -> wvc.Samples | None:
+    if not row["wvc_names"]:
+        return None
+    pieces = _split(row["wvc"], row["wvc_sizes"])
+    values = [p.astype(np.float32) * scale for p, scale in zip(pieces, row["wvc_scales"], strict=True)]
+    return wvc.Samples(tuple(row["wvc_names"]), row["wvc_layers"], row["wvc_sizes"], np.concatenate(values))
+
+
+def _hidden(row: Mapping[str, Any]) -> panels.HiddenPanels | None:
+    if not row["hidden_keys"]:
+        return None
+    keys = []
+    for text in row["hidden_keys"]:
+        kind, stack, layer, expert, group = text.split("/")
+        keys.append(panels.PanelKey(kind, stack, int(layer), int(expert), int(group)))
+    pieces = _split(row["hidden_panels"], row["hidden_heights"] * panels.PROJECTION)
+    entries = [(k, p.reshape(-1, panels.PROJECTION)) for k, p in zip(keys, pieces, strict=True)]
+    return panels.stack_panels(entries, row["hidden_width"])
+
+
+def _residual(row: Mapping[str, Any]) -> panels.ResidualPanel | None:
+    if not row["residual_width"]:
+        return None
+    values = row["residual_panel"].reshape(panels.VIRTUAL_ANCHORS, -1)
+    return panels.ResidualPanel(values, row["residual_ids"], row["residual_width"])
+
+
+def _blocks(row: Mapping[str, Any]) -> panels.BlockDigests | None:
+    if not row["block_keys"]:
+        return None
+    count = len(row["block_keys"])
+    digests = (row[name].reshape(count, 2) for name in ("block_exact", "block_bf16", "block_f16"))
+    samples = row["block_samples"].reshape(count, panels.SAMPLE)
+    return panels.BlockDigests(tuple(row["block_keys"]), *digests, samples, row["block_scales"], row["block_counts"])

@@ -1,0 +1,284 @@
+"""Two fingerprints in, a verdict out: the eight signals, the evidence, relation, direction and layer map.
+
+The weights decide. `linked` needs an exact p-value of at most 1e-6, after Bonferroni over the tests and layer maps tried, and an
+E-value of at most 1e-3. Without it the pair is `unrelated` if a test with power ran, else `inconclusive`, with the reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from provindex.evidence import exact
+from provindex.evidence.effects import Effects, effects
+from provindex.evidence.exact import LayerPair, Outcome
+from provindex.fingerprint import Fingerprint
+from provindex.signals import eas, end, lep, mfi, nlf, pipeline, tfv, voa, wvc
+from provindex.signals.score import Score
+
+LOG10_P_LINKED = -6.0
+LOG10_E_LINKED = -3.0
+EQUAL = 0.999  # share of blocks from which on two models count as equal
+GRID = 0.9  # share of matrices on a grid from which on a model counts as quantized
+FINETUNE = 0.9  # median cosine from which on a child counts as fine-tuned rather than continued
+SIGNALS = ("MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC")
+LATER = "not computed by this version: "
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRange:
+    """Layers a[0] to a[1] of A correspond to layers b[0] to b[1] of B (inclusive), each pair significant on its own."""
+
+    stack: str
+    a: tuple[int, int]
+    b: tuple[int, int]
+    log10_p: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The verdict on two models, and everything that it rests on.
+
+    direction: the role of A ("ancestor": A is the ancestor); None when unrelated. log10_p: at most 0, after Bonferroni; None when
+    no exact test could run. reasons: why the verdict is not `linked`, or what to keep in mind.
+    """
+
+    verdict: str
+    relation: str | None
+    direction: str | None
+    confidence: float | None
+    log10_p: float | None
+    log10_e: float | None
+    signals: Mapping[str, Score]
+    evidence: Mapping[str, Outcome]
+    pipeline: pipeline.PipelineScore
+    mfi_tier: int | None
+    layer_map: tuple[LayerRange, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def e_value(self) -> float | None:
+        """Expected number of unrelated models that would score as well; 0.0 below 1e-308."""
+        if self.log10_e is None:
+            return None
+        return 10.0**self.log10_e if self.log10_e > -308 else 0.0
+
+
+def compare(
+    a: Fingerprint,
+    b: Fingerprint,
+    *,
+    models: int = 1,
+    vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None = None,
+    common_blocks: frozenset[int] = frozenset(),
+) -> Pair:
+    """The verdict on a pair.
+
+    models: how many models B was picked from, for the E-value. vocabularies: both vocabularies when they are at hand, so that VOA
+    is exact; else it is estimated from the sketches. common_blocks: digests that unrelated families share.
+    """
+    hidden = exact.hidden_tests(a.hidden, b.hidden)
+    reuse, precision = exact.bit_reuse(a.blocks, b.blocks, common_blocks)
+    residual, _ = exact.residual_test(a.residual, b.residual)
+    evidence = _evidence(a, b, reuse, hidden, residual)
+    log10_p = combined(list(evidence.values()))
+    log10_e = None if log10_p is None else log10_p + math.log10(max(models, 1))
+    linked = log10_p is not None and log10_e is not None and log10_p <= LOG10_P_LINKED and log10_e <= LOG10_E_LINKED
+    signals, tier = compare_signals(a, b, vocabularies)
+    shared = {
+        "log10_p": log10_p,
+        "log10_e": log10_e,
+        "signals": signals,
+        "evidence": evidence,
+        "pipeline": pipeline.score(signals, tier),
+        "mfi_tier": tier,
+    }
+    if not linked:
+        verdict, reasons = _not_linked(evidence)
+        return Pair(verdict, None, None, None, reasons=reasons, **shared)  # type: ignore[arg-type]
+    matches = exact.layer_matches(a.hidden, b.hidden) if a.hidden and b.hidden and a.hidden.width == b.hidden.width else []
+    mapped = {(p.stack, p.a): p.b for p, _ in matches} or {(p.stack, p.a): p.b for p in hidden.pairs}
+    sizes = effects(a.blocks, b.blocks, mapped)
+    relation = _relation(a, b, sizes, matches, evidence, precision)
+    return Pair(
+        "linked",
+        relation,
+        _direction(a, b, relation, sizes, matches),
+        1.0 - min(1.0, 10.0**log10_e) if log10_e is not None else None,
+        layer_map=ranges(matches),
+        **shared,  # type: ignore[arg-type]
+    )
+
+
+def combined(outcomes: Sequence[Outcome]) -> float | None:
+    """log10 of the smallest p-value, times the number of tests that ran (Bonferroni); None if none ran."""
+    ran = [o.log10_p for o in outcomes if o.log10_p is not None]
+    return min(0.0, min(ran) + math.log10(len(ran))) if ran else None
+
+
+def _evidence(
+    a: Fingerprint, b: Fingerprint, reuse: Outcome, hidden: exact.HiddenResult, residual: Outcome
+) -> dict[str, Outcome]:
+    """Every evidence name of the contract; where a fingerprint says why it lacks something, that reason is given."""
+    notes = {"blocks": reuse, "hidden": hidden.fixed, "residual": residual}
+    for name, outcome in notes.items():
+        why = [f"{fp.model_id}: {fp.absences[name]}" for fp in (a, b) if name in fp.absences]
+        if outcome.reason and why:
+            notes[name] = Outcome(reason="; ".join(why))
+    aligned = hidden.aligned if hidden.aligned.reason is None else notes["hidden"]
+    return {
+        "bit_reuse": notes["blocks"],
+        "hidden_fixed_points": notes["hidden"],
+        "hidden_alignment": aligned,
+        "residual_fixed_points": notes["residual"],
+        "residual_gram": Outcome(reason=LATER + "unbiased CKA over residual coordinates"),
+        "triple_agreement": Outcome(reason=LATER + "needs neuron panels in anchor coordinates"),
+        "branch_sketch": Outcome(reason=LATER + "needs branch sketches and their conformal null"),
+    }
+
+
+def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
+    """`unrelated` if a test that sees a changed copy ran; block reuse alone sees only untouched blocks."""
+    powerful = ("hidden_fixed_points", "hidden_alignment", "residual_fixed_points")
+    if any(evidence[name].log10_p is not None for name in powerful):
+        return "unrelated", ()
+    reasons = dict.fromkeys(f"{evidence[name].reason}" for name in powerful if evidence[name].reason)
+    return "inconclusive", tuple(reasons)
+
+
+def compare_signals(
+    a: Fingerprint, b: Fingerprint, vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None = None
+) -> tuple[dict[str, Score], int | None]:
+    """The eight signals of a pair, in the order of SIGNALS, and the MFI tier."""
+    match = mfi.compare(a.mfi, b.mfi)
+    scores = {
+        "MFI": match.score,
+        "TFV": tfv.compare(a.tfv, b.tfv) if a.tfv and b.tfv else _absent(a, b, "TFV"),
+        "VOA": _voa(a, b, vocabularies),
+        "EAS": eas.compare(a.eas, b.eas) if a.eas is not None and b.eas is not None else _absent(a, b, "EAS"),
+        "NLF": nlf.compare(a.nlf, b.nlf) if a.nlf and b.nlf else _absent(a, b, "NLF"),
+        "LEP": _lep(a, b),
+        "END": end.compare(a.end, b.end) if a.end is not None and b.end is not None else _absent(a, b, "END"),
+        "WVC": wvc.compare(a.wvc, b.wvc) if a.wvc and b.wvc else _absent(a, b, "WVC"),
+    }
+    return scores, match.tier
+
+
+def _absent(a: Fingerprint, b: Fingerprint, signal: str) -> Score:
+    why = [f"{fp.model_id}: {fp.absences[signal]}" for fp in (a, b) if signal in fp.absences]
+    return Score.absent("; ".join(dict.fromkeys(why)) or "one of the fingerprints lacks it")
+
+
+def _voa(a: Fingerprint, b: Fingerprint, vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None) -> Score:
+    if vocabularies:
+        return voa.compare_vocabularies(vocabularies[0].keys(), vocabularies[1].keys())
+    if a.vocabulary_sketch is None or b.vocabulary_sketch is None:
+        return _absent(a, b, "VOA")
+    return voa.compare(a.vocabulary_sketch, a.vocabulary_size, b.vocabulary_sketch, b.vocabulary_size)
+
+
+def _lep(a: Fingerprint, b: Fingerprint) -> Score:
+    left, right = a.lep.get(a.facts.main), b.lep.get(b.facts.main)
+    return lep.compare(left, right) if left is not None and right is not None else _absent(a, b, "LEP")
+
+
+# --- relation and direction: labels of a linked pair, from effect sizes ---
+
+
+def _relation(
+    a: Fingerprint,
+    b: Fingerprint,
+    sizes: Effects,
+    matches: Sequence[tuple[LayerPair, float]],
+    evidence: Mapping[str, Outcome],
+    precision: str | None,
+) -> str:
+    if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
+        return "identical"
+    depth = _depth_relation(a, b, matches)
+    if depth:
+        return depth
+    if sizes.matrices and max(sizes.equal, sizes.rounded) >= EQUAL:
+        if a.facts.vocabulary != b.facts.vocabulary:
+            return "vocabulary"
+        if sizes.equal >= EQUAL:
+            return "identical" if sizes.embedding_equal else "finetune"
+        return "recast"
+    if (sizes.grid_a >= GRID) != (sizes.grid_b >= GRID) and sizes.half_step >= GRID:
+        return "quantized"
+    hidden = min(evidence[name].log10_p or 0.0 for name in ("hidden_fixed_points", "hidden_alignment"))
+    if hidden <= LOG10_P_LINKED and sizes.matrices:
+        return "finetune" if sizes.cosine >= FINETUNE else "continued"
+    only_residual = (evidence["residual_fixed_points"].log10_p or 0.0) <= LOG10_P_LINKED and precision is None
+    return "shared-ancestor" if only_residual else "related"
+
+
+def _depth_relation(a: Fingerprint, b: Fingerprint, matches: Sequence[tuple[LayerPair, float]]) -> str | None:
+    """`upscaled` or `pruned` when the depths differ and the shallower model's layers are in the deeper one."""
+    if a.facts.layers == b.facts.layers or not matches:
+        return None
+    main = [p for p, _ in matches if p.stack == a.facts.main]
+    deep, shallow = ({p.a for p in main}, {p.b for p in main})
+    if a.facts.layers < b.facts.layers:
+        deep, shallow = shallow, deep
+    fewer, more = sorted((a.facts.layers, b.facts.layers))
+    if len(shallow) < fewer:
+        return None
+    return "upscaled" if len(deep) == more and len(deep) > len(shallow) else "pruned"
+
+
+def _direction(
+    a: Fingerprint, b: Fingerprint, relation: str, sizes: Effects, matches: Sequence[tuple[LayerPair, float]]
+) -> str:
+    """The role of A from structure alone; "unknown" where structure does not tell.
+
+    Fewer layers than the other (pruned), more (upscaled), values on a quantization grid or at a lower precision on which the
+    other is not, a renumbered part of the other's vocabulary: each makes its owner the descendant.
+    """
+    descendant: bool | None = None  # is A the descendant?
+    if relation == "pruned":
+        descendant = a.facts.layers < b.facts.layers
+    elif relation == "upscaled":
+        descendant = a.facts.layers > b.facts.layers
+    elif relation == "quantized":
+        descendant = sizes.grid_a > sizes.grid_b
+    elif relation == "recast" and "" not in (a.facts.precision, b.facts.precision):
+        if (a.facts.precision == "f32") != (b.facts.precision == "f32"):
+            descendant = b.facts.precision == "f32"
+    elif relation == "vocabulary":
+        descendant = _vocabulary_descendant(a, b)
+    if descendant is None:
+        return "unknown"
+    return "descendant" if descendant else "ancestor"
+
+
+def _vocabulary_descendant(a: Fingerprint, b: Fingerprint) -> bool | None:
+    """Is A the descendant? Rows cut out and renumbered make the smaller one the child; rows appended make the larger one."""
+    if a.residual is None or b.residual is None or a.facts.vocabulary == b.facts.vocabulary:
+        return None
+    both = (a.residual.ids >= 0) & (b.residual.ids >= 0)
+    ours, theirs = a.residual.ids[both], b.residual.ids[both]
+    if ours.size < exact.MIN_ANCHORS:
+        return None
+    smaller_is_a = a.facts.vocabulary < b.facts.vocabulary
+    if (ours == theirs).all():
+        return not smaller_is_a
+    small, large = (ours, theirs) if smaller_is_a else (theirs, ours)
+    order = large.argsort()
+    kept_in_order = float((small[order][1:] > small[order][:-1]).mean()) if small.size > 1 else 0.0
+    return smaller_is_a if (small <= large).mean() >= EQUAL and kept_in_order >= EQUAL else None
+
+
+def ranges(matches: Sequence[tuple[LayerPair, float]]) -> tuple[LayerRange, ...]:
+    """Runs of layers that advance together, with the weakest p-value of each run."""
+    out: list[LayerRange] = []
+    for pair, log10_p in sorted(matches, key=lambda m: (m[0].stack, m[0].a)):
+        last = out[-1] if out else None
+        if last and last.stack == pair.stack and (last.a[1] + 1, last.b[1] + 1) == (pair.a, pair.b):
+            out[-1] = LayerRange(
+                pair.stack, (last.a[0], pair.a), (last.b[0], pair.b), max(last.log10_p, log10_p)
+            )
+        else:
+            out.append(LayerRange(pair.stack, (pair.a, pair.a), (pair.b, pair.b), log10_p))
+    return tuple(out)
