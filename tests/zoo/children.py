@@ -101,7 +101,8 @@ def repeat_layers(parent: Checkpoint, order: Sequence[int]) -> Checkpoint:
 
     What the parent has in its first layer only (T5's table of relative positions) stays in the first layer.
     """
-    tensors, layers = {}, {i: {} for i in range(max(order) + 1)}
+    tensors: dict[str, Array] = {}
+    layers: dict[int, dict[tuple[str, str], Array]] = {}
     for name, value in parent.tensors.items():
         found = LAYER.match(name)
         if found is None or "relative_attention_bias" in name:

@@ -18,7 +18,7 @@ from .models import Checkpoint, write
 from .trainer import train
 from .words import WORDS
 
-STEPS = 150
+STEPS = 110
 FOUNDERS = 12
 
 
@@ -82,10 +82,10 @@ def _derived(name: str, parent: str, relation: str, change: Callable[[Checkpoint
 MEMBERS: tuple[Member, ...] = (
     *(Member(f"founder-{i:02d}", None, None, partial(_founder, i, 0)) for i in range(FOUNDERS)),
     Member("twin-00", None, None, partial(_founder, 0, 1)),
-    Member("finetune-00", "founder-00", "finetune", partial(_tuned, 40, 7, 0, 5e-4)),
-    Member("finetune-01", "founder-01", "finetune", partial(_tuned, 40, 8, 0, 5e-4)),
-    Member("continued-00", "founder-00", "continued", partial(_tuned, 150, 9, 1, 1e-2)),
-    Member("grandchild-00", "continued-00", "finetune", partial(_tuned, 40, 10, 1, 5e-4)),
+    Member("finetune-00", "founder-00", "finetune", partial(_tuned, 30, 7, 0, 5e-4)),
+    Member("finetune-01", "founder-01", "finetune", partial(_tuned, 30, 8, 0, 5e-4)),
+    Member("continued-00", "founder-00", "continued", partial(_tuned, 110, 9, 1, 1e-2)),
+    Member("grandchild-00", "continued-00", "finetune", partial(_tuned, 30, 10, 1, 5e-4)),
     _derived("bf16-00", "founder-00", "recast", partial(children.cast, dtype="BF16")),
     _derived("q4-00", "founder-00", "quantized", partial(children.quantize, bits=4, per="block32")),
     _derived("pruned-00", "founder-00", "pruned", partial(children.drop_layers, keep=(0, 2))),

@@ -146,10 +146,10 @@ def _norm_back(dy: Floats, tape: NormTape, dgain: Floats) -> Floats:
     return tape.inverse * (du - tape.unit * np.mean(du * tape.unit, axis=-1, keepdims=True))
 
 
-def _rotary(config: Config, length: int, dtype: Any) -> tuple[Floats, Floats]:
-    """cos and sin, (length, head_dim), first half of the channels paired with the second as in transformers."""
-    half = np.arange(0, config["head_dim"], 2) / config["head_dim"]
-    angle = np.outer(np.arange(length), config["rope_theta"] ** -half)
+@cache
+def _rotary(size: int, theta: float, length: int, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
+    """cos and sin, (length, head size), first half of the channels paired with the second as in transformers."""
+    angle = np.outer(np.arange(length), theta ** -(np.arange(0, size, 2) / size))
     angle = np.concatenate([angle, angle], axis=1)
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
@@ -177,7 +177,7 @@ def _attention(x: Floats, qkv: Floats, out: Floats, config: Config) -> tuple[Flo
     kv, size = config["num_key_value_heads"], config["head_dim"]
     group = config["num_attention_heads"] // kv
     heads = (x @ qkv.T).reshape(b, t, -1, size).transpose(0, 2, 1, 3)  # batch, head, time, channel
-    cos, sin = rotary = _rotary(config, t, x.dtype)
+    cos, sin = rotary = _rotary(size, config["rope_theta"], t, x.dtype)
     turned = heads[:, : kv * group + kv]
     turned = turned * cos + _half_turn(turned) * sin
     q = turned[:, : kv * group].reshape(b, kv, group, t, size)
@@ -220,7 +220,9 @@ class MlpTape(NamedTuple):
 def _mlp(x: Floats, gate_up: Floats, down: Floats) -> tuple[Floats, MlpTape]:
     """SwiGLU."""
     gate, up = np.split(x @ gate_up.T, 2, axis=-1)
-    sigmoid = 1 / (1 + np.exp(-gate))
+    sigmoid = np.exp(-gate)
+    sigmoid += 1
+    np.reciprocal(sigmoid, out=sigmoid)
     return (gate * sigmoid * up) @ down.T, MlpTape(x, gate, up, sigmoid)
 
 
@@ -301,9 +303,10 @@ def loss_and_gradient(flat: Floats, config: Config, batch: Tokens) -> tuple[floa
     tokens, targets = batch[:, :-1], batch[:, 1:, None]
     scores, tape = _forward(weights, config, tokens)
     scores -= scores.max(axis=-1, keepdims=True)
-    odds = np.exp(scores)
+    chosen = np.take_along_axis(scores, targets, axis=-1)
+    odds = np.exp(scores, out=scores)
     total = odds.sum(axis=-1, keepdims=True)
-    loss = float(np.mean(np.log(total) - np.take_along_axis(scores, targets, axis=-1)))
+    loss = float(np.mean(np.log(total) - chosen))
     odds /= total
     np.put_along_axis(odds, targets, np.take_along_axis(odds, targets, axis=-1) - 1, axis=-1)
     odds /= tokens.size
@@ -350,9 +353,16 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _adam(flat: Floats, gradient: Floats, first: Floats, second: Floats, step: int, rate: float) -> None:
-    """One step of Adam in place, after clipping the gradient to norm CLIP."""
+    """One step of Adam in place, after clipping the gradient to norm CLIP; the gradient is used up."""
     gradient *= min(1.0, CLIP / (float(np.sqrt(np.vdot(gradient, gradient))) + 1e-12))
-    first += (1 - BETA1) * (gradient - first)
-    second += (1 - BETA2) * (gradient * gradient - second)
-    scale = np.sqrt(second / (1 - BETA2 ** (step + 1))) + EPSILON
-    flat -= (rate / (1 - BETA1 ** (step + 1))) * first / scale
+    first *= BETA1
+    first += (1 - BETA1) * gradient
+    second *= BETA2
+    gradient *= gradient
+    gradient *= 1 - BETA2
+    second += gradient
+    scale = np.sqrt(second / (1 - BETA2 ** (step + 1)), out=gradient)
+    scale += EPSILON
+    np.divide(first, scale, out=scale)
+    scale *= rate / (1 - BETA1 ** (step + 1))
+    flat -= scale
