@@ -8,9 +8,9 @@ Range: [0, 1]. Chance level: .98 to 1.0 (independent models of one config): gain
 Blind to: the scale of all norm tensors of a model, and in stats mode to the order inside a tensor.
 Absent: no norm tensor, a zero vector, NaN or infinity.
 Source: Cisco model-provenance-kit 1.0.0 (its full path), reimplemented from its definition. The peer keeps
-the tensors in the order of the file; here the order is that of the sorted names, so it cannot depend on the
-writer. The two differ only where a stats list is cut, or where two writers ordered equal models differently.
-Stats are float64 (float32 in the peer).
+the tensors in the order of the file; here the order is that of the sorted names (a head's last), so it cannot
+depend on the writer. The two differ only where a stats list is cut, or where two writers ordered equal models
+differently. Stats are float64 (float32 in the peer).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
 MIN_ELEMENTS = 64
 _WORDS = ("norm", "ln_", "post_attention")
+_HEADS = ("cls.", "head.", "lm_head.", "lm_predictions.", "mlm.", "classifier.", "score.", "qa_outputs.")
 
 F32 = NDArray[np.float32]
 
@@ -60,14 +61,19 @@ class NormTensors:
         return bool((self.sizes == self.sizes[0]).all()) if len(self.sizes) else False
 
     def stats(self) -> NDArray[np.float64]:
-        """(mean, std, max, min) of each tensor in order, (4 T,) float64."""
+        """(mean, std, max, min) of each tensor, (4 T,) float64: in order, but the tensors of a head last.
+
+        So the lists of a model saved with its head and of one saved without it line up, as they do in files whose backbone
+        has a name prefix ("bert." sorts before "cls.").
+        """
         starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1])).astype(np.intp)
         values = self.values.astype(np.float64)
         mean = np.add.reduceat(values, starts) / self.sizes
         spread = values - np.repeat(mean, self.sizes)
         std = np.sqrt(np.add.reduceat(spread * spread, starts) / self.sizes)
         high, low = np.maximum.reduceat(values, starts), np.minimum.reduceat(values, starts)
-        return np.stack([mean, std, high, low], axis=1).ravel()
+        last = sorted(range(len(self.names)), key=lambda i: self.names[i].startswith(_HEADS))
+        return np.stack([mean, std, high, low], axis=1)[last].ravel()
 
 
 def is_norm(name: str, shape: tuple[int, ...]) -> bool:
