@@ -35,8 +35,8 @@ def offline_by_environment() -> bool:
 class Cached:
     """A snapshot in the Hub cache with all its weights.
 
-    whole: config and tokenizer are there too, as far as one can tell. Another program may have fetched the weights alone,
-    and what is read must not depend on that.
+    whole: config and tokenizer are there too, as far as one can tell. Another program may have fetched the weights
+    alone, and what is read must not depend on that.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ def fetch_model(repo: str, revision: str | None) -> Path:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    with _own_words(repo, revision), _bars_on_terminals_only():
+    with _own_words(repo, revision), _quiet_client():
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
         chosen = layout.weight_files(sizes, repo)
@@ -122,18 +122,21 @@ def _present(shards: Collection[str], sizes: Mapping[str, int], repo: str) -> Co
 
 
 @contextmanager
-def _bars_on_terminals_only() -> Iterator[None]:
-    """The client's progress bars go to standard error; off a terminal they would fill logs."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def _quiet_client() -> Iterator[None]:
+    """The client's progress bars are for terminals, elsewhere they fill logs; its warnings hold signed addresses."""
+    from huggingface_hub import utils
 
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
+    hide = not utils.are_progress_bars_disabled() and not sys.stderr.isatty()
+    verbosity = utils.logging.get_verbosity()
+    utils.logging.set_verbosity(utils.logging.CRITICAL)
+    if hide:
+        utils.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        utils.logging.set_verbosity(verbosity)
+        if hide:
+            utils.enable_progress_bars()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,16 +261,16 @@ def _own_words(repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _told(error: BaseException, model: str) -> ProvindexError:
-    """The first case that fits the error or what caused it: the client wraps network errors as "not found locally"."""
+    """The first case that fits the error or what caused it: the client wraps network errors in "not found locally"."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__
-    for link in reversed(chain):
-        status = _status(link)
-        names = {kind.__name__ for kind in type(link).__mro__}
-        for case in _CASES:
+    for case in _CASES:
+        for link in chain:
+            status = _status(link)
+            names = {kind.__name__ for kind in type(link).__mro__}
             if names.intersection(case.kinds) or status in case.statuses:
                 return case.error(case.message.format(model=model, status=status), case.next_step)
     return NetworkError(f"{model} could not be fetched ({type(error).__name__}).", "Try again later.")

@@ -165,6 +165,8 @@ def open_model(reference: str, *, offline: bool = False) -> Model:
     offline: never ask the Hub. ModelNotFoundError if the reference names nothing, ModelError if what it names
     cannot be read, NetworkError if the Hub was needed and did not answer.
     """
+    if not reference:  # Path("") would be the current folder
+        raise ModelNotFoundError("The model's name is empty.", "Name a folder, a .safetensors file, or org/name.")
     path = Path(reference)
     try:
         if path.is_dir():
