@@ -322,6 +322,15 @@ def test_nlf_stats_when_lengths_or_modes_differ() -> None:
     assert nlf.compare(constant((64, 1), (64, 1)), constant((128, 5))) == Score(1.0, 1)
 
 
+def test_nlf_lines_up_a_model_with_and_without_its_head() -> None:
+    rng = np.random.default_rng(4)
+    body = {f"encoder.{i}.LayerNorm": rng.normal(1, 0.3, 64).astype(np.float32) for i in range(6)}
+    head = {f"cls.transform.LayerNorm.{x}": rng.normal(3, 1, 64).astype(np.float32) for x in ("bias", "weight")}
+    without, with_head = nlf.NormTensors.collect(body), nlf.NormTensors.collect(body | head)
+    assert with_head.names[0].startswith("cls.")
+    assert nlf.compare(without, with_head) == Score(1.0, 6)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [

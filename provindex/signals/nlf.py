@@ -63,8 +63,8 @@ class NormTensors:
     def stats(self) -> NDArray[np.float64]:
         """(mean, std, max, min) of each tensor, (4 T,) float64: in order, but the tensors of a head last.
 
-        So the lists of a model saved with its head and of one saved without it line up, as they do in files whose backbone
-        has a name prefix ("bert." sorts before "cls.").
+        So the lists of a model saved with its head and of one saved without it line up, as they do in files whose
+        backbone has a name prefix ("bert." sorts before "cls.").
         """
         starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1])).astype(np.intp)
         values = self.values.astype(np.float64)

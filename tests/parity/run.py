@@ -137,7 +137,8 @@ def report_context(python: Path, job: dict[str, Any], work: Path, *, again: bool
     folders = [Path(folder) for folder in job["models"].values()]
     out = work / "peer_context.json"
     if again or not out.exists():
-        subprocess.run([str(python), str(HERE / "context.py"), "dump", str(out), *map(str, folders)], check=True)
+        command = [str(python), str(HERE / "context.py"), "dump", str(out), *map(str, folders)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # the peer logs to standard output
     found = context.differences(json.loads(out.read_text()), folders)
     print("\ncontext: MFI, TFV, VOA and the anchors of EAS")
     print("\n".join(found.lines()))
@@ -171,7 +172,7 @@ def report(job: dict[str, Any], peer: dict[str, Any], *, formulas_only: bool) ->
         differences += found
         speed(peer["models"], ours, job["models"])
     listing(differences)
-    return [d for d in differences if not (d.why or "").startswith("same")]
+    return [d for d in dict.fromkeys(differences) if not (d.why or "").startswith("same")]
 
 
 def kept_names(ours: tuple[Any, float] | None) -> frozenset[str]:
@@ -265,9 +266,8 @@ def table(
     scores: dict[tuple[str, str], Any] | None = None,
 ) -> None:
     """Per signal: pairs compared, largest difference, and how many are above the tolerance."""
-    print(
-        f"{'signal':<8}{'pairs':>7}{'both absent':>13}{'largest':>10}{'> 1e-4':>8}{'unexplained':>13}{'routes differ':>15}"
-    )
+    heads = ("pairs", "absent", "largest", "> 1e-4", "unexplained", "routes differ")
+    print(f"{'signal':<8}" + "".join(f"{head:>15}" for head in heads))
     for signal in SIGNALS:
         mine = [d for d in differences if d.signal == signal]
         above = [d for d in mine if not (d.why or "").startswith("same")]
@@ -276,14 +276,13 @@ def table(
         changed = {(d.a, d.b) for d in mine}
         absent = sum(p["full"][signal] is None and (p["a"], p["b"]) not in changed for p in pairs)
         routes = sum(not close(p["full"][signal], p["stream"][signal]) for p in pairs)
-        print(
-            f"{signal:<8}{len(pairs):>7}{absent:>13}{largest:>10.4f}{len(above):>8}{len(unexplained):>13}{routes:>15}"
-        )
+        cells = (len(pairs), absent, f"{largest:.4f}", len(above), len(unexplained), routes)
+        print(f"{signal:<8}" + "".join(f"{cell:>15}" for cell in cells))
 
 
 def listing(differences: Sequence[Difference]) -> None:
     """Every difference above the tolerance, under its explanation."""
-    above = [d for d in differences if not (d.why or "").startswith("same")]
+    above = [d for d in dict.fromkeys(differences) if not (d.why or "").startswith("same")]
     for why in sorted({d.why for d in above}, key=lambda text: (text is not None, text)):
         print(f"\n{why or 'NO EXPLANATION'}")
         for d in (d for d in above if d.why == why):
