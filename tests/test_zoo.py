@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from safetensors import deserialize
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from zoo import models, trainer, vocabulary
-from zoo.family import Family
+from zoo.family import Family, _move
 
 KINDS: dict[str, Callable[[int], zoo.Checkpoint]] = {
     "llama": zoo.llama, "qwen2": zoo.qwen2, "gpt2": zoo.gpt2, "bert": zoo.bert, "t5": zoo.t5, "neox": zoo.neox,
@@ -42,9 +43,16 @@ def matrices(checkpoint: zoo.Checkpoint) -> list[str]:
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_gradient_is_that_of_finite_differences(tied: bool) -> None:
-    config = models.llama_config(hidden=16, layers=2, heads=4, kv_heads=2, intermediate=24, tied=tied)
+TINY = {
+    "tied": models.llama_config(hidden=16, layers=2, heads=4, kv_heads=2, intermediate=24),
+    "untied": models.llama_config(hidden=16, layers=2, heads=4, kv_heads=4, intermediate=24, tied=False),
+    "bert": models.bert_config(hidden=16, layers=2, heads=4, intermediate=24, act="gelu_new"),
+}
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_gradient_is_that_of_finite_differences(kind: str) -> None:
+    config = TINY[kind]
     checkpoint = models.independent(config, 3)
     flat = trainer.pack(checkpoint.tensors, config, np.float64)
     flat *= 4  # far from the linear regime, so that a wrong second factor shows
@@ -68,6 +76,14 @@ def test_loss_falls_and_continued_training_starts_where_it_ended() -> None:
     assert np.mean(losses[-10:]) < losses[0] - 0.7
     more = trainer.train_with_losses(0, 5, 3, first, rate=1e-4)[1]
     assert abs(np.mean(more) - np.mean(losses[-10:])) < 0.3
+
+
+def test_encoder_learns_too() -> None:
+    first, losses = trainer.train_with_losses(5, 60, config=models.bert_config(act="gelu_new"))
+    assert np.mean(losses[-10:]) < losses[0] - 0.7
+    assert zoo.logits(first, np.arange(24).reshape(2, 12)).shape == (2, 12, first.config["vocab_size"])
+    with pytest.raises(ValueError, match="gelu_new"):
+        zoo.train(0, 1, config=models.bert_config())
 
 
 def test_training_is_reproducible_and_depends_on_seed_data_and_language() -> None:
@@ -295,14 +311,26 @@ def test_family_on_disk_is_what_the_tree_says(family: Family, pytestconfig: pyte
     assert family.root("grandchild-00") == "founder-00" and family.root("founder-03") == "founder-03"
 
 
+def test_a_lost_race_keeps_the_folder_that_is_there(tmp_path: Path) -> None:
+    draft, home = tmp_path / "draft", tmp_path / "home"
+    for folder in (draft, home):
+        folder.mkdir()
+        (folder / "from").write_text(folder.name)
+    _move(draft, home)
+    assert (home / "from").read_text() == "home"
+    with pytest.raises(OSError):
+        _move(tmp_path / "missing", tmp_path / "nowhere")
+
+
 def test_founders_are_independent_and_children_are_not(family: Family) -> None:
-    founders = [load(family, name) for name in family.founders[:4]]
-    for i, a in enumerate(founders):
-        for b in founders[i + 1 :]:
+    for names in (family.founders[:4], family.encoders):
+        independents = [load(family, name) for name in names]
+        for a, b in itertools.combinations(independents, 2):
             found = zoo.cosines(a, b)
-            assert max(abs(found[name]) for name in matrices(a)) < 0.12
+            assert max(abs(found[name]) for name in matrices(a) if "token_type" not in name) < 0.15
+    parent = load(family, "founder-00")
     for child in ("finetune-00", "continued-00", "q4-00"):
-        found = zoo.cosines(load(family, child), founders[0])
-        assert min(found[name] for name in matrices(founders[0])) > 0.3
-        assert max(found[name] for name in matrices(founders[0])) < 1 - 1e-6
-    assert min(zoo.cosines(load(family, "twin-00"), founders[0]).values()) > 0.3
+        found = zoo.cosines(load(family, child), parent)
+        assert min(found[name] for name in matrices(parent)) > 0.3
+        assert max(found[name] for name in matrices(parent)) < 1 - 1e-6
+    assert min(zoo.cosines(load(family, "twin-00"), parent).values()) > 0.3

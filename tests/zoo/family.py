@@ -14,12 +14,13 @@ import numpy as np
 import tokenizers
 
 from . import children
-from .models import Checkpoint, write
+from .models import Checkpoint, bert_config, write
 from .trainer import train
 from .words import WORDS
 
 STEPS = 110
 FOUNDERS = 12
+ENCODERS, ENCODER_STEPS = 3, 60
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Member:
 class Family:
     """The tree on disk: folder by name, and the truth.
 
-    founders: independent of each other, same config, same data in the same order. parents: parent by child.
-    relations: by child. twin: a founder's random start trained on other data (same seed: shared-init, not lineage).
+    founders: Llamas independent of each other, same config, same data in the same order. encoders: BERTs, likewise.
+    parents: parent by child. relations: by child. twin: a founder, and its random start trained on other sentences
+    (shared-init, not lineage).
     """
 
     folders: Mapping[str, Path]
     founders: tuple[str, ...]
+    encoders: tuple[str, ...]
     parents: Mapping[str, str]
     relations: Mapping[str, str]
     twin: tuple[str, str]
@@ -71,6 +74,10 @@ def _founder(seed: int, data_seed: int, _: Checkpoint | None) -> Checkpoint:
     return train(seed, STEPS, data_seed)
 
 
+def _encoder(seed: int, _: Checkpoint | None) -> Checkpoint:
+    return train(seed, ENCODER_STEPS, config=bert_config(act="gelu_new"))
+
+
 def _half_vocabulary(parent: Checkpoint) -> Checkpoint:
     return children.prune_vocabulary(parent, [f"\u2581{word}" for word in WORDS[: len(WORDS) // 2]])
 
@@ -82,6 +89,8 @@ def _derived(name: str, parent: str, relation: str, change: Callable[[Checkpoint
 MEMBERS: tuple[Member, ...] = (
     *(Member(f"founder-{i:02d}", None, None, partial(_founder, i, 0)) for i in range(FOUNDERS)),
     Member("twin-00", None, None, partial(_founder, 0, 1)),
+    *(Member(f"encoder-{i:02d}", None, None, partial(_encoder, i)) for i in range(ENCODERS)),
+    Member("encoder-finetune-00", "encoder-00", "finetune", partial(_tuned, 20, 7, 0, 5e-4)),
     Member("finetune-00", "founder-00", "finetune", partial(_tuned, 30, 7, 0, 5e-4)),
     Member("finetune-01", "founder-01", "finetune", partial(_tuned, 30, 8, 0, 5e-4)),
     Member("continued-00", "founder-00", "continued", partial(_tuned, 110, 9, 1, 1e-2)),
@@ -98,7 +107,9 @@ MEMBERS: tuple[Member, ...] = (
 
 
 def trained_family(root: Path) -> Family:
-    """The family under `root` (pytest's cache folder, say), trained if this version of the code has not done so.
+    """The family under `root`, trained if this version of the code has not done so (20 seconds on one core).
+
+    In tests, `trained_family(pytestconfig.cache.mkdir("zoo"))` in a session fixture: one folder for all test files.
 
     It lands in a folder named by a digest of this package's source, moved into place in one step: concurrent
     callers may do the work twice, and never see half of it.
@@ -115,6 +126,7 @@ def trained_family(root: Path) -> Family:
     return Family(
         folders={member.name: home / member.name for member in MEMBERS},
         founders=tuple(member.name for member in MEMBERS if member.name.startswith("founder")),
+        encoders=tuple(member.name for member in MEMBERS if member.name.startswith("encoder") and not member.parent),
         parents={member.name: member.parent for member in MEMBERS if member.parent is not None},
         relations={member.name: member.relation for member in MEMBERS if member.relation is not None},
         twin=("founder-00", "twin-00"),

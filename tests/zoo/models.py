@@ -182,12 +182,14 @@ def gpt2_config(*, hidden: int = 64, layers: int = 3, heads: int = 4) -> Config:
     }  # fmt: skip
 
 
-def bert_config(*, hidden: int = 64, layers: int = 3, heads: int = 4, intermediate: int = 256) -> Config:
-    """config.json of a small BERT."""
+def bert_config(
+    *, hidden: int = 64, layers: int = 3, heads: int = 4, intermediate: int = 256, act: str = "gelu"
+) -> Config:
+    """config.json of a small BERT; the trainer needs act="gelu_new"."""
     return {
         "architectures": ["BertForMaskedLM"], "model_type": "bert", "hidden_size": hidden,
         "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": intermediate,
-        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+        "hidden_act": act, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
         "max_position_embeddings": 128, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "initializer_range": 0.02,
         "position_embedding_type": "absolute", "pad_token_id": 0, "use_cache": True,
         "vocab_size": len(vocabulary.tokens(vocabulary.tokenizer_json("wordpiece"))),

@@ -1,4 +1,4 @@
-"""Real training in numpy: a small Llama decoder with manual backpropagation and Adam on a synthetic language.
+"""Real training in numpy: a small Llama decoder (encoder.py: a BERT) with manual backpropagation and Adam.
 
 Everything that breaks the symmetry between hidden units is the random start: weights are i.i.d. normal, and Adam, the
 learning-rate schedule and clipping by the global norm commute with permutations of units. So models that differ in
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import vocabulary
-from .models import LAYER, Checkpoint, Config, llama_config, shapes
+from . import encoder, vocabulary
+from .encoder import outer
+from .models import LAYER, TOKENIZERS, Checkpoint, Config, llama_config, shapes
 
 Floats = NDArray[np.floating[Any]]
 Tokens = NDArray[np.int64]
@@ -25,6 +26,7 @@ Weights = dict[str, Floats]
 BATCH, LENGTH = 8, 24
 RATE, WARMUP, CLIP, BETA1, BETA2, EPSILON = 6e-3, 10, 1.0, 0.9, 0.98, 1e-8
 START_STD = 0.06
+NETWORKS = (("llama", "silu"), ("bert", "gelu_new"))  # model_type and hidden_act
 TOPICS, SUCCESSORS, NOISE = 4, 6, 0.1
 
 # Tensors that are multiplied by the same input are kept as one matrix: one product instead of three.
@@ -105,7 +107,8 @@ def pack(tensors: Mapping[str, Floats], config: Config, dtype: type = np.float32
 
 def unpack(flat: Floats, config: Config) -> dict[str, NDArray[np.float32]]:
     """The tensors of a flat parameter vector, in the order of `shapes`."""
-    plain, tensors = shapes(config), {}
+    plain = shapes(config)
+    tensors: dict[str, Floats] = {}
     for name, value in _views(flat, config).items():
         cuts = np.cumsum([plain[m][0] for m in _members(name)])[:-1]
         tensors |= dict(zip(_members(name), np.split(value, cuts), strict=True))
@@ -113,7 +116,7 @@ def unpack(flat: Floats, config: Config) -> dict[str, NDArray[np.float32]]:
 
 
 def start(config: Config, seed: int) -> Floats:
-    """A random start: i.i.d. normal weights (writers to the residual stream smaller, as in GPT-2), gains of one."""
+    """A random start: i.i.d. normal weights (Llama: writers to the residual stream smaller), gains one, biases zero."""
     rng = np.random.default_rng([seed, 0x57A7])
     flat = np.ones(sum(int(np.prod(shape)) for shape in _parameters(config).values()), np.float32)
     writer_std = START_STD / float(np.sqrt(2 * config["num_hidden_layers"]))
@@ -121,6 +124,8 @@ def start(config: Config, seed: int) -> Floats:
         if value.ndim == 2:
             std = writer_std if name.endswith(("o_proj.weight", "down_proj.weight")) else START_STD
             value[:] = std * rng.standard_normal(value.shape)
+        elif name.endswith("bias"):
+            value[:] = 0
     return flat
 
 
@@ -192,7 +197,7 @@ def _attention(x: Floats, qkv: Floats, out: Floats, config: Config) -> tuple[Flo
 
 def _attention_back(dy: Floats, tape: AttentionTape, qkv: Floats, out: Floats, dqkv: Floats, dout: Floats) -> Floats:
     b, kv, group, t, size = tape.q.shape
-    dout += _outer(dy, tape.context)
+    dout += outer(dy, tape.context)
     dcontext = (dy @ out).reshape(b, t, kv, group, size).transpose(0, 2, 3, 1, 4)
     dv = (tape.share.swapaxes(-1, -2) @ dcontext).sum(axis=2)
     dshare = dcontext @ tape.v.swapaxes(-1, -2)
@@ -204,7 +209,7 @@ def _attention_back(dy: Floats, tape: AttentionTape, qkv: Floats, out: Floats, d
     cos, sin = tape.rotary
     heads = np.concatenate([turned * cos - _half_turn(turned * sin), dv], axis=1)
     dheads = heads.transpose(0, 2, 1, 3).reshape(b, t, -1)
-    dqkv += _outer(dheads, tape.x)
+    dqkv += outer(dheads, tape.x)
     return dheads @ qkv
 
 
@@ -228,17 +233,12 @@ def _mlp(x: Floats, gate_up: Floats, down: Floats) -> tuple[Floats, MlpTape]:
 
 def _mlp_back(dy: Floats, tape: MlpTape, gate_up: Floats, down: Floats, dgate_up: Floats, ddown: Floats) -> Floats:
     swish = tape.gate * tape.sigmoid
-    ddown += _outer(dy, swish * tape.up)
+    ddown += outer(dy, swish * tape.up)
     dhidden = dy @ down
     dgate = dhidden * tape.up * (tape.sigmoid + swish * (1 - tape.sigmoid))
     both = np.concatenate([dgate, dhidden * swish], axis=-1)
-    dgate_up += _outer(both, tape.x)
+    dgate_up += outer(both, tape.x)
     return both @ gate_up
-
-
-def _outer(dy: Floats, x: Floats) -> Floats:
-    """Gradient of W in y = x W', summed over batch and time."""
-    return dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
 
 class LayerTape(NamedTuple):
@@ -275,7 +275,7 @@ def _forward(w: Weights, config: Config, tokens: Tokens) -> tuple[Floats, Tape]:
 def _backward(dlogits: Floats, w: Weights, g: Weights, config: Config, tokens: Tokens, tape: Tape) -> None:
     """Add the gradient of every parameter to g."""
     head = _head(config)
-    g[head] += _outer(dlogits, tape.hidden)
+    g[head] += outer(dlogits, tape.hidden)
     dx = _norm_back(dlogits @ w[head], tape.norm, g["model.norm.weight"])
     for i in reversed(range(config["num_hidden_layers"])):
         n, layer = f"model.layers.{i}.", tape.layers[i]
@@ -294,12 +294,20 @@ def _head(config: Config) -> str:
 def logits(checkpoint: Checkpoint, tokens: Tokens) -> Floats:
     """What the model predicts, (batch, time, vocabulary) float32."""
     config = checkpoint.config
-    return _forward(_views(pack(checkpoint.tensors, config), config), config, tokens)[0]
+    weights = _views(pack(checkpoint.tensors, config), config)
+    if config["model_type"] == "bert":
+        return encoder.predict(weights, config, encoder.encode(weights, config, tokens)[0])[0]
+    return _forward(weights, config, tokens)[0]
 
 
 def loss_and_gradient(flat: Floats, config: Config, batch: Tokens) -> tuple[float, Floats]:
-    """Mean cross-entropy of the next word over a batch (batch, time + 1), and its gradient in the flat parameters."""
-    weights, gradient = _views(flat, config), np.zeros_like(flat)
+    """Mean cross-entropy over a batch (batch, time + 1) of the next word (BERT: of every word), and its gradient."""
+    gradient = np.zeros_like(flat)
+    network = encoder.loss_and_gradient if config["model_type"] == "bert" else _next_word
+    return network(_views(flat, config), _views(gradient, config), config, batch), gradient
+
+
+def _next_word(weights: Weights, gradient: Weights, config: Config, batch: Tokens) -> float:
     tokens, targets = batch[:, :-1], batch[:, 1:, None]
     scores, tape = _forward(weights, config, tokens)
     scores -= scores.max(axis=-1, keepdims=True)
@@ -310,8 +318,8 @@ def loss_and_gradient(flat: Floats, config: Config, batch: Tokens) -> tuple[floa
     odds /= total
     np.put_along_axis(odds, targets, np.take_along_axis(odds, targets, axis=-1) - 1, axis=-1)
     odds /= tokens.size
-    _backward(odds, weights, _views(gradient, config), config, tokens, tape)
-    return loss, gradient
+    _backward(odds, weights, gradient, config, tokens, tape)
+    return loss
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
@@ -335,8 +343,10 @@ def train_with_losses(
 ) -> tuple[Checkpoint, list[float]]:  # fmt: skip
     """`train`, and the loss of every step."""
     config = init.config if init else (config or llama_config())
+    if (config["model_type"], config["hidden_act"]) not in NETWORKS:
+        raise ValueError(f"the trainer knows {NETWORKS}, not {config['model_type']} with {config['hidden_act']}")
     flat = pack(init.tensors, config) if init else start(config, seed)
-    text = init.tokenizer if init else vocabulary.tokenizer_json("unigram")
+    text = init.tokenizer if init else vocabulary.tokenizer_json(TOKENIZERS[config["model_type"]])
     first, second, losses = np.zeros_like(flat), np.zeros_like(flat), []
     stream = sentences(config["vocab_size"], language, data_seed)
     for step in range(steps):
