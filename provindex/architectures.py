@@ -601,6 +601,10 @@ _PIXTRAL_LAYER: Table = {
     "feed_forward.up_proj": "up",
     "feed_forward.down_proj": "down",
 }
+_POOLING_HEAD = (
+    "probe", "attention.in_proj_weight", "attention.in_proj_bias", "attention.out_proj", "layernorm",
+    "mlp.fc1", "mlp.fc2",
+)  # fmt: skip
 _VISION: Table = {
     "embeddings.class_embedding": "- class token",
     "embeddings.cls_token": "- class token",
@@ -619,6 +623,7 @@ _VISION: Table = {
     "layernorm": "norm_final",
     "pooler.dense": POOLER,
     "classifier": CLASSIFIER,
+    **_under("head.", dict.fromkeys(_POOLING_HEAD, "- attention pooling head")),
     **_under("encoder.layers.{l}.", _CLIP_LAYER),
     **_under("encoder.layer.{l}.", _VIT_ATTENTION),
     **_under("blocks.{l}.", _QWEN_VISION_LAYER),
@@ -661,9 +666,9 @@ SCHEMES: Mapping[str, Scheme] = {
     "distilbert": Scheme((("encoder", "", _DISTILBERT),), "distilbert"),
     "modernbert": Scheme((("encoder", "", _MODERNBERT),), "modernbert"),
     "t5": Scheme(_seq2seq(_T5_ENCODER, _T5_DECODER), "t5"),
-    "whisper": Scheme(_seq2seq(_WHISPER_ENCODER, _BART_STACK, audio=True), "whisper"),
     "bart": Scheme(_seq2seq(_BART_STACK, _BART_STACK), "bart"),
     "marian": Scheme(_seq2seq(_MARIAN_STACK, _MARIAN_STACK), "marian"),
+    "whisper": Scheme(_seq2seq(_WHISPER_ENCODER, _BART_STACK, audio=True), "whisper"),
     "clip_text": Scheme((("encoder", "", _CLIP_TEXT),), "clip_text_model"),
     "vision": Scheme((("vision", "", _VISION),), "vit"),
     "audio": Scheme((("audio", "", _WHISPER_ENCODER),), "whisper_encoder"),

@@ -46,8 +46,9 @@ STACKS = ("decoder", "encoder", "vision", "audio")  # the first that a model has
 UNKNOWN = "unknown name"
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
 LISTS = frozenset({"layers", "layer", "h", "block", "blocks", "albert_layer_groups"})
-MAX_EXPERTS = 4096  # bounds on what a hostile header can make us build
-MAX_INDEXED = 1 << 22
+MAX_EXPERTS = 4096  # bounds on what a hostile header can make us build: experts in one stacked tensor,
+MAX_STACKED = 1 << 19  # experts over all of them,
+MAX_INDEXED = 1 << 17  # and rows of a tensor that is split row by row
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) ->
     """
     configs = _configs(config)
     tokens = [_tokenize(name) for name in sorted(shapes)]
-    model_type, kind, notes = _choose(tokens, configs)
+    model_type, kind, notes = _choose(tokens, shapes, configs)
     if kind is None:
         placements = {t.name: _unknown(t) for t in tokens}
         return Layout(model_type, "decoder", {}, placements, tuple(placements), notes)
@@ -147,7 +148,10 @@ def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) ->
     main = _main_stack([hit for _, hit in found if hit])
     kinds = {stack: _kind_of(stack, kind, configs) for stack in STACKS}
     heads = {stack: _heads(stack, kinds[stack], configs) for stack in STACKS}
-    placed = [_place(t, hit, shapes[t.name], main, kinds, heads, configs) for t, hit in found]
+    stacked = sum("stacked" in hit.rule.flags for _, hit in found if hit)
+    experts = min(MAX_EXPERTS, MAX_STACKED // max(1, stacked))
+    inner = 1 + max((hit.inner for _, hit in found if hit), default=0)
+    placed = [_place(t, hit, shapes[t.name], main, kinds, heads, configs, experts, inner) for t, hit in found]
     placements = {p.name: p for p in _settle(placed, [hit for _, hit in found], main)}
     archs, doubts = _archs(placements, shapes, kinds, heads, configs)
     unknown = tuple(p.name for p in placements.values() if p.reason == UNKNOWN)
@@ -292,7 +296,7 @@ def _find(token: _Token, kind: Kind) -> _Hit | None:
 
 
 def _choose(
-    tokens: Sequence[_Token], configs: Mapping[str, Mapping[str, Any]]
+    tokens: Sequence[_Token], shapes: Mapping[str, tuple[int, ...]], configs: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, Kind | None, tuple[str, ...]]:
     """The model type, its facts (None when no scheme knows the names), and what to say about the choice."""
     declared = _declared(configs)
@@ -309,9 +313,19 @@ def _choose(
     best = max(SCHEMES, key=lambda scheme: _known(scheme, keys)) if keys else ""
     if not best or _known(best, keys) * 2 < len(keys) or not _has_layers(best, keys):
         return declared or "unknown", None, (f"no known naming scheme (config says {declared or 'nothing'})",)
-    default = SCHEMES[best].default
+    default = _variant(best, tokens, shapes)
     said = f"config says {declared}" if declared else "no model type in the config"
     return declared or default, KINDS[default], (f"naming scheme {best} told from the tensor names ({said})",)
+
+
+def _variant(scheme: str, tokens: Sequence[_Token], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The model type whose facts hold for a scheme told from the names, where names or shapes show which it is."""
+    if scheme in ("bart", "marian") and any(t.stem == "decoder.layer_norm" for t in tokens):
+        return {"bart": "mbart", "marian": "m2m_100"}[scheme]  # pre-norm stacks alone have a final norm
+    widening = (shapes[t.name] for t in tokens if t.stem == "h.#.mlp.c_fc" and t.param == "weight")
+    if scheme == "gpt2" and any(len(shape) == 2 and shape[0] > shape[1] for shape in widening):
+        return "gpt_bigcode"  # the same names, stored as (out, in)
+    return SCHEMES[scheme].default
 
 
 def _known(scheme: str, keys: Set[tuple[str, str]]) -> int:
@@ -409,6 +423,8 @@ def _kind_of(stack: str, kind: Kind, configs: Mapping[str, Mapping[str, Any]]) -
         default = SCHEMES[stack].default
         name = declared if isinstance(declared, str) and declared in KINDS else default
         return KINDS[name]
+    if kind.scheme == "opt" and not _flag(_sources(stack, configs), "do_layer_norm_before", True):
+        return replace(kind, norm_place="post")
     return kind
 
 
@@ -454,6 +470,8 @@ def _place(
     kinds: Mapping[str, Kind],
     heads: Mapping[str, _Heads],
     configs: Mapping[str, Mapping[str, Any]],
+    experts: int,
+    inner: int,
 ) -> Placement:
     if hit is None:
         return _without_rule(token, main)
@@ -461,12 +479,12 @@ def _place(
     stack = main if rule.stack == MAIN else rule.stack
     layer = hit.layer
     if layer is not None and "i" in rule.slots:
-        layer = layer * (_number((configs["text"], configs["top"]), ("inner_group_num",)) or 1) + hit.inner
+        layer = layer * inner + hit.inner
     reason = token.companion or rule.reason
     parts: tuple[Part, ...] = ()
     if reason is None:
         post = kinds[stack].norm_place == "post"
-        outcome = _parts(token, hit, shape, stack, layer, post, heads[stack], _sources(stack, configs))
+        outcome = _parts(token, hit, shape, stack, layer, post, heads[stack], _sources(stack, configs), experts)
         parts, reason = (outcome, None) if isinstance(outcome, tuple) else ((), outcome)
     return Placement(token.name, token.canonical, parts, reason, stack, layer, rule.weight)
 
@@ -500,13 +518,15 @@ def _parts(
     post: bool,
     heads: _Heads,
     sources: tuple[Mapping[str, Any], ...],
+    experts: int,
 ) -> tuple[Part, ...] | str:
     """The canonical tensors in one stored tensor, or the sentence that says why there are none."""
     rule = hit.rule
     param: Literal["weight", "bias"] = "bias" if "bias" in rule.flags else token.param
     stacked = "stacked" in rule.flags
-    core = shape[1:] if stacked else shape
-    if not _fits(rule.roles[0], param, core) or (stacked and not (shape and 0 < shape[0] <= MAX_EXPERTS)):
+    led = stacked or (rule.roles[0] == "pos" and len(shape) == 3 and shape[0] == 1)  # ViT: a batch axis of one
+    core = shape[1:] if led else shape
+    if not _fits(rule.roles[0], param, core) or (stacked and not 0 < shape[0] <= experts):
         return f"shape {_show(shape)} does not fit {rule.roles[0]} {param}"
     transposed = "t" in rule.flags and param == "weight"
     rows, width = (core[-1], core[0]) if transposed else (core[0], core[-1])
@@ -515,7 +535,7 @@ def _parts(
         return f"fused shape {_show(shape)} does not fit {split}"
     roles = tuple(POST_ROLES.get(role, role) if post else role for role in rule.roles)
     cross = "cross" in rule.flags
-    leads: Iterable[int | None] = range(shape[0]) if stacked else (None,)
+    leads: Iterable[int | None] = range(shape[0]) if led else (None,)
     return tuple(
         Part(
             role, stack, None if role in GLOBAL_ROLES else layer, lead if stacked else hit.expert,
@@ -634,7 +654,7 @@ def _settle_embeddings(placed: Sequence[Placement], main: str) -> list[Placement
     for p in placed:
         if p.parts and p.parts[0].role == "embed" and p.parts[0].stack != main:
             if shared:
-                p = replace(p, parts=(), reason="second copy of the embedding")
+                p = replace(p, parts=(), reason="second copy of shared.weight")
             elif alone:
                 p = replace(p, parts=(replace(p.parts[0], stack=main),), stack=main)
         settled.append(p)
@@ -682,6 +702,7 @@ def _archs(
     seen: dict[str, dict[str, Counter[tuple[int, ...]]]] = {}
     biased: set[str] = set()
     fixed = {p.stack for p in placements.values() if p.reason == "fixed positions"}
+    apart = {stack for stack in kinds if kinds[stack] is not kinds["decoder"]}
     for placement in placements.values():
         for part in placement.parts:
             if part.param == "bias":
@@ -701,7 +722,7 @@ def _archs(
             heads=counted.heads,
             kv_heads=counted.kv_heads,
             head_dim=counted.head_dim,
-            norm="layer" if stack in biased else kind.norm,
+            norm="layer" if stack in biased else ("rms" if stack in apart else kind.norm),
             norm_offset=kind.norm_offset,
             norm_place=kind.norm_place,
             parallel=kind.norm_place == "pre" and "norm_attn" in usual and "norm_mlp" not in usual,
