@@ -100,7 +100,7 @@ FAULTS = {
     "cut JSON": (build(b'{"a":'), "malformed"),
     "text after the end": (build(b"{} x"), "goes on after its end"),
     "name given twice": (build(b'{"a":' + T + b',"a":' + T + b"}", bytes(4)), "names 'a' twice"),
-    "field given twice": (build(b'{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)), "twice"),
+    "field given twice": (build(b'{"a":{"dtype":"F32",' + T[1:] + b"}", bytes(4)), "twice"),
     "unknown dtype": (build({"w": entry("F77")}, bytes(4)), "'w' an unknown dtype ('F77')"),
     "no shape": (build({"w": {"dtype": "F32", "data_offsets": [0, 4]}}, bytes(4)), "'w' without dtype, shape"),
     "negative size": (build({"w": entry(shape=[-1])}, bytes(4)), "'w' a shape"),

@@ -109,7 +109,18 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
 
 
 def test_identity_files_and_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = b"---\r\nlanguage: en\r\nlicense: 'mit'  # free\r\nbase_model:\r\n- org/a\r\n- \"org/b\"\r\ntags: [x]\r\n---\r\n# T\r\n"
+    lines = [
+        "---",
+        "language: en",
+        "license: 'mit'  # free",
+        "base_model:",
+        "- org/a",
+        '- "org/b"',
+        "tags: [x]",
+        "---",
+        "# T",
+    ]
+    card = "\r\n".join(lines).encode()
     extra = {"README.md": card, "tokenizer.json": {}, "vocab.txt": b"a\n", "config.json": {"model_type": "toy"}}
     folder = write(tmp_path / "toy", {"model.safetensors": WEIGHTS, **extra})
     model = open_model(str(folder))
@@ -204,10 +215,9 @@ def test_a_format_without_decoder_opens_and_says_so_when_read(tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the process's maps in /proc")
 def test_mappings_go_with_the_last_tensor(tmp_path: Path) -> None:
     def held() -> int:
-        return Path("/proc/self/maps").read_text().count(str(tmp_path)) + sum(
-            os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path))
-            for fd in os.listdir("/proc/self/fd")
-            if os.path.lexists(f"/proc/self/fd/{fd}")
+        maps = Path("/proc/self/maps").read_text().count(str(tmp_path))
+        return maps + sum(
+            str(fd.readlink()).startswith(str(tmp_path)) for fd in Path("/proc/self/fd").iterdir() if fd.exists()
         )
 
     model = open_model(str(write(tmp_path, sharded())))

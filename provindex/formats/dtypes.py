@@ -38,6 +38,8 @@ STORED: Mapping[str, np.dtype[Any]] = {
     }.items()
 }  # fmt: skip
 
+_SIGN_AND_13_UP = np.int32(0x8FFFE000 - (1 << 32))
+
 # name -> (exponent bits, mantissa bits, exponent bias, special values)
 #   "ieee": the top exponent is infinity and NaN. "fn": finite, only all ones is NaN. "fnuz": finite, -0 is NaN.
 _FP8: Mapping[str, tuple[int, int, int, str]] = {
@@ -79,6 +81,25 @@ def _bfloat16(stored: NDArray[Any]) -> F32:
     return wide.view(np.float32)
 
 
+def _float16(stored: NDArray[Any]) -> F32:
+    """Float16 by integer arithmetic, several times as fast as numpy's conversion and equal to it bit for bit.
+
+    Widening moves the fraction up by 13 bits and the exponent's bias from 15 to 127. Zeros, subnormals, infinities and
+    NaN (exponents 0 and 31) are left to numpy; where they are many, all is.
+    """
+    codes = stored.view("<i2")
+    special = np.flatnonzero((codes + np.int16(0x0400)) & np.int16(0x7800) == 0)
+    if 8 * special.size > codes.size or stored.ndim == 0:
+        return stored.astype(np.float32)
+    wide = codes.astype(np.int32, order="C")  # the sign spreads upwards, and the mask keeps one copy of it
+    wide <<= 13
+    wide &= _SIGN_AND_13_UP
+    wide += (127 - 15) << 23
+    value = wide.view(np.float32)
+    value.reshape(-1)[special] = stored.reshape(-1)[special]
+    return value
+
+
 @cache
 def _fp8_table(dtype: str) -> F32:
     """The 256 values of an FP8 format, from its definition: sign, exponent, mantissa, subnormals, special values."""
@@ -118,6 +139,7 @@ def _lookup(dtype: str) -> Callable[[NDArray[Any]], F32]:
 
 _CONVERT: Mapping[str, Callable[[NDArray[Any]], F32]] = {
     "BF16": _bfloat16,
+    "F16": _float16,
     "F8_E8M0": lambda stored: _e8m0_table()[stored],
     **{name: _lookup(name) for name in _FP8},
 }
