@@ -237,8 +237,9 @@ def _facts(
     bare: made from a vocabulary file, which leaves T5's sentinels to the tokenizer class.
     """
     tokens = _special_tokens(backend, name, settings)
+    present = [token for token in tokens.values() if backend.token_to_id(token) is not None]
     sentinels = settings["tokenizer_config.json"].get("extra_ids", 100 if bare else 0) if name == "T5Tokenizer" else 0
-    _add_missing(backend, _declared(settings, tokens, sentinels if isinstance(sentinels, int) else 0))
+    _add(backend, [*_declared(settings, tokens, sentinels if isinstance(sentinels, int) else 0), *present])
     text = guarded(backend.to_str)
     vocab: dict[str, int] = guarded(lambda: backend.get_vocab(with_added_tokens=True))
     if not vocab:
@@ -310,11 +311,15 @@ def _declared(settings: dict[str, dict[str, Any]], tokens: Mapping[str, str], se
     return list(dict.fromkeys(ordered))
 
 
-def _add_missing(backend: Any, tokens: list[str]) -> None:
-    """Append declared tokens that the vocabulary lacks; those it has keep their ids."""
+def _add(backend: Any, tokens: list[str]) -> None:
+    """Make these tokens added tokens, which a text is cut at before anything else, as transformers does.
+
+    Those that the vocabulary has keep their ids, others are appended in this order.
+    """
     from tokenizers import AddedToken
 
-    missing = [AddedToken(token, special=True) for token in tokens if backend.token_to_id(token) is None]
+    known = {token.content for token in guarded(backend.get_added_tokens_decoder).values()}
+    missing = [AddedToken(token, special=True) for token in dict.fromkeys(tokens) if token not in known]
     if missing:
         guarded(lambda: backend.add_tokens(missing))
 

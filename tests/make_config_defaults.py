@@ -42,7 +42,13 @@ def build(cls: Any, **arguments: Any) -> Any | None:
 
 def follows(cls: Any, config: Any) -> dict[str, str]:
     """Fields that the class works out from others: their default is a rule, written "=heads" or "=hidden/heads"."""
-    if not all(hasattr(config, name) for name in ("num_attention_heads", "hidden_size")):
+    if not hasattr(config, "hidden_size"):
+        return {}
+    wide = build(cls, hidden_size=6 * 26)
+    inner = getattr(wide, "intermediate_size", None)
+    if isinstance(inner, int) and inner and inner % (6 * 26) == 0 and inner != config.intermediate_size:
+        return {"intermediate_size": f"=hidden*{inner // (6 * 26)}"}  # Mamba: its expansion
+    if not hasattr(config, "num_attention_heads"):
         return {}
     probe = build(cls, num_attention_heads=6, hidden_size=6 * 26)
     if probe is None or probe.num_attention_heads != 6:

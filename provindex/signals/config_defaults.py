@@ -57,19 +57,22 @@ def attribute(config: Mapping[str, Any], name: str, model_type: str | None = Non
     derived = isinstance(default, str) and default.startswith("=")
     if value is MISSING or (value is None and derived):
         value = default
-        if derived and default in ("=heads", "=hidden/heads"):
+        if derived:
             return _derive(config, default, model_type)
     return value
 
 
 def _derive(config: Mapping[str, Any], rule: str, model_type: str | None) -> Any:
-    """num_key_value_heads and head_dim, where the class works them out from the heads and the width."""
+    """A field that the class works out: "=heads", "=hidden/heads" (whole part) or "=hidden*2"."""
     heads = attribute(config, "num_attention_heads", model_type)
     if rule == "=heads":
         return heads
     hidden = attribute(config, "hidden_size", model_type)
-    whole = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
-    return hidden // heads if whole else None
+    if not is_count(hidden):
+        return None
+    if rule.startswith("=hidden*"):
+        return hidden * int(rule.removeprefix("=hidden*"))
+    return hidden // heads if is_count(heads) else None
 
 
 def text_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:

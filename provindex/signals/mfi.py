@@ -157,10 +157,11 @@ def rotary(features: MfiFeatures) -> tuple[float | None, str]:
     """
     scaling = features.rope_scaling or {}
     groups = [value for value in scaling.values() if isinstance(value, Mapping)]
-    if groups and len(groups) == len(scaling):
+    if groups:
         bases = [base for group in groups if (base := _number(group.get("rope_theta"))) is not None]
         full = scaling.get("full_attention", {})
-        base = _number(full.get("rope_theta")) or max(bases, default=None)
+        full = full if isinstance(full, Mapping) else {}
+        base = _number(full.get("rope_theta")) or max(bases, default=_number(scaling.get("rope_theta")))
         kinds = "+".join(sorted({str(group.get("rope_type", group.get("type", "default"))) for group in groups}))
         return base, kinds if base is not None else "none"
     base = _number(features.rope_theta) or _number(scaling.get("rope_theta"))

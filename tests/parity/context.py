@@ -27,11 +27,71 @@ from typing import Any
 LIMIT = 1e-4
 SIGNALS = ("MFI", "MFI tier", "TFV", "VOA", "anchors")
 
-# Why the peer's tokenizer is not the one in the folder: (test on our Tokenizer and the peer's features, sentence).
-INVENTED = (
-    "the folder has no tokenizer_config.json, so the peer rebuilds the vocabulary under the class of the model type "
-    "({}): other pre-tokenization, and special tokens of that class that the vocabulary does not have"
+# Why the peer's tokenizer is not the one in the folder; the class name goes in.
+REBUILT = "the peer rebuilds or completes the folder's tokenizer as {}: pre-tokenizer or post-processor of that class"
+INVENTED = "the peer rebuilds the vocabulary as {} and adds that class's special tokens, which the folder does not have"
+FROM_BACKEND = {"tokenizer_hash", "family_hash", "num_added_tokens", "num_special_tokens"}  # the last two: never scored
+
+
+# Configs as they are found: most fields left out, rotary facts in all their places, composite models.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama-old": {"model_type": "llama", "rope_theta": 500000.0, "num_attention_heads": 8, "hidden_size": 256},
+    "llama-new": {"model_type": "llama", "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}},
+    "llama-scaled": {
+        "model_type": "llama",
+        "rope_theta": 10000.0,
+        "num_key_value_heads": 4,
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+    },
+    "llama-null": {"model_type": "llama", "num_key_value_heads": None, "attention_bias": True},
+    "mistral": {"model_type": "mistral", "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 1},
+    "qwen2": {"model_type": "qwen2", "rope_theta": 1000000, "vocab_size": 600, "num_key_value_heads": 2},
+    "qwen3": {"model_type": "qwen3", "hidden_size": 512, "head_dim": 64},
+    "gemma2": {"model_type": "gemma2"},
+    "gemma3": {"model_type": "gemma3", "text_config": {"hidden_size": 640, "num_hidden_layers": 3}},
+    "gpt2": {"model_type": "gpt2", "n_embd": 48, "n_layer": 3, "n_head": 4},
+    "gpt_neox": {"model_type": "gpt_neox", "rotary_emb_base": 10000, "rotary_pct": 0.25},
+    "falcon": {"model_type": "falcon", "multi_query": True, "bias": True},
+    "phi3": {"model_type": "phi3"},
+    "opt": {"model_type": "opt", "ffn_dim": 96, "hidden_size": 24, "num_attention_heads": 4},
+    "bloom": {"model_type": "bloom", "hidden_size": 32, "n_head": 4},
+    "mpt": {"model_type": "mpt", "d_model": 64, "n_layers": 2, "n_heads": 4},
+    "bert": {"model_type": "bert", "position_embedding_type": "relative_key"},
+    "distilbert": {"model_type": "distilbert", "dim": 96, "n_layers": 2, "n_heads": 4, "hidden_dim": 200},
+    "modernbert": {"model_type": "modernbert"},
+    "t5": {"model_type": "t5", "d_model": 64, "num_layers": 2, "num_heads": 4},
+    "bart": {"model_type": "bart", "d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4},
+    "deberta-v2": {"model_type": "deberta-v2", "hidden_size": 96, "num_attention_heads": 6},
+    "llava": {"model_type": "llava", "text_config": {"model_type": "llama", "hidden_size": 96}},
+    "mamba": {"model_type": "mamba", "hidden_size": 96},
+    "olmo2": {"model_type": "olmo2"},
+    "cohere": {"model_type": "cohere"},
+}
+TOKENIZER_CONFIGS: tuple[dict[str, Any], ...] = (
+    {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "pad_token": "[PAD]"},
+    {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": {"__type": "AddedToken", "content": "<|endoftext|>"},
+        "eos_token": "<|endoftext|>",
+    },
+    {"tokenizer_class": "TokenizersBackend", "mask_token": "the", "added_tokens_decoder": {}},
 )
+
+
+def generate(root: Path) -> list[Path]:
+    """A folder for each of CONFIGS, with one of three small tokenizers and one of TOKENIZER_CONFIGS."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import tokenizer_files as made
+
+    builders = (made.byte_bpe, made.wordpiece, made.unigram)
+    folders = []
+    for index, (name, config) in enumerate(CONFIGS.items()):
+        folder = root / f"generated-{name}"
+        made.write_json(folder, "config.json", config | {"architectures": [f"{name}ForCausalLM"]})
+        made.write_json(folder, "tokenizer_config.json", TOKENIZER_CONFIGS[index % 3])
+        made.write_tokenizer(folder, builders[index // 3 % 3]())
+        folders.append(folder)
+    return folders
 
 
 def dump(folders: list[Path]) -> dict[str, Any]:
@@ -99,7 +159,8 @@ def differences(dumped: dict[str, Any], folders: list[Path]) -> Differences:
 
     found = Differences()
     ours: dict[str, Any] = {}
-    rebuilt: dict[str, str] = {}  # models whose tokenizer the peer rebuilt into another one
+    rebuilt: dict[str, str] = {}  # models whose tokenizer the peer rebuilt with another backend,
+    invented: dict[str, str] = {}  # and those where it added tokens as well
     for folder in folders:
         name = folder.name
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -109,25 +170,26 @@ def differences(dumped: dict[str, Any], folders: list[Path]) -> Differences:
             reason = tokenizer.reason if isinstance(tokenizer, TokenizerAbsence) else "ours reads it"
             found.explained.append(f"{name}: the peer gives nothing ({theirs.get('error')}); ours: {reason}")
             continue
-        if (
-            not (folder / "tokenizer_config.json").exists()
-            and theirs["mfi"]["tokenizer_hash"] != tokenizer.backend_sha256
-        ):
-            rebuilt[name] = INVENTED.format(theirs["tfv"]["tokenizer_class"])
+        if theirs["mfi"]["tokenizer_hash"] != tokenizer.backend_sha256:
+            rebuilt[name] = REBUILT.format(theirs["tfv"]["tokenizer_class"])
+            if theirs["tfv"]["vocab_size"] > len(tokenizer.vocab):
+                invented[name] = INVENTED.format(theirs["tfv"]["tokenizer_class"])
         features = mfi.extract(config, tokenizer), tfv.extract(tokenizer)
         ours[name] = (*features, tokenizer.vocab, voa.sketch(tokenizer.vocab))
-        _fields(found, name, features, theirs, rebuilt)
+        _fields(found, name, features, theirs, rebuilt, invented)
         ids = anchors.peer_anchors(tokenizer.first_id, tokenizer.vocab, theirs["tfv"]["vocab_size"])
         wrong = sum(a != b for a, b in itertools.zip_longest(ids, theirs["anchors"]))
         _note(found, "anchors", name, wrong, f"{wrong} of 64 anchors differ", rebuilt)
-    _pairs(found, dumped["pairs"], ours, rebuilt)
+    _pairs(found, dumped["pairs"], ours, invented)
     return found
 
 
-def _fields(found: Differences, name: str, features: tuple[Any, Any], theirs: dict[str, Any], rebuilt: Any) -> None:
-    """Count equal fields; those that differ need the reason that the tokenizer was rebuilt, or have their
-    own.
-    """
+def _fields(
+    found: Differences, name: str, features: tuple[Any, Any], theirs: dict[str, Any], rebuilt: Any, invented: Any
+) -> None:
+    """Count equal fields; one that differs must come from the backend, or from tokens that the peer added."""
+    from provindex.signals import mfi
+
     for part, row in zip(("mfi", "tfv"), features, strict=True):
         mine = json.loads(json.dumps(row.to_json()))
         for key, value in theirs[part].items():
@@ -136,15 +198,14 @@ def _fields(found: Differences, name: str, features: tuple[Any, Any], theirs: di
             if equal:
                 continue
             line = f"{name}: {part} {key} {str(mine[key])[:40]} here, {str(value)[:40]} there"
-            if name in rebuilt:
-                found.explained.append(f"{line}: {rebuilt[name]}")
-            elif key in ("num_added_tokens", "num_special_tokens"):
-                found.explained.append(f"{line}: counted from the files here; never scored")
-            else:
-                found.unexplained.append(line)
+            if key == "rope_scaling" and mfi.rotary(row)[0] == mfi.rotary(mfi.MfiFeatures.from_json(theirs[part]))[0]:
+                found.explained.append(f"{line}: class defaults by layer type or a rotated part; the same rotary base")
+                continue
+            reason = invented.get(name) or (rebuilt.get(name) if key in FROM_BACKEND else None)
+            (found.explained if reason else found.unexplained).append(f"{line}: {reason}")
 
 
-def _pairs(found: Differences, pairs: list[list[Any]], ours: dict[str, Any], rebuilt: dict[str, str]) -> None:
+def _pairs(found: Differences, pairs: list[list[Any]], ours: dict[str, Any], invented: dict[str, str]) -> None:
     from provindex.signals import mfi, tfv, voa
 
     for a, b, score, tier, tfv_value, voa_value in pairs:
@@ -153,8 +214,8 @@ def _pairs(found: Differences, pairs: list[list[Any]], ours: dict[str, Any], reb
         (mfi_a, tfv_a, vocab_a, sketch_a), (mfi_b, tfv_b, vocab_b, sketch_b) = ours[a], ours[b]
         exact = mfi.compare(mfi_a, mfi_b, peer_exact=True)
         pair = f"{a} / {b}"
-        reasons = {pair: rebuilt.get(a) or rebuilt.get(b) or ""}
-        reasons = reasons if reasons[pair] else {}
+        reason = invented.get(a) or invented.get(b)
+        reasons = {pair: reason} if reason else {}
         jaccard = voa.compare_vocabularies(vocab_a, vocab_b).value or 0.0
         for signal, mine, theirs in (
             ("MFI", exact.score.value, score),
@@ -171,7 +232,7 @@ def _pairs(found: Differences, pairs: list[list[Any]], ours: dict[str, Any], reb
 
 
 def _note(found: Differences, signal: str, who: str, gap: float, line: str, reasons: dict[str, str]) -> None:
-    if gap > LIMIT and who in reasons:
+    if gap and who in reasons:
         found.explained.append(f"{who}: {line}: {reasons[who]}")
         return
     found.largest[signal] = max(found.largest[signal], float(gap))
@@ -181,6 +242,9 @@ def _note(found: Differences, signal: str, who: str, gap: float, line: str, reas
 
 def main(arguments: list[str]) -> int:
     verb, file, folders = arguments[0], Path(arguments[1]), [Path(name) for name in arguments[2:]]
+    if verb == "generate":
+        print(f"{len(generate(file))} folders")
+        return 0
     if verb == "dump":
         file.write_text(json.dumps(dump(folders)), encoding="utf-8")
         return 0
