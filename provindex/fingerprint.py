@@ -1,7 +1,7 @@
 """A model's tensors in, its Fingerprint out: one streaming pass, bounded memory, the same for every file layout.
 
-What is hashed and compared depends on the weights (and, for the context signals, on config and tokenizer) only; what is about
-files is kept beside it, unhashed.
+What is hashed and compared depends on the weights (and, for the context signals, on config and tokenizer) only; what
+is about files is kept beside it, unhashed.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Progress = Callable[[int, int], None]
 class Facts:
     """Facts of the weights that a reader wants to see; none of them decides anything.
 
-    architecture: model type of the text tower. main: its stack ("decoder" or "encoder"). parameters: elements of all weight
-    tensors, a tied head counted once. hidden, layers, vocabulary: width, depth and embedding rows of the text tower (0 if
-    unknown). precision: narrowest of "bf16", "f16", "f32" that holds most parameters exactly ("" in sampled mode).
-    nonfinite: NaNs and infinities found.
+    architecture: model type of the text tower. main: its stack ("decoder" or "encoder"). parameters: elements of all
+    weight tensors, a tied head counted once. hidden, layers, vocabulary: width, depth and embedding rows of the text
+    tower (0 if unknown). precision: narrowest of "bf16", "f16", "f32" that holds most parameters exactly ("" in
+    sampled mode). nonfinite: NaNs and infinities found.
     """
 
     architecture: str
@@ -59,8 +59,8 @@ class Facts:
 class Fingerprint:
     """All that provindex keeps of a model.
 
-    The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, None in sampled mode.
-    A signal or panel that is None is explained in `absences` under its name (EAS, hidden, ...).
+    The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, None in sampled
+    mode. A signal or panel that is None is explained in `absences` under its name (EAS, hidden, ...).
     """
 
     model_id: str
@@ -108,8 +108,8 @@ class _Scan:
 def fingerprint_model(model: Model, *, mode: str = "exact", progress: Progress | None = None) -> Fingerprint:
     """The fingerprint of an open model.
 
-    mode: "exact" reads every byte; "sampled" reads headers, vectors, fixed blocks and panels, and lacks what needs more.
-    progress: called with (bytes done, bytes in all). Raises ModelError if the model has no weight tensor.
+    mode: "exact" reads every byte; "sampled" reads headers, vectors, fixed blocks and panels, and lacks what needs
+    more. progress: called with (bytes done, bytes in all). Raises ModelError if the model has no weight tensor.
     """
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
     places = _weights(model, layout)
@@ -526,7 +526,9 @@ def _residual(w: _Weights, tokenizer: Tokenizer | None) -> panels.ResidualPanel 
         rows = (rows.astype(np.float64) @ matrix.astype(np.float64).T).astype(np.float32)
     made = panels.residual_panel(rows, ids, centered=w.arch.norm == "layer")
     if made is None:
-        w.absences["residual"] = f"fewer than {panels.MIN_ANCHORS} of the 512 anchor tokens, or values that are not finite"
+        w.absences["residual"] = (
+            f"fewer than {panels.MIN_ANCHORS} of the 512 anchor tokens, or values that are not finite"
+        )
     return made
 
 

@@ -1,9 +1,9 @@
 """The vector by which candidates are found: a candidate is not a claim, so the vector only has to bring relatives near.
 
-Blocks, each a unit vector times the square root of its weight, so that an inner product is a weighted mean of similarities:
-the embedding's anchor geometry (EAS, at anchor strings and at fixed ids), a sketch of the WVC samples that does not depend on
-which layers are left, and, with little weight because unrelated models agree on them, LEP, END and NLF. Size, config and
-tokenizer never filter.
+Blocks, each a unit vector times the square root of its weight, so that an inner product is a weighted mean of
+similarities: the embedding's anchor geometry (EAS, at anchor strings and at fixed ids), a sketch of the WVC samples
+that does not depend on which layers are left, and, with little weight because unrelated models agree on them, LEP,
+END and NLF. Size, config and tokenizer never filter.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _triangle(similarity: NDArray[np.float32] | None, label: str) -> F64 | None:
 
 
 def _wvc(fp: Fingerprint) -> F64 | None:
-    """Sum over tensors of their samples as unit vectors, projected by signs that depend on the tensor's place in a layer.
+    """Sum over tensors of their samples as unit vectors, projected by signs that depend on the tensor's place in a
+    layer.
 
     A layer contributes the same wherever it stands, so dropped, repeated and moved layers cost only their share.
     """

@@ -236,8 +236,14 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
         mode=row["mode"],
         content_sha256=row["content_sha256"],
         facts=Facts(
-            row["architecture"], row["main_stack"], row["parameters"], row["hidden"], row["layers"],
-            row["vocabulary"], row["precision"], row["nonfinite"],
+            row["architecture"],
+            row["main_stack"],
+            row["parameters"],
+            row["hidden"],
+            row["layers"],
+            row["vocabulary"],
+            row["precision"],
+            row["nonfinite"],
         ),  # fmt: skip
         mfi=mfi.MfiFeatures.from_json(json.loads(row["mfi"])),
         tfv=tfv.TfvFeatures.from_json(json.loads(row["tfv"])) if row["tfv"] else None,
@@ -311,6 +317,12 @@ def _blocks(row: Mapping[str, Any]) -> panels.BlockDigests | None:
     if not row["block_keys"]:
         return None
     count = len(row["block_keys"])
-    digests = (row[name].reshape(count, 2) for name in ("block_exact", "block_bf16", "block_f16"))
-    samples = row["block_samples"].reshape(count, panels.SAMPLE)
-    return panels.BlockDigests(tuple(row["block_keys"]), *digests, samples, row["block_scales"], row["block_counts"])
+    return panels.BlockDigests(
+        keys=tuple(row["block_keys"]),
+        exact=row["block_exact"].reshape(count, 2),
+        bf16=row["block_bf16"].reshape(count, 2),
+        f16=row["block_f16"].reshape(count, 2),
+        samples=row["block_samples"].reshape(count, panels.SAMPLE),
+        scales=row["block_scales"],
+        counts=row["block_counts"],
+    )

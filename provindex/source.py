@@ -203,7 +203,8 @@ def _open_file(path: Path) -> Model:
         raise ModelError(f"{path} is a {format_name} file, which is not read.", layout.CONVERT)
     place = local_files.look_at(path.parent)
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
-    place = replace(place, model_id=path.name, allowed=(*place.allowed, path.resolve().parent))
+    model_id = place.model_id if place.revision else path.name
+    place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
     shard = layout.SHARD.fullmatch(path.name)
     notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
     return _open_files(place, {path.name: None}, notes)

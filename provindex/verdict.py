@@ -1,7 +1,8 @@
 """Two fingerprints in, a verdict out: the eight signals, the evidence, relation, direction and layer map.
 
-The weights decide. `linked` needs an exact p-value of at most 1e-6, after Bonferroni over the tests and layer maps tried, and an
-E-value of at most 1e-3. Without it the pair is `unrelated` if a test with power ran, else `inconclusive`, with the reasons.
+The weights decide. `linked` needs an exact p-value of at most 1e-6, after Bonferroni over the tests and layer maps
+tried, and an E-value of at most 1e-3. Without it the pair is `unrelated` if a test with power ran, else
+`inconclusive`, with the reasons.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from provindex.evidence import exact
 from provindex.evidence.effects import Effects, effects
 from provindex.evidence.exact import LayerPair, Outcome
+from provindex.evidence.panels import MIN_ANCHORS
 from provindex.fingerprint import Fingerprint
 from provindex.signals import eas, end, lep, mfi, nlf, pipeline, tfv, voa, wvc
 from provindex.signals.score import Score
@@ -40,8 +42,9 @@ class LayerRange:
 class Pair:
     """The verdict on two models, and everything that it rests on.
 
-    direction: the role of A ("ancestor": A is the ancestor); None when unrelated. log10_p: at most 0, after Bonferroni; None when
-    no exact test could run. reasons: why the verdict is not `linked`, or what to keep in mind.
+    direction: the role of A ("ancestor": A is the ancestor); None when unrelated. log10_p: at most 0, after
+    Bonferroni; None when no exact test could run. closeness: median cosine of matched weight samples, 0 if no layer
+    matches. reasons: why the verdict is not `linked`, or what to keep in mind.
     """
 
     verdict: str
@@ -55,6 +58,7 @@ class Pair:
     pipeline: pipeline.PipelineScore
     mfi_tier: int | None
     layer_map: tuple[LayerRange, ...] = ()
+    closeness: float = 0.0
     reasons: tuple[str, ...] = ()
 
     @property
@@ -75,8 +79,9 @@ def compare(
 ) -> Pair:
     """The verdict on a pair.
 
-    models: how many models B was picked from, for the E-value. vocabularies: both vocabularies when they are at hand, so that VOA
-    is exact; else it is estimated from the sketches. common_blocks: digests that unrelated families share.
+    models: how many models B was picked from, for the E-value. vocabularies: both vocabularies when they are at hand,
+    so that VOA is exact; else it is estimated from the sketches. common_blocks: digests that unrelated families
+    share.
     """
     hidden = exact.hidden_tests(a.hidden, b.hidden)
     reuse, precision = exact.bit_reuse(a.blocks, b.blocks, common_blocks)
@@ -97,8 +102,10 @@ def compare(
     if not linked:
         verdict, reasons = _not_linked(evidence)
         return Pair(verdict, None, None, None, reasons=reasons, **shared)  # type: ignore[arg-type]
-    matches = exact.layer_matches(a.hidden, b.hidden) if a.hidden and b.hidden and a.hidden.width == b.hidden.width else []
-    mapped = {(p.stack, p.a): p.b for p, _ in matches} or {(p.stack, p.a): p.b for p in hidden.pairs}
+    matches = (
+        exact.layer_matches(a.hidden, b.hidden) if a.hidden and b.hidden and a.hidden.width == b.hidden.width else []
+    )
+    mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or hidden.pairs)]
     sizes = effects(a.blocks, b.blocks, mapped)
     relation = _relation(a, b, sizes, matches, evidence, precision)
     return Pair(
@@ -107,6 +114,7 @@ def compare(
         _direction(a, b, relation, sizes, matches),
         1.0 - min(1.0, 10.0**log10_e) if log10_e is not None else None,
         layer_map=ranges(matches),
+        closeness=sizes.cosine,
         **shared,  # type: ignore[arg-type]
     )
 
@@ -233,8 +241,8 @@ def _direction(
 ) -> str:
     """The role of A from structure alone; "unknown" where structure does not tell.
 
-    Fewer layers than the other (pruned), more (upscaled), values on a quantization grid or at a lower precision on which the
-    other is not, a renumbered part of the other's vocabulary: each makes its owner the descendant.
+    Fewer layers than the other (pruned), more (upscaled), values on a quantization grid or at a lower precision on
+    which the other is not, a renumbered part of the other's vocabulary: each makes its owner the descendant.
     """
     descendant: bool | None = None  # is A the descendant?
     if relation == "pruned":
@@ -254,12 +262,15 @@ def _direction(
 
 
 def _vocabulary_descendant(a: Fingerprint, b: Fingerprint) -> bool | None:
-    """Is A the descendant? Rows cut out and renumbered make the smaller one the child; rows appended make the larger one."""
+    """Is A the descendant? Rows cut out and renumbered make the smaller one the child.
+
+    Rows appended make the larger one.
+    """
     if a.residual is None or b.residual is None or a.facts.vocabulary == b.facts.vocabulary:
         return None
     both = (a.residual.ids >= 0) & (b.residual.ids >= 0)
     ours, theirs = a.residual.ids[both], b.residual.ids[both]
-    if ours.size < exact.MIN_ANCHORS:
+    if ours.size < MIN_ANCHORS:
         return None
     smaller_is_a = a.facts.vocabulary < b.facts.vocabulary
     if (ours == theirs).all():
@@ -267,18 +278,21 @@ def _vocabulary_descendant(a: Fingerprint, b: Fingerprint) -> bool | None:
     small, large = (ours, theirs) if smaller_is_a else (theirs, ours)
     order = large.argsort()
     kept_in_order = float((small[order][1:] > small[order][:-1]).mean()) if small.size > 1 else 0.0
-    return smaller_is_a if (small <= large).mean() >= EQUAL and kept_in_order >= EQUAL else None
+    # ids of unrelated orders ascend half of the time; special tokens may have moved
+    return smaller_is_a if (small <= large).mean() >= 0.95 and kept_in_order >= 0.95 else None
 
 
 def ranges(matches: Sequence[tuple[LayerPair, float]]) -> tuple[LayerRange, ...]:
-    """Runs of layers that advance together, with the weakest p-value of each run."""
-    out: list[LayerRange] = []
-    for pair, log10_p in sorted(matches, key=lambda m: (m[0].stack, m[0].a)):
-        last = out[-1] if out else None
+    """Runs of layers that advance together, with the weakest p-value of each run.
+
+    Runs are sought along one offset at a time, so that a layer may be part of several (a model upscaled by repeating
+    layers 4 to 11 has both 0-11 and 4-15), and so that (B, A) gives the mirror image of (A, B).
+    """
+    runs: list[LayerRange] = []
+    for pair, log10_p in sorted(matches, key=lambda m: (m[0].stack, m[0].b - m[0].a, m[0].a)):
+        last = runs[-1] if runs else None
         if last and last.stack == pair.stack and (last.a[1] + 1, last.b[1] + 1) == (pair.a, pair.b):
-            out[-1] = LayerRange(
-                pair.stack, (last.a[0], pair.a), (last.b[0], pair.b), max(last.log10_p, log10_p)
-            )
+            runs[-1] = LayerRange(pair.stack, (last.a[0], pair.a), (last.b[0], pair.b), max(last.log10_p, log10_p))
         else:
-            out.append(LayerRange(pair.stack, (pair.a, pair.a), (pair.b, pair.b), log10_p))
-    return tuple(out)
+            runs.append(LayerRange(pair.stack, (pair.a, pair.a), (pair.b, pair.b), log10_p))
+    return tuple(sorted(runs, key=lambda r: (r.stack, r.a, r.b)))

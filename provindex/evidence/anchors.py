@@ -1,4 +1,6 @@
-"""The 512 anchor strings of evidence.md: fixed and versioned, ubiquitous in byte-level BPE, SentencePiece and WordPiece vocabularies.
+"""The 512 anchor strings of evidence.md.
+
+Fixed and versioned, ubiquitous in byte-level BPE, SentencePiece and WordPiece vocabularies.
 
 Single characters first, then the English words that eight unrelated real vocabularies share, in order of frequency (the
 merge rank in GPT-2's vocabulary). The order is part of the version: row i of an anchor table belongs to ANCHORS[i].

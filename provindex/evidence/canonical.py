@@ -1,8 +1,8 @@
 """The canonical form: views of stored tensors by role, and the folding of norms into their readers.
 
-What leaves the model's function unchanged should leave these arrays unchanged: RMSNorm and LayerNorm gains are folded into
-the matrices that read them, and what LayerNorm discards (the component along the all-ones vector) is removed from the rows.
-Definitions: design notes in `evidence/README.md`.
+What leaves the model's function unchanged should leave these arrays unchanged: RMSNorm and LayerNorm gains are folded
+into the matrices that read them, and what LayerNorm discards (the component along the all-ones vector) is removed
+from the rows. Definitions: design notes in `evidence/README.md`.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _source_rows(part: Part, start: int, stop: int) -> NDArray[np.int64]:
 def reader_norm(arch: Arch, branch: str, layer: int) -> list[tuple[str, int | None]]:
     """Where to look for the norm whose output a branch reads, as (role, layer), first found wins.
 
-    branch: "attn" or "mlp". Pre-norm blocks read their own norm; post-norm encoders read the norm that closed the branch
-    before; OLMo 2 reads the raw residual, so the list is empty.
+    branch: "attn" or "mlp". Pre-norm blocks read their own norm; post-norm encoders read the norm that closed the
+    branch before; OLMo 2 reads the raw residual, so the list is empty.
     """
     if arch.norm_place == "branch_out" or arch.norm == "none":
         return []

@@ -1,8 +1,11 @@
-"""Effect sizes of a pair: how much is equal, how much moved, and on what grid. They name a relation; they decide nothing."""
+"""Effect sizes of a pair.
+
+How much is equal, how much moved, and on what grid. They name a relation; they decide nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +22,10 @@ GRID_TOLERANCE = 0.06  # of a step: samples are kept as float16, which moves lev
 class Effects:
     """What the matched matrices of two models have in common.
 
-    matrices: layer matrices compared. equal, rounded: shares of them whose blocks are equal bit for bit, and after rounding to
-    bf16 or f16. cosine: median cosine of their samples. grid_a, grid_b: shares whose samples lie on a uniform grid of at most 255
-    levels. half_step: share whose difference stays within half a step of the coarser grid. embedding_equal: the embedding's
-    blocks are equal; None when one model has none.
+    matrices: layer matrices compared. equal, rounded: shares of them whose blocks are equal bit for bit, and after
+    rounding to bf16 or f16. cosine: median cosine of their samples. grid_a, grid_b: shares whose samples lie on a
+    uniform grid of at most 255 levels. half_step: share whose difference stays within half a step of the coarser
+    grid. embedding_equal: the embedding's blocks are equal; None when one model has none.
     """
 
     matrices: int = 0
@@ -35,15 +38,18 @@ class Effects:
     embedding_equal: bool | None = None
 
 
-def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Mapping[tuple[str, int], int]) -> Effects:
+def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tuple[str, int, int]]) -> Effects:
     """Effect sizes over the matrices that stand at corresponding places.
 
-    layers: (stack, layer of A) -> layer of B.
+    layers: (stack, layer of A, layer of B); a layer may stand in several.
     """
     if a is None or b is None:
         return Effects()
     there = {key: j for j, key in enumerate(b.keys)}
-    matched = [(i, there[to]) for i, key in enumerate(a.keys) if (to := _translated(key, layers)) in there]
+    to: dict[tuple[str, str], list[int]] = {}
+    for stack, ours, theirs in layers:
+        to.setdefault((stack, str(ours)), []).append(theirs)
+    matched = [(i, there[k]) for i, key in enumerate(a.keys) for k in _translated(key, to) if k in there]
     if not matched:
         return Effects(embedding_equal=_embedding_equal(a, b))
     rows = np.array(matched)
@@ -65,13 +71,10 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Mapping[tupl
     )
 
 
-def _translated(key: str, layers: Mapping[tuple[str, int], int]) -> str | None:
-    """The address in B of a layer matrix of A: "decoder.3.q.weight" -> "decoder.5.q.weight"."""
+def _translated(key: str, to: Mapping[tuple[str, str], Sequence[int]]) -> list[str]:
+    """The addresses in B of a layer matrix of A: "decoder.3.q.weight" -> "decoder.5.q.weight"."""
     stack, layer, *rest = key.split(".")
-    if not layer.isdigit():
-        return None
-    to = layers.get((stack, int(layer)))
-    return None if to is None else ".".join([stack, str(to), *rest])
+    return [".".join([stack, str(at), *rest]) for at in to.get((stack, layer), ())]
 
 
 def _same(a: NDArray[np.uint64], b: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -119,21 +122,20 @@ def _window_step(values: F64) -> float | None:
     gaps = gaps[gaps > np.abs(values).max(initial=0.0) / (4 * MAX_LEVELS)]  # less is float16's own rounding
     if not gaps.size:
         return None
-    step = float(gaps.min())
-    if (levels[-1] - levels[0]) / step > MAX_LEVELS:
+    step = _refined(values, float(gaps.min()))
+    if (levels[-1] - levels[0]) / step > MAX_LEVELS + 1:
         return None
-    step = _refined(values, step)
     off = np.abs(values / step - np.round(values / step))
     return step if float(off.max()) <= GRID_TOLERANCE else None
 
 
 def _refined(values: F64, step: float) -> float:
-    """The step by least squares, once the levels are told: the smallest gap carries the rounding of two values."""
-    for _ in range(3):
-        levels = np.round(values / step)
-        if not (levels @ levels):
-            return step
-        step = float(values @ levels / (levels @ levels))
+    """The step by least squares, near levels first: the smallest gap carries the rounding of two values."""
+    for reach in (8, 24, 72, MAX_LEVELS):
+        near = values[np.abs(values) <= reach * step]
+        levels = np.round(near / step)
+        if levels @ levels:
+            step = float(near @ levels / (levels @ levels))
     return step
 
 

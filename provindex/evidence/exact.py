@@ -1,9 +1,9 @@
 """Tests whose p-values hold for any pair of independently initialized models: E0, E1, E1z and E2 of evidence/README.md.
 
-If the hidden units of A are exchangeable given B (independent random start, an optimizer that treats units alike), the
-position of a unit says nothing about B. The number F of rows of A whose best match in B stands at the same position then has
-P(F >= k) <= 1/k!, whatever the similarity, and L independently permuted blocks have P(sum F >= k) <= L^k / k!
-(Zhu et al., "Independence Tests for Language Models", ICML 2025, arXiv 2502.12292).
+If the hidden units of A are exchangeable given B (independent random start, an optimizer that treats units alike),
+the position of a unit says nothing about B. The number F of rows of A whose best match in B stands at the same
+position then has P(F >= k) <= 1/k!, whatever the similarity, and L independently permuted blocks have P(sum F >= k)
+<= L^k / k! (Zhu et al., "Independence Tests for Language Models", ICML 2025, arXiv 2502.12292).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from provindex.evidence.panels import (
     MIN_ANCHORS,
     PROJECTION,
+    VIRTUAL_ANCHORS,
     BlockDigests,
     HiddenPanels,
     PanelKey,
@@ -27,6 +28,7 @@ from provindex.evidence.panels import (
 F64 = NDArray[np.float64]
 LOG10_COLLISION = -19.0  # two different blocks with one 64-bit digest: 2^-64
 LOG10_THRESHOLD = -6.0
+MIN_UNITS = 8  # fewer comparable units can never reach the threshold by fixed points
 
 Numbers = dict[tuple[str, int], int]  # (kind, expert) -> panel number
 Layers = dict[tuple[str, int], Numbers]  # (stack, layer) -> its panels
@@ -36,9 +38,9 @@ Layers = dict[tuple[str, int], Numbers]  # (stack, layer) -> its panels
 class Outcome:
     """One test of one pair.
 
-    value: the effect, in [-1, 1]; n: how many things were compared; log10_p: at most 0; chance: the value that unrelated
-    models take on average. Absent tests have only a reason. smallest: the smallest cosine between matched hidden units
-    that this test would have called linked, where that can be said.
+    value: the effect, in [-1, 1]; n: how many things were compared; log10_p: at most 0; chance: the value that
+    unrelated models take on average. Absent tests have only a reason. smallest: about the smallest cosine between
+    matched hidden units (residual coordinates) that this test would have called linked, where that can be said.
     """
 
     value: float | None = None
@@ -68,26 +70,41 @@ def log10_normal_tail(z: float) -> float:
     return -(z * z / 2 + math.log(z * math.sqrt(2 * math.pi))) / math.log(10)
 
 
-def fixed_points(similarity: NDArray[np.float32]) -> int:
-    """Rows whose largest entry stands on the diagonal, summed over leading axes; similarity: (..., m, m)."""
-    m = similarity.shape[-1]
-    return int((similarity.argmax(axis=-1) == np.arange(m)).sum())
+def fixed_points(similarity: NDArray[np.float32]) -> tuple[int, int]:
+    """Rows, and columns, whose largest entry stands on the diagonal, summed over leading axes; similarity: (..., m, m).
+
+    The bound holds for either count. Both are taken so that (A, B) and (B, A) get one answer; a test that uses the
+    larger one pays for two.
+    """
+    places = np.arange(similarity.shape[-1])
+    return int((similarity.argmax(axis=-1) == places).sum()), int((similarity.argmax(axis=-2) == places).sum())
 
 
 def rank_alignment(similarity: NDArray[np.float32]) -> tuple[float, float]:
-    """How far the diagonal ranks above chance inside its rows: (sum of excess ranks, its variance under the null).
+    """How far the diagonal ranks above chance in its rows and columns: (sum of excess ranks, bound on its variance).
 
-    similarity: (..., m, m). Ranks, because heavy-tailed rows make the normal tail wrong by orders of magnitude. Within-row
-    ranks of a random permutation have mean (m - 1) / 2; their variance is at most that of rows without ties whose columns
-    are alike, which is used here: it makes the z smaller, never larger.
+    similarity: (..., m, m). Ranks, because heavy-tailed rows make the normal tail wrong by orders of magnitude. The
+    ranks within rows have mean (m - 1) / 2 under a random permutation, and the variance of their sum is at most m^2
+    (m + 1) / 12, reached without ties when all columns rank alike. The same holds within columns, and so for the mean
+    of both sums, which is used: it is the same for (A, B) and (B, A).
     """
     m = similarity.shape[-1]
-    diagonal = np.diagonal(similarity, axis1=-2, axis2=-1)[..., None]
-    below = (similarity < diagonal).sum(axis=-1)
-    ties = (similarity == diagonal).sum(axis=-1) - 1
-    excess = float((below + 0.5 * ties - (m - 1) / 2).sum())
+    diagonal = np.diagonal(similarity, axis1=-2, axis2=-1)
+    excess = 0.0
+    for axis, own in ((-1, diagonal[..., :, None]), (-2, diagonal[..., None, :])):
+        below = (similarity < own).sum(axis=axis)
+        ties = (similarity == own).sum(axis=axis) - 1
+        excess += 0.5 * float((below + 0.5 * ties - (m - 1) / 2).sum())
     blocks = similarity.size // (m * m)
     return excess, blocks * m * m * (m + 1) / 12
+
+
+def log10_alignment(excess: float, variance: float) -> float:
+    """log10 of the normal tail at a sum of excess ranks, less a continuity correction.
+
+    The correction is half of the widest lattice that such sums can have: steps of 2, of blocks of two rows.
+    """
+    return log10_normal_tail((excess - 1.0) / math.sqrt(variance))
 
 
 # --- E0 ---
@@ -98,8 +115,8 @@ def bit_reuse(
 ) -> tuple[Outcome, str | None]:
     """E0: share of the smaller model's blocks that the other one has too, bit for bit or after rounding.
 
-    common: digests that unrelated families share, which say nothing. Returns the outcome and at which precision the most
-    blocks agree ("exact", "bf16" or "f16"; None when none do). Blocks count wherever they stand in either model.
+    common: digests that unrelated families share, which say nothing. Returns the outcome and at which precision the
+    most blocks agree ("exact", "bf16" or "f16"; None when none do). Blocks count wherever they stand in either model.
     """
     if a is None or b is None:
         return absent("no weight matrix with a known role in one of the models"), None
@@ -158,8 +175,8 @@ class HiddenResult:
 def hidden_tests(a: HiddenPanels | None, b: HiddenPanels | None) -> HiddenResult:
     """E1 (fixed points) and E1z (rank alignment) over layer maps.
 
-    Two kinds of map are tried: layer l to layer l, and the best order-preserving partial matching. The second pays for every
-    such matching that could have been chosen (a union bound), and both pay for there being two.
+    Two kinds of map are tried: layer l to layer l, and the best order-preserving partial matching. The second pays
+    for every such matching that could have been chosen (a union bound), and both pay for there being two.
     """
     reason = _incomparable(a, b)
     if reason or a is None or b is None:
@@ -204,7 +221,9 @@ def _diagonal(
     left: Sequence[Numbers],
     right: Sequence[Numbers],
 ) -> tuple[F64, int]:
-    """Mean cosine of units at equal positions, centered, for every pair of layers: (len(left), len(right)), and the rows.
+    """Mean cosine of units at equal positions, centered, for every pair of layers.
+
+    (len(left), len(right)), and the rows.
 
     One matrix product a kind, so that choosing a map is cheap; what is chosen is then tested with ranks.
     """
@@ -305,23 +324,29 @@ def _test_map(
     log10_cost: float,
 ) -> HiddenResult:
     """E1 and E1z of one layer map; log10_cost: log10 of how many maps this one had to compete with."""
-    points, blocks, rows, excess, variance, ceiling = 0, 0, 0, 0.0, 0.0, 0.0
+    across, down, blocks, rows, alive, excess, variance, ceiling = 0, 0, 0, 0, 0, 0.0, 0.0, 0.0
     cosines: list[float] = []
     for pair in pairs:
         matrices = _blocks(a, left, b, right, pair)
         diagonals = [np.diagonal(m) for m in matrices]
         cosines.append(float(np.mean(np.concatenate(diagonals))) if diagonals else 0.0)
         for matrix in matrices:
-            points += fixed_points(matrix)
+            held, kept = fixed_points(matrix)
             gained, spread = rank_alignment(matrix)
-            blocks, rows = blocks + 1, rows + len(matrix)
+            across, down, blocks, rows = across + held, down + kept, blocks + 1, rows + len(matrix)
             excess, variance = excess + gained, variance + spread
             ceiling += len(matrix) * (len(matrix) - 1) / 2
+            alive += int((matrix.any(axis=1) & matrix.any(axis=0)).sum())
     if not blocks:
         return HiddenResult(absent("no block of hidden units in common"), absent("no block of hidden units in common"))
-    fixed_p = min(0.0, log10_fixed_points(points, blocks) + log10_cost)
-    aligned_p = min(0.0, log10_normal_tail(excess / math.sqrt(variance)) + log10_cost)
-    smallest = _smallest_cosine(variance, ceiling, log10_cost)
+    if alive < MIN_UNITS:
+        why = f"only {alive} of {rows} hidden units are neither zero nor NaN in both models, {MIN_UNITS} needed"
+        return HiddenResult(absent(why), absent(why))
+    points = max(across, down)
+    fixed_p = min(0.0, log10_fixed_points(points, blocks) + math.log10(2) + log10_cost)
+    aligned_p = min(0.0, log10_alignment(excess, variance) + log10_cost)
+    noise = 1 / PROJECTION + 1 / max(a.width, 1)
+    smallest = _smallest_cosine(variance, ceiling * alive / rows, log10_cost, noise)
     return HiddenResult(
         Outcome(points / rows, rows, fixed_p, blocks / rows),
         Outcome(excess / ceiling, rows, aligned_p, 0.0, smallest=smallest),
@@ -330,18 +355,24 @@ def _test_map(
     )
 
 
-def _smallest_cosine(variance: float, ceiling: float, log10_cost: float) -> float | None:
-    """The cosine of matched units at which E1z would reach the threshold, for units whose noise is the projection's."""
+def _smallest_cosine(variance: float, ceiling: float, log10_cost: float, noise: float) -> float | None:
+    """The cosine of matched units at which the ranks would reach the threshold; None where they hardly could.
+
+    noise: variance of the cosine of two units that do not match. A cosine c among such noise ranks its unit above
+    0.5 + c / sqrt(4 pi noise) of the others, while c is small.
+    """
     z = math.sqrt(2 * math.log(10) * (log10_cost - LOG10_THRESHOLD))  # a little more than the normal tail asks for
     share = z * math.sqrt(variance) / ceiling
-    return share * math.sqrt(math.pi / PROJECTION) if share < 0.5 else None
+    return share * math.sqrt(math.pi * noise) if share < 0.5 else None
 
 
 def layer_matches(a: HiddenPanels, b: HiddenPanels) -> list[tuple[LayerPair, float]]:
-    """For each layer of A, its best layer of B if significant at 1e-6 over all pairs: (pair, log10_p).
+    """For each layer of either model, its best layer of the other if significant at 1e-6 over all pairs.
 
-    Unlike the maps of `hidden_tests`, several layers of A may have one and the same layer of B: that is how repeated
-    layers show. Reported for linked pairs only; it decides nothing.
+    (pair, log10_p).
+
+    Unlike the maps of `hidden_tests`, one layer may have several layers of the other model: that is how repeated layers
+    show, on whichever side they are. Reported for linked pairs only; it decides nothing.
     """
     left, right = _all_layers(a), _all_layers(b)
     out: list[tuple[LayerPair, float]] = []
@@ -349,8 +380,10 @@ def layer_matches(a: HiddenPanels, b: HiddenPanels) -> list[tuple[LayerPair, flo
         rows, cols = (sorted(layer for s, layer in side if s == stack) for side in (left, right))
         scores, _ = _diagonal(a, b, [left[stack, i] for i in rows], [right[stack, j] for j in cols])
         cost = math.log10(len(rows) * len(cols))
-        for i, row in enumerate(scores):
-            pair = LayerPair(stack, rows[i], cols[int(row.argmax())])
+        best = {(i, int(row.argmax())) for i, row in enumerate(scores)}
+        best |= {(int(column.argmax()), j) for j, column in enumerate(scores.T)}
+        for i, j in sorted(best):
+            pair = LayerPair(stack, rows[i], cols[j])
             found = _test_map(a, left, b, right, [pair], cost + math.log10(2))
             if found.log10_p <= LOG10_THRESHOLD:
                 out.append((pair, found.log10_p))
@@ -369,10 +402,11 @@ def _all_layers(panels: HiddenPanels) -> Layers:
 
 
 def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> tuple[Outcome, float]:
-    """E2: do residual coordinates keep their positions? Returns the outcome and the median cosine of matched coordinates.
+    """E2: do residual coordinates keep their positions? Returns the outcome and the median cosine of matched
+    coordinates.
 
-    It finds an ancestor even where no layer is shared, because every layer of a model is written in one basis. One block, so
-    one test; fixed points and rank alignment are both tried, and pay for it.
+    It finds an ancestor even where no layer is shared, because every layer of a model is written in one basis. One
+    block, so one test; fixed points of rows, those of columns, and rank alignment are tried, and pay for it.
     """
     if a is None or b is None:
         return absent(
@@ -384,10 +418,16 @@ def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> tuple[Out
     if shared < MIN_ANCHORS:
         return absent(f"only {shared} anchor tokens in common, {MIN_ANCHORS} needed"), 0.0
     similarity = _unit_columns(a.values).T @ _unit_columns(b.values)
-    points, m = fixed_points(similarity), similarity.shape[0]
+    points, m = max(fixed_points(similarity)), similarity.shape[0]
+    alive = int((similarity.any(axis=1) & similarity.any(axis=0)).sum())
+    if alive < MIN_UNITS:
+        return absent(f"only {alive} of {m} residual coordinates are not zero in both models, {MIN_UNITS} needed"), 0.0
     excess, variance = rank_alignment(similarity)
-    log10_p = min(log10_fixed_points(points, 1), log10_normal_tail(excess / math.sqrt(variance))) + math.log10(2)
-    return Outcome(points / m, m, min(0.0, log10_p), 1 / m), float(np.median(np.diagonal(similarity)))
+    cost = math.log10(3)
+    log10_p = min(log10_fixed_points(points, 1), log10_alignment(excess, variance)) + cost
+    smallest = _smallest_cosine(variance, alive * (m - 1) / 2, cost, 1 / min(shared, VIRTUAL_ANCHORS))
+    outcome = Outcome(points / m, m, min(0.0, log10_p), 1 / m, smallest=smallest)
+    return outcome, float(np.median(np.diagonal(similarity)))
 
 
 def _unit_columns(values: NDArray[np.float16]) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """What the exact tests keep of a model: hidden panels (E1, E1z), the residual panel (E2) and block digests (E0).
 
-Every panel depends on the weights and on fixed, versioned choices only: which rows, which signs, which anchors. Projections
-and rounding cost power, never validity: the null of the exact tests holds for any similarity (evidence/README.md).
+Every panel depends on the weights and on fixed, versioned choices only: which rows, which signs, which anchors.
+Projections and rounding cost power, never validity: the null of the exact tests holds for any similarity
+(evidence/README.md).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def panel_height(layers: int) -> int:
 def signs(label: str, rows: int, columns: int) -> NDArray[np.int8]:
     """A fixed (rows, columns) matrix of +1 and -1; a longer one starts with the shorter one's rows.
 
-    Bits of SHAKE-256 of the label, so that every platform and numpy version has the same matrix. columns: a multiple of 8.
+    Bits of SHAKE-256 of the label, so that every platform and numpy version has the same matrix. columns: a multiple
+    of 8.
     """
     stream = hashlib.shake_256(f"provindex/1/{label}".encode()).digest(rows * columns // 8)
     bits = np.unpackbits(np.frombuffer(stream, np.uint8)).reshape(rows, columns)
@@ -153,10 +155,10 @@ def rounded(values: F32) -> F32:
 class BlockDigests:
     """Fixed blocks of every weight matrix, digested, and a few of their values.
 
-    keys: (T,) canonical addresses as text. exact, bf16, f16: (T, 2) uint64, digests of the first block and of the block past
-    the middle row, as they are and rounded to bfloat16 and to float16; 0 where a block says nothing (fewer than 64 distinct
-    values, or not finite). samples: (T, 256) float16, the first values of the first block, divided by scales: (T,) float32.
-    counts: (T,) int32, how many of the 256 are in use.
+    keys: (T,) canonical addresses as text. exact, bf16, f16: (T, 2) uint64, digests of the first block and of the
+    block past the middle row, as they are and rounded to bfloat16 and to float16; 0 where a block says nothing (fewer
+    than 64 distinct values, or not finite). samples: (T, 256) float16, the first values of the first block, divided
+    by scales: (T,) float32. counts: (T,) int32, how many of the 256 are in use.
     """
 
     keys: tuple[str, ...]

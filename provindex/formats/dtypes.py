@@ -38,6 +38,7 @@ STORED: Mapping[str, np.dtype[Any]] = {
     }.items()
 }  # fmt: skip
 
+_BLOCK = 1 << 15  # elements
 _SIGN_AND_13_UP = np.int32(0x8FFFE000 - (1 << 32))
 
 # name -> (exponent bits, mantissa bits, exponent bias, special values)
@@ -84,20 +85,30 @@ def _bfloat16(stored: NDArray[Any]) -> F32:
 def _float16(stored: NDArray[Any]) -> F32:
     """Float16 by integer arithmetic, several times as fast as numpy's conversion and equal to it bit for bit.
 
-    Widening moves the fraction up by 13 bits and the exponent's bias from 15 to 127. Zeros, subnormals, infinities and
-    NaN (exponents 0 and 31) are left to numpy; where they are many, all is.
+    In blocks that stay in the processor's cache: fresh memory for whole temporaries costs more than the arithmetic.
     """
-    codes = stored.view("<i2")
-    special = np.flatnonzero((codes + np.int16(0x0400)) & np.int16(0x7800) == 0)
-    if 8 * special.size > codes.size or stored.ndim == 0:
-        return stored.astype(np.float32)
-    wide = codes.astype(np.int32, order="C")  # the sign spreads upwards, and the mask keeps one copy of it
-    wide <<= 13
-    wide &= _SIGN_AND_13_UP
-    wide += (127 - 15) << 23
-    value = wide.view(np.float32)
-    value.reshape(-1)[special] = stored.reshape(-1)[special]
+    value = np.empty(stored.shape, np.float32)
+    wide, codes = value.reshape(-1), stored.reshape(-1).view("<i2")
+    for start in range(0, codes.size, _BLOCK):
+        _widen(codes[start : start + _BLOCK], wide[start : start + _BLOCK])
     return value
+
+
+def _widen(codes: NDArray[np.int16], out: F32) -> None:
+    """Float16 codes into float32: the fraction moves up by 13 bits, the exponent's bias goes from 15 to 127.
+
+    Zeros, subnormals, infinities and NaN (exponents 0 and 31) are left to numpy; where they are many, all is.
+    """
+    special = np.flatnonzero((codes + np.int16(0x0400)) & np.int16(0x7800) == 0)
+    if 8 * special.size > codes.size:
+        out[:] = codes.view("<f2")
+        return
+    bits = out.view(np.int32)
+    bits[:] = codes  # the sign spreads upwards, and the mask keeps one copy of it
+    bits <<= 13
+    bits &= _SIGN_AND_13_UP
+    bits += (127 - 15) << 23
+    out[special] = codes.view("<f2")[special]
 
 
 @cache

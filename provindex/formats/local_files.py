@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -42,22 +43,29 @@ def look_at(path: Path) -> Folder:
         if match:
             model_id = match["id"].replace("--", "/")
             return Folder(path, model_id, place.name, (real, place.parent.parent.resolve() / "blobs"))
-    return Folder(path, real.name or str(real), None, (real,))
+    name = path.name if path.name not in ("", "..") else real.name
+    return Folder(path, name or str(real), None, (real,))
 
 
 def list_names(folder: Folder) -> tuple[str, ...]:
-    """Names of the files in a folder and, as "sub/name", one level below. Sorted; dangling links are left out."""
-    names: list[str] = []
-    for directory, prefix in _levels(folder.path):
-        with os.scandir(directory) as found:
-            for item in found:
-                if item.is_file():
-                    names.append(prefix + item.name)
-                if len(names) > MAX_NAMES:
-                    raise ModelError(
-                        f"{folder.path} holds more than {MAX_NAMES} files.", "Name the model's own folder."
-                    )
+    """Names of the files in a folder, sorted; dangling links are left out.
+
+    Where no weights are among them, also those one level below, as "sub/name": an error can then say where they are.
+    """
+    names = _files_in(folder.path, "")
+    if not any(name.endswith(".safetensors") for name in names):
+        for below in sorted(item for item in folder.path.iterdir() if os.access(item, os.R_OK | os.X_OK)):
+            if below.is_dir() and not below.is_symlink() and len(names) < MAX_NAMES:
+                names += _files_in(below, below.name + "/")
     return tuple(sorted(names))
+
+
+def _files_in(directory: Path, prefix: str) -> list[str]:
+    with os.scandir(directory) as found:
+        names = [prefix + item.name for item in itertools.islice(found, MAX_NAMES + 1) if item.is_file()]
+    if len(names) > MAX_NAMES:
+        raise ModelError(f"{directory} holds more than {MAX_NAMES} files.", "Name the model's own folder.")
+    return names
 
 
 def find(folder: Folder, name: str) -> Path | None:
@@ -150,10 +158,3 @@ def _plain(value: str) -> str:
     if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
     return value[:200]
-
-
-def _levels(path: Path) -> Iterator[tuple[Path, str]]:
-    yield path, ""
-    for item in sorted(path.iterdir()):
-        if item.is_dir() and not item.is_symlink() and not item.name.startswith("."):
-            yield item, item.name + "/"

@@ -1,0 +1,37 @@
+"""`python -m provindex` and the console script."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command; every failure is one sentence on standard error and status 2."""
+    from provindex.errors import ProvindexError
+
+    try:
+        from provindex.cli import app
+
+        app(prog_name="provindex")
+    except ProvindexError as error:
+        _fail(str(error), error)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted; nothing half-written is left.\n")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001  the boundary: status 1 is a failed gate, so a crash must not end with it
+        _fail(f"provindex failed unexpectedly: {type(error).__name__}: {error}. PROVINDEX_DEBUG=1 shows where.", error)
+
+
+def _fail(sentence: str, error: Exception) -> None:
+    if os.environ.get("PROVINDEX_DEBUG") == "1":
+        raise error
+    sys.stderr.write(f"provindex: {sentence}\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

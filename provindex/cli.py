@@ -1,0 +1,305 @@
+"""The command line: parse, call one function, render, exit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from provindex.api import Resolved
+    from provindex.fingerprint import Fingerprint
+    from provindex.index import Index, QueryResult
+
+Format = Literal["text", "json"]
+Mode = Literal["exact", "sampled"]
+
+app = typer.Typer(
+    name="provindex",
+    help="Which published models do these weights descend from? Answered from the weights, offline, with its chance level.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+index_app = typer.Typer(help="Build, extend and check indexes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(index_app, name="index")
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder, a .safetensors file, org/name[@revision], a fingerprint file, or an indexed id.",
+    ),
+]
+IndexOption = Annotated[
+    list[str] | None,
+    typer.Option("--index", metavar="PATH", help="Index folder; repeat it and several act as one. [default: embedded]"),
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Never ask the Hub; use its cache.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the answer.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer to a file.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
+ModeOption = Annotated[Mode, typer.Option("--mode", help="Read every byte, or only headers, fixed blocks and panels.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Which published models do these weights descend from? Answered from the weights, offline, with its chance level."""
+    if version:
+        import provindex
+
+        typer.echo(f"provindex {provindex.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def query(
+    model: ModelArgument,
+    index: IndexOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Matches to show.")] = 10,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates to compare in full.")] = 50,
+    deny: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--deny", metavar="ID", help="Fail (1) if the model is linked to this id; 3 if that cannot be told."
+        ),
+    ] = None,
+    mode: ModeOption = "exact",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """The likely ancestors of a model."""
+    from provindex.progress import Bar
+    from provindex.report import document
+
+    opened = _load(index, quiet)
+    found = _resolve(model, opened, mode, offline, quiet, verbose)
+    with Bar("comparing", "candidates", quiet=quiet) as bar:
+        result = opened.query(found.fingerprint, top, candidates, also=deny or (), progress=bar)
+    _warn(result.warnings, quiet)
+    _answer(document.query_document(result), json, format, output)
+    raise typer.Exit(_denied(result, deny or [], opened, quiet))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model, as for query.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="A model, as for query.")],
+    expect: Annotated[
+        Literal["linked", "unrelated"] | None,
+        typer.Option("--expect", help="Fail (1) if the verdict is the other one; 3 if inconclusive."),
+    ] = None,
+    index: IndexOption = None,
+    mode: ModeOption = "exact",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """One pair of models, signal by signal."""
+    from provindex.api import Comparison, compare_resolved
+    from provindex.report import document
+
+    opened = _load(index, quiet)
+    sides = [_resolve(side, opened, mode, offline, quiet, verbose) for side in (a, b)]
+    pair = compare_resolved(*sides)
+    answer = Comparison(sides[0].fingerprint, sides[1].fingerprint, pair, opened.info, {"mode": mode, "expect": expect})
+    _answer(document.compare_document(answer), json, format, output)
+    if expect and pair.verdict != expect:
+        raise typer.Exit(3 if pair.verdict == "inconclusive" else 1)
+
+
+@app.command()
+def fingerprint(
+    model: ModelArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.parquet", help="Where to write it.")
+    ] = None,
+    mode: ModeOption = "exact",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a model's fingerprint."""
+    from provindex.dataset import write_fingerprint
+    from provindex.errors import UsageError
+    from provindex.report import document
+
+    if output is not None and output.suffix != ".parquet":
+        raise UsageError(f"A fingerprint is a Parquet file; {output.name} does not end in .parquet.")
+    found = _resolve(model, None, mode, offline, quiet, verbose)
+    if output is not None:
+        write_fingerprint(found.fingerprint, output)
+    _answer(document.fingerprint_document(found.fingerprint, output.name if output else None), json, format, None)
+
+
+@index_app.command("status")
+def index_status(
+    index: IndexOption = None, json: JsonOption = False, format: FormatOption = "text", output: OutputOption = None
+) -> None:
+    """What an index holds."""
+    from provindex.index import Index
+    from provindex.report import document
+
+    _answer(document.index_document(Index.load(*(index or ())), None), json, format, output)
+
+
+@index_app.command("verify")
+def index_verify(
+    index: IndexOption = None, json: JsonOption = False, format: FormatOption = "text", output: OutputOption = None
+) -> None:
+    """Check every digest, row and vector of an index; status 1 if something is wrong."""
+    from provindex.index import Index
+    from provindex.report import document
+
+    opened = Index.load(*(index or ()))
+    problems = opened.verify()
+    _answer(document.index_document(opened, problems), json, format, output)
+    if problems:
+        raise typer.Exit(1)
+
+
+@index_app.command("build")
+def index_build(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Models, folders of models, fingerprint files, a list file, or -."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The index folder; what is there already stays.")
+    ],
+    mode: ModeOption = "exact",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    quiet: QuietOption = False,
+) -> None:
+    """Make an index, or add to it what is missing."""
+    _fill(output, sources, True, mode, offline, json, format, quiet)
+
+
+@index_app.command("add")
+def index_add(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="As for build.")],
+    index: Annotated[Path, typer.Option("--index", metavar="DIR", help="The index folder to add to.")],
+    mode: ModeOption = "exact",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    quiet: QuietOption = False,
+) -> None:
+    """Add models to an index that is there."""
+    _fill(index, sources, False, mode, offline, json, format, quiet)
+
+
+def _fill(
+    folder: Path, sources: list[str], create: bool, mode: str, offline: bool, json: bool, format: str, quiet: bool
+) -> None:
+    from provindex.build import fill
+    from provindex.report import document
+
+    built = fill(folder, sources, create=create, mode=mode, offline=offline, report=lambda line: _say(line, quiet))
+    _answer(document.index_document(built.index, None, list(built.added)), json, format, None)
+    if built.failed:
+        _say(f"{len(built.failed)} of {len(built.failed) + len(built.added) + len(built.present)} models failed", False)
+        raise typer.Exit(2)
+
+
+# --- shared by the verbs ---
+
+
+def _load(references: list[str] | None, quiet: bool) -> Index:
+    from provindex.index import Index
+
+    opened = Index.load(*(references or ()))
+    _say(f"index  {opened.info.id}@{opened.info.revision}, {opened.info.models:,} models", quiet)
+    return opened
+
+
+def _resolve(model: str, opened: Index | None, mode: str, offline: bool, quiet: bool, verbose: bool) -> Resolved:
+    from provindex.api import resolve
+    from provindex.progress import Bar
+
+    with Bar(f"reading {Path(model).name}", "bytes", quiet=quiet) as bar:
+        found = resolve(model, index=opened, mode=mode, offline=offline, progress=bar)
+    _say(_described(found.label, found.fingerprint), quiet)
+    _warn(found.fingerprint.warnings if verbose else (), quiet)
+    return found
+
+
+def _described(label: str, fp: Fingerprint) -> str:
+    facts = fp.facts
+    read = (
+        f"read {_size(fp.bytes_read)} of {_size(fp.bytes_total)}"
+        if fp.mode == "sampled"
+        else f"{_size(fp.bytes_total)}"
+    )
+    return f"model  {label}, {facts.parameters / 1e6:,.1f}M parameters, {facts.architecture}, {facts.precision or fp.mode}; {fp.mode}, {read}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        typer.echo(line, err=True)
+
+
+def _warn(warnings: tuple[str, ...], quiet: bool) -> None:
+    for warning in warnings:
+        _say(f"note   {warning}", quiet)
+
+
+def _answer(answer: dict[str, Any], json: bool, format: str, output: Path | None) -> None:
+    """Print a document, or write it to a file, whole or not at all."""
+    import os
+    import shutil
+
+    from provindex.report import document, text
+
+    if json or format == "json":
+        written = document.dumps(answer)
+    else:
+        terminal = output is None and sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else text.PLAIN_WIDTH
+        written = text.render(answer, width=width, color=terminal and not os.environ.get("NO_COLOR"))
+    if output is None:
+        sys.stdout.write(written)
+        sys.stdout.flush()
+        return
+    from provindex.dataset import replacing
+
+    with replacing(output) as temporary:
+        temporary.write_text(written, encoding="utf-8")
+
+
+def _denied(result: QueryResult, deny: list[str], opened: Index, quiet: bool) -> int:
+    """Exit status of the gate: 1 if a denied id is linked, 3 if one could not be tested or is not indexed, else 0."""
+    status = 0
+    for reference in deny:
+        keys = {entry.key for entry in opened.find(reference)}
+        linked = [m for m in result.linked if m.entry.key in keys]
+        tested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict == "unrelated"]
+        if linked:
+            _say(f"denied {reference}: linked ({linked[0].pair.relation})", quiet)
+            status = 1
+        elif not keys or len(tested) < len(keys):
+            _say(f"denied {reference}: {'it could not be tested' if keys else 'it is not in the index'}", quiet)
+            status = status or 3
+    return status

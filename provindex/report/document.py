@@ -1,0 +1,211 @@
+"""Answers as plain documents: the JSON contract. Every other report renders one of these.
+
+Within a schema number fields are only added. No colors, durations, host names or absolute paths: equal input, equal
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import provindex
+from provindex.api import Comparison
+from provindex.evidence.exact import Outcome
+from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
+from provindex.rows import to_row
+from provindex.signals.score import Score
+from provindex.verdict import LOG10_E_LINKED, LOG10_P_LINKED, Pair
+
+Document = dict[str, Any]
+
+NO_CALIBRATION = "this index has no calibration: chance levels of the signals are not known"
+
+
+def dumps(document: Document) -> str:
+    """A document as text: sorted as built, two spaces, a newline at the end, non-ASCII kept."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _head(schema: str, index: IndexInfo | None, settings: Mapping[str, object], status: str) -> Document:
+    return {
+        "schema": schema,
+        "tool": {"name": "provindex", "version": provindex.__version__},
+        "index": _index(index),
+        "settings": {**settings, "log10_p_linked": LOG10_P_LINKED, "log10_e_linked": LOG10_E_LINKED},
+        "warnings": [],
+        "status": status,
+    }
+
+
+def _index(info: IndexInfo | None) -> Document | None:
+    if info is None:
+        return None
+    return {
+        "id": info.id,
+        "revision": info.revision,
+        "built": info.built,
+        "models": info.models,
+        "fingerprint_version": info.fingerprint_version,
+    }
+
+
+def model_facts(fp: Fingerprint) -> Document:
+    """What identifies a model in an answer."""
+    return {
+        "model_id": fp.model_id,
+        "revision": fp.revision,
+        "variant": fp.variant,
+        "content_sha256": fp.content_sha256,
+        "parameters": fp.facts.parameters,
+        "architecture": fp.facts.architecture,
+        "precision": fp.facts.precision,
+        "license": fp.license,
+        "family": fp.family,
+        "mode": fp.mode,
+        "bytes_read": fp.bytes_read,
+        "bytes_total": fp.bytes_total,
+    }
+
+
+def query_document(result: QueryResult) -> Document:
+    """provindex.query/1"""
+    return {
+        **_head("provindex.query/1", result.index, result.settings, result.status),
+        "warnings": list(result.warnings),
+        "query": model_facts(result.query),
+        "matches": [_match(m) for m in result.matches],
+        "candidates": [_match(m) for m in result.candidates],
+        "families": [
+            {
+                "family": f.family,
+                "best_model_id": f.best_model_id,
+                "matches": f.matches,
+                "models": f.models,
+                "log10_p": f.log10_p,
+            }
+            for f in result.families
+        ],
+    }
+
+
+def compare_document(answer: Comparison) -> Document:
+    """provindex.compare/1"""
+    warnings = [f"{side}: {text}" for side, fp in (("a", answer.a), ("b", answer.b)) for text in fp.warnings]
+    return {
+        **_head("provindex.compare/1", answer.index, answer.settings, answer.status),
+        "warnings": warnings,
+        "a": model_facts(answer.a),
+        "b": model_facts(answer.b),
+        "retrieval": None,
+        **_pair(answer.pair, answer.pair.direction),
+    }
+
+
+def _match(match: Match) -> Document:
+    row = match.entry.row
+    return {
+        "model_id": row["model_id"],
+        "revision": row["revision"],
+        "variant": row["variant"],
+        "family": match.entry.family,
+        "license": row["license"],
+        "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
+        **_pair(match.pair, match.direction),
+    }
+
+
+def _pair(pair: Pair, direction: str | None) -> Document:
+    return {
+        "verdict": pair.verdict,
+        "relation": pair.relation,
+        "direction": direction,
+        "confidence": pair.confidence,
+        "log10_p": _rounded(pair.log10_p),
+        "e_value": pair.e_value,
+        "log10_e": _rounded(pair.log10_e),
+        "pipeline_score": {
+            "value": pair.pipeline.value,
+            "label": pair.pipeline.label,
+            "decision": pair.pipeline.decision,
+            "basis": pair.pipeline.basis,
+            "identity": pair.pipeline.identity,
+            "tokenizer": pair.pipeline.tokenizer,
+            "mfi_tier": pair.mfi_tier,
+            "missing": list(pair.pipeline.missing),
+            "note": "peer-compatible (cisco model-provenance-kit 1.0.0); it decides nothing",
+        },
+        "signals": {name: _signal(score) for name, score in pair.signals.items()},
+        "evidence": {name: _outcome(outcome) for name, outcome in pair.evidence.items()},
+        "layer_map": [
+            {"stack": r.stack, "from": list(r.a), "to": list(r.b), "log10_p": _rounded(r.log10_p)}
+            for r in pair.layer_map
+        ],
+        "reasons": list(pair.reasons),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4) + 0.0  # + 0.0: no negative zero
+
+
+def _signal(score: Score) -> Document:
+    if score.value is None:
+        return {"value": None, "reason": score.reason}
+    return {"value": score.value, "chance": None, "chance_reason": NO_CALIBRATION, "n": score.n}
+
+
+def _outcome(outcome: Outcome) -> Document:
+    if outcome.value is None:
+        return {"value": None, "reason": outcome.reason}
+    found: Document = {
+        "value": _rounded(outcome.value),
+        "n": outcome.n,
+        "log10_p": _rounded(outcome.log10_p),
+        "chance": _rounded(outcome.chance),
+    }
+    if outcome.smallest is not None:
+        found["smallest_cosine"] = _rounded(outcome.smallest)
+    return found
+
+
+def fingerprint_document(fp: Fingerprint, written: str | None) -> Document:
+    """provindex.fingerprint/1; written: name of the file that it was written to."""
+    row = to_row(fp)
+    return {
+        **_head("provindex.fingerprint/1", None, {"mode": fp.mode}, "decided"),
+        "warnings": list(fp.warnings),
+        "fingerprint_version": FINGERPRINT_VERSION,
+        "model": model_facts(fp),
+        "row_sha256": row["row_sha256"],
+        "absences": dict(fp.absences),
+        "output": written,
+    }
+
+
+def index_document(index: Index, problems: list[Problem] | None, added: list[str] | None = None) -> Document:
+    """provindex.index/1; problems: what `verify` found, None for status, added: ids that a build added."""
+    families: dict[str, int] = {}
+    for entry in index:
+        families[entry.family] = families.get(entry.family, 0) + 1
+    status = "decided" if not problems else "inconclusive"
+    found: Document = {
+        **_head("provindex.index/1", index.info, {}, status),
+        "models": [
+            {
+                "model_id": e.model_id, "revision": e.row["revision"], "variant": e.row["variant"], "family": e.family,
+                "license": e.row["license"], "architecture": e.row["architecture"], "parameters": e.row["parameters"],
+                "mode": e.row["mode"], "row_sha256": e.row["row_sha256"], "source": e.row["source"],
+            }
+            for e in sorted(index, key=lambda e: e.key)
+        ],
+        "families": [{"family": name, "models": count} for name, count in sorted(families.items())],
+        "bytes": sum(f.stat().st_size for folder in index.folders for f in sorted(folder.rglob("*.parquet"))),
+    }  # fmt: skip
+    if problems is not None:
+        found["problems"] = [{"where": p.where, "what": p.what} for p in problems]
+    if added is not None:
+        found["added"] = added
+    return found
