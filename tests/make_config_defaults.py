@@ -80,8 +80,26 @@ def defaults(cls: Any, config: Any) -> dict[str, Any]:
     return found
 
 
+def found_null(cls: Any, default: Any) -> bool:
+    """Whether a null number of key-value heads becomes the number of heads, though the default is a number."""
+    probe = build(cls, num_key_value_heads=None) if isinstance(default, int) else None
+    return probe is not None and probe.num_key_value_heads == getattr(probe, "num_attention_heads", None)
+
+
+def parts(mapping: Any) -> dict[str, Any]:
+    """Config class by model type: all that AutoConfig knows, and the text parts that only composite models use."""
+    found = {kind: mapping[kind] for kind in mapping}
+    for cls in list(found.values()):
+        config = build(cls)
+        for key in SUB_CONFIGS:
+            sub = getattr(config, key, None)
+            if getattr(sub, "model_type", ""):
+                found.setdefault(sub.model_type, type(sub))
+    return found
+
+
 def entry(cls: Any, letters: dict[str, str]) -> dict[str, Any] | None:
-    """One model type: fields under their letters; `m` attribute map, `s` sub-configs, `r` theta of standard RoPE."""
+    """One model type: fields under letters; `m` attribute map, `s` sub-configs, `r` RoPE theta, `n` `found_null`."""
     config = build(cls)
     if config is None:
         return None
@@ -96,6 +114,8 @@ def entry(cls: Any, letters: dict[str, str]) -> dict[str, Any] | None:
     }
     if subs:
         row["s"] = subs
+    if found_null(cls, row.get(letters["num_key_value_heads"])):
+        row["n"] = 1
     if hasattr(config, "rope_parameters"):
         theta = getattr(config, "rope_theta", None) or config.default_theta
         row["r"] = float(max(theta.values()) if isinstance(theta, dict) else theta)  # Gemma 3: global and local
@@ -156,8 +176,8 @@ def table() -> dict[str, Any]:
     letters = dict(zip(FIELDS, alphabet, strict=True))
     types: dict[str, Any] = {}
     seen: dict[str, str] = {}
-    for kind in sorted(CONFIG_MAPPING):
-        row = entry(CONFIG_MAPPING[kind], letters)
+    for kind, cls in sorted(parts(CONFIG_MAPPING).items()):
+        row = entry(cls, letters)
         if row is None:
             continue
         first = seen.setdefault(json.dumps(row, sort_keys=True), kind)

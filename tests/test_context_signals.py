@@ -219,6 +219,11 @@ def test_config_defaults_cover_the_models_of_the_index() -> None:
     )
     known += " electra deberta-v2 modernbert t5 mt5 bart marian m2m_100 whisper clip"
     assert set(known.split()) <= set(types)
+    text = (Path(config_defaults.__file__).parent / "config_defaults.json").read_text(encoding="ascii")
+    assert len(text) < 60_000
+    for kind in types:  # every row can be read, and says the same through `extract`
+        features = mfi.extract({"model_type": kind}, None)
+        assert features.model_type == kind
 
 
 # TFV

@@ -29,13 +29,17 @@ def table() -> dict[str, Any]:
 
 @cache
 def _type(model_type: str) -> dict[str, Any]:
-    """Defaults of one model type: {"d": field to default, "m": attribute map, "s": sub-configs, "r": theta or None}."""
+    """Defaults of one model type.
+
+    {"d": field to default, "m": attribute map, "s": sub-configs, "r": theta of standard RoPE or None,
+    "n": whether a null number of key-value heads means the number of heads}.
+    """
     row = table()["types"].get(model_type, {})
     if isinstance(row, str):  # equal to an earlier type
         row = table()["types"][row]
     letters = table()["fields"]
     plain = {letters[key]: value for key, value in row.items() if key in letters}
-    return {"d": plain, "m": row.get("m", {}), "s": row.get("s", {}), "r": row.get("r")}
+    return {"d": plain, "m": row.get("m", {}), "s": row.get("s", {}), "r": row.get("r"), "n": "n" in row}
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
@@ -54,6 +58,8 @@ def attribute(config: Mapping[str, Any], name: str, model_type: str | None = Non
     if default == "=always":
         return True
     value = next((config[key] for key in (name, facts["m"].get(name, name)) if key in config), MISSING)
+    if value is None and name == "num_key_value_heads" and facts["n"]:
+        default = "=heads"
     derived = isinstance(default, str) and default.startswith("=")
     if value is MISSING or (value is None and derived):
         value = default
