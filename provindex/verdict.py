@@ -2,7 +2,8 @@
 
 The weights decide. `linked` needs an exact p-value of at most 1e-6, after Bonferroni over the tests and layer maps
 tried, and an E-value of at most 1e-3. Without it the pair is `unrelated` if a test with power ran, else
-`inconclusive`, with the reasons.
+`inconclusive`; the reasons say
+what would have been seen, or what could not be computed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ LOG10_P_LINKED = -6.0
 LOG10_E_LINKED = -3.0
 EQUAL = 0.999  # share of blocks from which on two models count as equal
 GRID = 0.9  # share of matrices on a grid from which on a model counts as quantized
+APART = 0.1  # median cosine of the samples of a role, below which that role does not correspond
 FINETUNE = 0.9  # median cosine from which on a child counts as fine-tuned rather than continued
 SIGNALS = ("MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC")
 LATER = "not computed by this version: "
+POWERFUL = {"hidden_alignment": "hidden units", "residual_fixed_points": "residual coordinates"}
+UNSEEN = "not seen by this version: a copy whose neurons, value channels and residual coordinates were all reordered"
+SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
+PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
+ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
+BASIS_ONLY = "only the residual basis is shared: other layers of one ancestor, or layers whose neurons were reordered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ def compare(
         1.0 - min(1.0, 10.0**log10_e) if log10_e is not None else None,
         layer_map=ranges(matches),
         closeness=sizes.cosine,
+        reasons=_caveats(a, b, relation),
         **shared,  # type: ignore[arg-type]
     )
 
@@ -147,11 +156,16 @@ def _evidence(
 
 
 def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
-    """`unrelated` if a test that sees a changed copy ran; block reuse alone sees only untouched blocks."""
-    powerful = ("hidden_fixed_points", "hidden_alignment", "residual_fixed_points")
-    if any(evidence[name].log10_p is not None for name in powerful):
-        return "unrelated", ()
-    reasons = dict.fromkeys(f"{evidence[name].reason}" for name in powerful if evidence[name].reason)
+    """`unrelated` if a test that sees a changed copy ran and could have seen one, with what it would have seen.
+
+    Block reuse alone does not do: it sees untouched blocks only.
+    """
+    could = {name: evidence[name].smallest for name in POWERFUL if evidence[name].smallest is not None}
+    if could:
+        seen = "; ".join(f"{POWERFUL[name]} with a cosine of {least:.2g} ({name})" for name, least in could.items())
+        return "unrelated", (f"would have been linked: {seen}", UNSEEN)
+    weak = "too few hidden units or coordinates in common for a test with power"
+    reasons = dict.fromkeys(evidence[name].reason or weak for name in ("hidden_fixed_points", *POWERFUL))
     return "inconclusive", tuple(reasons)
 
 
@@ -207,19 +221,43 @@ def _relation(
     depth = _depth_relation(a, b, matches)
     if depth:
         return depth
-    if sizes.matrices and max(sizes.equal, sizes.rounded) >= EQUAL:
+    whole = _covers(a, b, matches)
+    if whole and sizes.matrices and max(sizes.equal, sizes.rounded) >= EQUAL:
         if a.facts.vocabulary != b.facts.vocabulary:
             return "vocabulary"
         if sizes.equal >= EQUAL:
-            return "identical" if sizes.embedding_equal else "finetune"
+            return "identical" if sizes.embedding_equal and not _changed(a, b) else "finetune"
         return "recast"
-    if (sizes.grid_a >= GRID) != (sizes.grid_b >= GRID) and sizes.half_step >= GRID:
+    if whole and (sizes.grid_a >= GRID) != (sizes.grid_b >= GRID) and sizes.half_step >= GRID:
         return "quantized"
     hidden = min(evidence[name].log10_p or 0.0 for name in ("hidden_fixed_points", "hidden_alignment"))
     if hidden <= LOG10_P_LINKED and sizes.matrices:
+        if not whole or sizes.worst < APART <= sizes.cosine:
+            return "related"
         return "finetune" if sizes.cosine >= FINETUNE else "continued"
     only_residual = (evidence["residual_fixed_points"].log10_p or 0.0) <= LOG10_P_LINKED and precision is None
     return "shared-ancestor" if only_residual else "related"
+
+
+def _caveats(a: Fingerprint, b: Fingerprint, relation: str) -> tuple[str, ...]:
+    """What else a linked pair could be, where its label says more than the evidence does."""
+    if relation == "shared-ancestor":
+        return BASIS_ONLY, SAME_START
+    if relation == "identical" and a.content_sha256 != b.content_sha256:
+        return (ELSEWHERE,)
+    return {"continued": (SAME_START,), "related": (PARTLY, SAME_START)}.get(relation, ())
+
+
+def _covers(a: Fingerprint, b: Fingerprint, matches: Sequence[tuple[LayerPair, float]]) -> bool:
+    """Whether every layer of one model's text tower has its match in the other; True if no layer was matched alone."""
+    ours, theirs = ({getattr(p, side) for p, _ in matches if p.stack == a.facts.main} for side in "ab")
+    return not matches or len(ours) >= a.facts.layers or len(theirs) >= b.facts.layers
+
+
+def _changed(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether two models of one size are known to differ in some element; a head more or less is no change."""
+    known = a.content_sha256 is not None and b.content_sha256 is not None
+    return known and a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
 
 
 def _depth_relation(a: Fingerprint, b: Fingerprint, matches: Sequence[tuple[LayerPair, float]]) -> str | None:

@@ -23,15 +23,17 @@ class Effects:
     """What the matched matrices of two models have in common.
 
     matrices: layer matrices compared. equal, rounded: shares of them whose blocks are equal bit for bit, and after
-    rounding to bf16 or f16. cosine: median cosine of their samples. grid_a, grid_b: shares whose samples lie on a
-    uniform grid of at most 255 levels. half_step: share whose difference stays within half a step of the coarser
-    grid. embedding_equal: the embedding's blocks are equal; None when one model has none.
+    rounding to bf16 or f16. cosine: median cosine of their samples. worst: the same for the role (q, up ...) where it
+    is smallest. grid_a, grid_b: shares whose samples lie on a uniform grid of at most 255 levels. half_step: share
+    whose difference stays within half a step of the coarser grid. embedding_equal: the embedding's blocks are equal;
+    None when one model has none.
     """
 
     matrices: int = 0
     equal: float = 0.0
     rounded: float = 0.0
     cosine: float = 0.0
+    worst: float = 0.0
     grid_a: float = 0.0
     grid_b: float = 0.0
     half_step: float = 0.0
@@ -55,8 +57,12 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
     rows = np.array(matched)
     equal = _same(a.exact, b.exact, rows)
     rounded = equal | _same(a.bf16, b.bf16, rows) | _same(a.f16, b.f16, rows)
-    samples = [s for i, j in matched if (s := _samples(a, b, i, j)) is not None]
+    found = [(a.keys[i], s) for i, j in matched if (s := _samples(a, b, i, j)) is not None]
+    samples = [s for _, s in found]
     cosines = [_cosine(x, y) for x, y in samples]
+    by_role: dict[str, list[float]] = {}
+    for (key, _), cosine in zip(found, cosines, strict=True):
+        by_role.setdefault(key.rsplit(".", 2)[-2], []).append(cosine)
     steps = [(_step(x), _step(y)) for x, y in samples]
     count = max(len(samples), 1)
     return Effects(
@@ -64,6 +70,7 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
         equal=float(equal.mean()),
         rounded=float(rounded.mean()),
         cosine=float(np.median(cosines)) if cosines else 0.0,
+        worst=min((float(np.median(c)) for c in by_role.values()), default=0.0),
         grid_a=sum(x is not None for x, _ in steps) / count,
         grid_b=sum(y is not None for _, y in steps) / count,
         half_step=sum(_within(x, y) for x, y in samples) / count,

@@ -64,7 +64,7 @@ def log10_fixed_points(k: int, blocks: int) -> float:
 
 
 def log10_normal_tail(z: float) -> float:
-    """log10 of P(Z >= z) for a standard normal; the asymptotic series where the tail leaves the floating-point range."""
+    """log10 of P(Z >= z) for a standard normal; an asymptotic series where the tail leaves the floating-point range."""
     if z < 30:
         return math.log10(0.5 * math.erfc(z / math.sqrt(2)))
     return -(z * z / 2 + math.log(z * math.sqrt(2 * math.pi))) / math.log(10)
@@ -252,7 +252,7 @@ def _best_map(
     b: HiddenPanels,
     right: Layers,
 ) -> tuple[list[LayerPair], float]:
-    """The order-preserving partial matching of layers with the largest sum of cosines, and log10 of how many there are."""
+    """The order-preserving partial matching of layers with the largest sum of cosines, and log10 of their number."""
     pairs: list[LayerPair] = []
     log10_maps = 0.0
     for stack in sorted({s for s, _ in left} & {s for s, _ in right}):
@@ -433,4 +433,4 @@ def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> tuple[Out
 def _unit_columns(values: NDArray[np.float16]) -> NDArray[np.float32]:
     wide = values.astype(np.float32)
     norms = np.sqrt((wide**2).sum(axis=0))
-    return wide / np.where(norms > 0, norms, 1.0)
+    return np.asarray(wide / np.where(norms > 0, norms, np.float32(1.0)), np.float32)

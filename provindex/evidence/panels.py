@@ -195,7 +195,7 @@ def _digest(block: F32) -> int:
 
 
 def stack_blocks(entries: Sequence[tuple[str, tuple[F32, F32]]]) -> BlockDigests | None:
-    """Digests and samples of the two blocks of each matrix, in the order of their addresses; None when there are none."""
+    """Digests and samples of the two blocks of each matrix, in the order of their addresses; None if there are none."""
     if not entries:
         return None
     ordered = sorted(entries, key=lambda e: e[0])
