@@ -149,6 +149,8 @@ def test_a_snapshot_in_the_cache_has_its_id_and_commit(tmp_path: Path) -> None:
         model = open_model(str(path))
         assert (model.model_id, model.revision, model.config) == ("org/toy", COMMIT, {"model_type": "toy"})
         assert "tokenizer.json" in model.tokenizer_files
+    shard = open_model(str(snapshot / "model-00001-of-00002.safetensors"))
+    assert (shard.model_id, shard.revision, shard.config) == ("org/toy", COMMIT, {"model_type": "toy"})
 
 
 @pytest.mark.parametrize(
