@@ -296,12 +296,14 @@ def shown(value: float | None) -> str:
 
 def speed(models: dict[str, Any], ours: dict[str, tuple[Any, float]], folders: dict[str, str]) -> None:
     """Seconds per model; files in the page cache, one BLAS thread, imports not counted."""
-    print(f"\n{'seconds':<28}{'MB':>8}{'peer context':>14}{'peer weights':>14}{'peer stream':>13}{'provindex':>11}")
+    heads = ("MB", "peer context", "peer weights", "peer both", "peer stream", "provindex")
+    print(f"\n{'seconds':<28}" + "".join(f"{head:>14}" for head in heads))
     for name, (_, seconds) in ours.items():
         facts = models[name]
         size = sum(f.stat().st_size for f in Path(folders[name]).glob("*.safetensors")) / 1e6
-        times = (facts["seconds_context"], facts["seconds_weights"], facts["seconds_stream"], seconds)
-        print(f"{name:<28}{size:>8.1f}{times[0]:>14.2f}{times[1]:>14.2f}{times[2]:>13.2f}{times[3]:>11.2f}")
+        context, weights = facts["seconds_context"], facts["seconds_weights"]
+        cells = (size, context, weights, context + weights, facts["seconds_stream"], seconds)
+        print(f"{name:<28}" + "".join(f"{cell:>14.2f}" for cell in cells))
 
 
 if __name__ == "__main__":
