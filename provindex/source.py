@@ -8,6 +8,7 @@ and Python drops it with the last one (the file itself is closed as soon as it i
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,29 +160,31 @@ class Model:
     warnings: tuple[str, ...] = ()
 
 
-def open_model(reference: str, *, offline: bool = False) -> Model:
+def open_model(reference: str | os.PathLike[str], *, offline: bool = False) -> Model:
     """Open a folder, a weight file, or `org/name[@revision]` (from the Hub cache, else from the Hub).
 
-    offline: never ask the Hub. ModelNotFoundError if the reference names nothing, ModelError if what it names
-    cannot be read, NetworkError if the Hub was needed and did not answer.
+    offline: never ask the Hub. ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be
+    read, NetworkError if the Hub was needed and did not answer.
     """
+    reference = os.fspath(reference)
     if not reference:  # Path("") would be the current folder
         raise ModelNotFoundError("The model's name is empty.", "Name a folder, a .safetensors file, or org/name.")
     path = Path(reference)
+    with local_files.refusals_told(reference):
+        if _is_usable(path) and path.exists():
+            return _open_folder(path) if path.is_dir() else _open_file(path)
+        return _open_hub(reference, offline)
+
+
+def _is_usable(path: Path) -> bool:
+    """Whether any file could have this name: not too long, no zero byte."""
     try:
-        if path.is_dir():
-            return _open_folder(path)
-        if path.exists():
-            return _open_file(path)
-    except PermissionError as error:
-        raise ModelError(
-            f"{error.filename or path} may not be read: permission denied.", "Change its permissions."
-        ) from error
-    except (OSError, ValueError) as error:  # a name that no file can have: too long, or with a zero byte
-        raise ModelNotFoundError(
-            f"{reference[:200]!r} is no usable path.", "Name a folder, a file, or org/name."
-        ) from error
-    return _open_hub(reference, offline)
+        path.exists()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _open_folder(path: Path, warnings: tuple[str, ...] = ()) -> Model:

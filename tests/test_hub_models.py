@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import Hub
+from hub_server.xet import XetHub
 from safetensors.numpy import save
 
 from provindex.errors import ModelError, ModelNotFoundError, NetworkError
@@ -279,3 +280,23 @@ def test_the_client_is_not_loaded_for_local_models(tmp_path: Path) -> None:
         "sys.exit(any(m in sys.modules for m in ('huggingface_hub', 'safetensors', 'datasets', 'yaml')))"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60).returncode == 0
+
+
+def test_a_model_that_comes_by_xet(tmp_path: Path) -> None:
+    """The client's default transport, which keeps blobs elsewhere in the cache: fetched, then offline."""
+    (tmp_path / "model.safetensors").write_bytes(files()["model.safetensors"])
+    upload = f"""
+from huggingface_hub import HfApi
+api = HfApi(token="hf_admin")
+api.create_repo("org/xet")
+name = "model.safetensors"
+api.upload_file(path_or_fileobj={str(tmp_path / "model.safetensors")!r}, path_in_repo=name, repo_id="org/xet")
+"""
+    with XetHub(tmp_path / "hub").run() as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "0"}
+        subprocess.run([sys.executable, "-c", upload], check=True, timeout=60, env={**os.environ, **environment})
+        fetched_once = apart("org/xet", **environment)
+        assert fetched_once["names"] == sorted(WEIGHTS) and any(
+            "/v1/reconstructions/" in path for _, path, *_ in hub.log
+        )
+    assert apart("org/xet", HF_HUB_OFFLINE="1", **environment)["names"] == sorted(WEIGHTS)

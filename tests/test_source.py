@@ -48,14 +48,17 @@ def sharded(weights: dict[str, np.ndarray[Any, Any]] = WEIGHTS) -> dict[str, Any
     return {**files, "model.safetensors.index.json": index, "config.json": {"model_type": "toy"}}
 
 
-def in_cache(root: Path, files: dict[str, Any]) -> Path:
-    """A snapshot as the Hub cache stores it: names are links to blobs."""
+def in_cache(root: Path, files: dict[str, Any], shared: bool = False) -> Path:
+    """A snapshot as the Hub cache stores it: names are links to blobs, and those to blobs of the whole cache or not."""
     repo = root / "hub" / "models--org--toy"
     blobs = write(repo / "blobs", {})
+    common = write(root / "hub" / "blobs", {})
     snapshot = write(repo / "snapshots" / COMMIT, {})
     for number, (name, content) in enumerate(files.items()):
         write(snapshot, {name: content})
-        (snapshot / name).rename(blobs / str(number))
+        (snapshot / name).rename((common if shared else blobs) / str(number))
+        if shared:
+            (blobs / str(number)).symlink_to(Path("../../blobs") / str(number))
         (snapshot / name).symlink_to(Path("../../blobs") / str(number))
     return snapshot
 
@@ -84,6 +87,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "pickle too": lambda root: write(root / "m", {"model.safetensors": WEIGHTS, "pytorch_model.bin": b"\x80\x02."}),
     "cache": lambda root: in_cache(root, {"model.safetensors": WEIGHTS}),
     "sharded in the cache": lambda root: in_cache(root, sharded()),
+    "blobs shared in the cache": lambda root: in_cache(root, sharded(), shared=True),
 }
 
 
@@ -326,7 +330,8 @@ def test_a_file_that_is_no_safetensors(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["", "nothing", "./nothing", "a/b/c", "../x/y", "/nothing/here", "a\0b", "x" * 5000, "a/b@"]
+    "reference",
+    ["", "nothing", "./nothing", "a/b/c", "../x/y", "/nothing/here", "a\0b", "x" * 5000, "o/" + "x" * 300, "a/b@"],
 )
 def test_a_reference_that_names_nothing(reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path / "empty", {}))

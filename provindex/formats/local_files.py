@@ -39,10 +39,13 @@ def look_at(path: Path) -> Folder:
     """What a folder's place says. The path is taken as given first: a link to a snapshot is a snapshot too."""
     real = path.resolve()
     for place in (path.absolute(), real):
-        match = _CACHE_REPO.fullmatch(place.parent.parent.name) if place.parent.name == "snapshots" else None
+        repository, cache = place.parent.parent, place.parent.parent.parent
+        match = _CACHE_REPO.fullmatch(repository.name) if place.parent.name == "snapshots" else None
         if match:
             model_id = match["id"].replace("--", "/")
-            return Folder(path, model_id, place.name, (real, place.parent.parent.resolve() / "blobs"))
+            # Blobs are the repository's own or, fetched by Xet, shared by the whole cache.
+            blobs = (repository.resolve() / "blobs", cache.resolve() / "blobs")
+            return Folder(path, model_id, place.name, (real, *blobs))
     name = path.name if path.name not in ("", "..") else real.name
     return Folder(path, name or str(real), None, (real,))
 
@@ -80,17 +83,24 @@ def find(folder: Folder, name: str) -> Path | None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, open for reading: a pipe or a device would never end. Sentences for what the system refuses."""
+def refusals_told(reference: str) -> Iterator[None]:
+    """What the system refuses while a model is opened (permissions, a failing disk), as a ModelError."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelError(f"{path} is not a regular file.", "Name a folder or a weight file.")
-        file = path.open("rb")
+        yield
     except PermissionError as error:
-        raise ModelError(f"{path} may not be read: permission denied.", "Change its permissions.") from error
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing.", "Download it again.") from error
-    with file:
+        what = f"{error.filename or reference} may not be read: permission denied."
+        raise ModelError(what, "Change its permissions, or copy the model.") from error
+    except OSError as error:
+        what = f"{error.filename or reference} could not be read: {error.strerror or type(error).__name__}."
+        raise ModelError(what, "Check the disk, or copy the model.") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading: a pipe or a device would never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ModelError(f"{path} is not a regular file.", "Name a folder or a weight file.")
+    with path.open("rb") as file:
         yield file
 
 
