@@ -156,8 +156,19 @@ def _rows(table: Any, name: str) -> list[Row]:
             raise IndexFormatError(f"{name}: column {column} has empty cells where lists belong.", _AGAIN)
         numeric = column == VECTOR or (types[column].startswith("list<") and types[column] != "list<string>")
         for i, row in enumerate(rows):
-            row[column] = array[i].values.to_numpy(zero_copy_only=False) if numeric else array[i].as_py()
+            row[column] = _numbers(array[i].values) if numeric else array[i].as_py()
     return rows
+
+
+def _numbers(values: Any) -> np.ndarray[Any, Any]:
+    """A flat Arrow array without nulls as numpy; its own `to_numpy` imports pandas, which costs more than a query."""
+    if values.null_count:
+        raise IndexFormatError("A list of numbers has empty cells.", _AGAIN)
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    buffer = values.buffers()[1]
+    if buffer is None:
+        return np.zeros(0, dtype)
+    return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
 
 
 # --- fingerprint files ---

@@ -284,11 +284,12 @@ class Index:
 
         own = (fp.model_id, fp.revision or "", fp.variant, to_row(fp)["row_sha256"])
         entries = [entry for entry in self if entry.key != own]
+        asking = self._entries[own].row[dataset.VECTOR] if own in self._entries else vector(fp)
         if not entries:
             return []
         searcher = faiss.IndexFlatIP(len(entries[0].row[dataset.VECTOR]))
         searcher.add(np.ascontiguousarray(dataset.vectors([entry.row for entry in entries])))
-        scores, order = searcher.search(vector(fp)[None, :], len(entries) if also else min(count, len(entries)))
+        scores, order = searcher.search(asking[None, :], len(entries) if also else min(count, len(entries)))
         ranked = [(entries[i], rank, float(s)) for rank, (i, s) in enumerate(zip(order[0], scores[0], strict=True), 1)]
         asked = {entry.key for reference in also for entry in self.find(reference)}
         return [r for r in ranked if r[1] <= count or r[0].key in asked]

@@ -41,6 +41,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("family", "string", "models", False, "root model of the weight lineage"),
     Column("license", "string", "models", False, "license tag of the model"),
     Column("parents", "list<string>", "models", False, "claimed parents"),
+    Column("id_certainty", "string", "models", False, "certain, likely or none (no Hub id of its own); null if unsaid"),
     Column("source", "string", "models", False, "where license, lineage and id come from"),
     Column("fingerprint_version", "int", "models", True, "rows of different versions are not compared"),
     Column("mode", "string", "models", True, "exact or sampled"),
@@ -101,6 +102,7 @@ def to_row(fp: Fingerprint) -> Row:
     row: Row = {
         "model_id": fp.model_id, "revision": fp.revision, "variant": fp.variant, "family": fp.family,
         "license": fp.license, "parents": list(fp.parents), "source": fp.source,
+        "id_certainty": fp.id_certainty,
         "fingerprint_version": fp.version, "mode": fp.mode, "content_sha256": fp.content_sha256,
         "architecture": fp.facts.architecture, "main_stack": fp.facts.main, "parameters": fp.facts.parameters,
         "hidden": fp.facts.hidden, "layers": fp.facts.layers, "vocabulary": fp.facts.vocabulary,
@@ -232,6 +234,7 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
         license=row["license"],
         parents=tuple(row["parents"]),
         source=row["source"],
+        id_certainty=row["id_certainty"],
         version=row["fingerprint_version"],
         mode=row["mode"],
         content_sha256=row["content_sha256"],

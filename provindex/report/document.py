@@ -64,6 +64,7 @@ def model_facts(fp: Fingerprint) -> Document:
         "precision": fp.facts.precision,
         "license": fp.license,
         "family": fp.family,
+        "id_certainty": fp.id_certainty,
         "mode": fp.mode,
         "bytes_read": fp.bytes_read,
         "bytes_total": fp.bytes_total,
@@ -112,6 +113,7 @@ def _match(match: Match) -> Document:
         "variant": row["variant"],
         "family": match.entry.family,
         "license": row["license"],
+        "id_certainty": row["id_certainty"],
         "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
         **_pair(match.pair, match.direction),
     }
