@@ -144,19 +144,14 @@ def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) ->
     if kind is None:
         placements = {t.name: _unknown(t) for t in tokens}
         return Layout(model_type, "decoder", {}, placements, tuple(placements), notes)
-    found = [(t, _find(t, kind)) for t in tokens]
-    main = _main_stack([hit for _, hit in found if hit])
-    kinds = {stack: _kind_of(stack, kind, configs) for stack in STACKS}
-    heads = {stack: _heads(stack, kinds[stack], configs) for stack in STACKS}
-    stacked = sum("stacked" in hit.rule.flags for _, hit in found if hit)
-    experts = min(MAX_EXPERTS, MAX_STACKED // max(1, stacked))
-    inner = 1 + max((hit.inner for _, hit in found if hit), default=0)
-    placed = [_place(t, hit, shapes[t.name], main, kinds, heads, configs, experts, inner) for t, hit in found]
-    placements = {p.name: p for p in _settle(placed, [hit for _, hit in found], main)}
-    archs, doubts = _archs(placements, shapes, kinds, heads, configs)
+    hits = [_find(token, kind) for token in tokens]
+    model = _model(kind, [hit for hit in hits if hit], configs)
+    placed = [_place(token, hit, shapes[token.name], model) for token, hit in zip(tokens, hits, strict=True)]
+    placements = {p.name: p for p in _settle(placed, hits, model.main)}
+    archs, doubts = _archs(placements, shapes, model)
     unknown = tuple(p.name for p in placements.values() if p.reason == UNKNOWN)
-    notes += _tower_notes(placements, main, model_type, configs) + doubts
-    return Layout(model_type, main, archs, placements, unknown, notes)
+    notes += _tower_notes(placements, model.main, model_type, configs) + doubts
+    return Layout(model_type, model.main, archs, placements, unknown, notes)
 
 
 # --- names -----------------------------------------------------------------------------------------------------
@@ -442,6 +437,38 @@ def _heads(stack: str, kind: Kind, configs: Mapping[str, Mapping[str, Any]]) -> 
     return _Heads(heads, kv_heads, head_dim or (kind.head_dim if told else 0))
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of a stack before its tensors are looked at. sources: where its numbers are written."""
+
+    kind: Kind
+    heads: _Heads
+    sources: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What placing one tensor needs to know of the others.
+
+    experts: how many a stacked tensor may have. inner: layers in a shared group (ALBERT), 1 elsewhere.
+    """
+
+    main: str
+    stacks: Mapping[str, _Facts]
+    experts: int
+    inner: int
+
+
+def _model(kind: Kind, hits: Sequence[_Hit], configs: Mapping[str, Mapping[str, Any]]) -> _Model:
+    stacks = {}
+    for stack in STACKS:
+        own = _kind_of(stack, kind, configs)
+        stacks[stack] = _Facts(own, _heads(stack, own, configs), _sources(stack, configs))
+    stacked = sum("stacked" in hit.rule.flags for hit in hits)
+    experts = min(MAX_EXPERTS, MAX_STACKED // max(1, stacked))
+    return _Model(_main_stack(hits), stacks, experts, 1 + max((hit.inner for hit in hits), default=0))
+
+
 # --- placing ---------------------------------------------------------------------------------------------------
 
 
@@ -462,29 +489,18 @@ def _layer_in(name: str) -> int | None:
     return None
 
 
-def _place(
-    token: _Token,
-    hit: _Hit | None,
-    shape: tuple[int, ...],
-    main: str,
-    kinds: Mapping[str, Kind],
-    heads: Mapping[str, _Heads],
-    configs: Mapping[str, Mapping[str, Any]],
-    experts: int,
-    inner: int,
-) -> Placement:
+def _place(token: _Token, hit: _Hit | None, shape: tuple[int, ...], model: _Model) -> Placement:
     if hit is None:
-        return _without_rule(token, main)
+        return _without_rule(token, model.main)
     rule = hit.rule
-    stack = main if rule.stack == MAIN else rule.stack
+    stack = model.main if rule.stack == MAIN else rule.stack
     layer = hit.layer
     if layer is not None and "i" in rule.slots:
-        layer = layer * inner + hit.inner
+        layer = layer * model.inner + hit.inner
     reason = token.companion or rule.reason
     parts: tuple[Part, ...] = ()
     if reason is None:
-        post = kinds[stack].norm_place == "post"
-        outcome = _parts(token, hit, shape, stack, layer, post, heads[stack], _sources(stack, configs), experts)
+        outcome = _parts(token, hit, shape, model, stack, layer)
         parts, reason = (outcome, None) if isinstance(outcome, tuple) else ((), outcome)
     return Placement(token.name, token.canonical, parts, reason, stack, layer, rule.weight)
 
@@ -510,36 +526,28 @@ def _without_rule(token: _Token, main: str) -> Placement:
 
 
 def _parts(
-    token: _Token,
-    hit: _Hit,
-    shape: tuple[int, ...],
-    stack: str,
-    layer: int | None,
-    post: bool,
-    heads: _Heads,
-    sources: tuple[Mapping[str, Any], ...],
-    experts: int,
+    token: _Token, hit: _Hit, shape: tuple[int, ...], model: _Model, stack: str, layer: int | None
 ) -> tuple[Part, ...] | str:
     """The canonical tensors in one stored tensor, or the sentence that says why there are none."""
-    rule = hit.rule
+    rule, facts = hit.rule, model.stacks[stack]
     param: Literal["weight", "bias"] = "bias" if "bias" in rule.flags else token.param
     stacked = "stacked" in rule.flags
     led = stacked or (rule.roles[0] == "pos" and len(shape) == 3 and shape[0] == 1)  # ViT: a batch axis of one
     core = shape[1:] if led else shape
-    if not _fits(rule.roles[0], param, core) or (stacked and not 0 < shape[0] <= experts):
+    if not _fits(rule.roles[0], param, core) or (stacked and not 0 < shape[0] <= model.experts):
         return f"shape {_show(shape)} does not fit {rule.roles[0]} {param}"
     transposed = "t" in rule.flags and param == "weight"
     rows, width = (core[-1], core[0]) if transposed else (core[0], core[-1])
-    split = _split(rule.split, rows, width if param == "weight" else 0, heads, sources)
+    split = _split(rule.split, rows, width if param == "weight" else 0, facts)
     if isinstance(split, str):
         return f"fused shape {_show(shape)} does not fit {split}"
+    post = facts.kind.norm_place == "post"
     roles = tuple(POST_ROLES.get(role, role) if post else role for role in rule.roles)
-    cross = "cross" in rule.flags
     leads: Iterable[int | None] = range(shape[0]) if led else (None,)
     return tuple(
         Part(
             role, stack, None if role in GLOBAL_ROLES else layer, lead if stacked else hit.expert,
-            cross, param, lead, transposed, part_rows,
+            "cross" in rule.flags, param, lead, transposed, part_rows,
         )
         for lead in leads
         for role, part_rows in zip(roles, split, strict=True)
@@ -547,8 +555,13 @@ def _parts(
 
 
 def _show(shape: tuple[int, ...]) -> str:
-    text = str(tuple(shape))
-    return text if len(text) <= 80 else text[:77] + "..."
+    """A shape in a sentence. Python refuses to print absurdly long numbers."""
+    text = "(" + ", ".join(_say(size) for size in shape[:8]) + (",)" if len(shape) == 1 else ")")
+    return text if len(shape) <= 8 else text[:-1] + ", ...)"
+
+
+def _say(size: int) -> str:
+    return str(size) if abs(size) < 10**18 else "huge"
 
 
 def _fits(role: str, param: str, core: tuple[int, ...]) -> bool:
@@ -563,9 +576,7 @@ def _fits(role: str, param: str, core: tuple[int, ...]) -> bool:
 # --- fused tensors ---------------------------------------------------------------------------------------------
 
 
-def _split(
-    split: str, rows: int, width: int, heads: _Heads, sources: tuple[Mapping[str, Any], ...]
-) -> tuple[Split, ...] | str:
+def _split(split: str, rows: int, width: int, facts: _Facts) -> tuple[Split, ...] | str:
     """Rows of each part of a fused tensor, or what they do not fit. width: input width, 0 when a bias hides it."""
     if not split:
         return (None,)
@@ -576,8 +587,8 @@ def _split(
         if manner == "alternate":
             return _alternate(rows) if rows <= MAX_INDEXED else "an index of its rows"
         return (0, rows // 2), (rows // 2, rows)
-    manner, kv_heads = _manner(manner, heads, sources)
-    return _split_qkv(manner, rows, width, _Heads(heads.heads, kv_heads, heads.head_dim))
+    manner, kv_heads = _manner(manner, facts.heads, facts.sources)
+    return _split_qkv(manner, rows, width, replace(facts.heads, kv_heads=kv_heads))
 
 
 def _manner(manner: str, heads: _Heads, sources: tuple[Mapping[str, Any], ...]) -> tuple[str, int]:
@@ -603,7 +614,7 @@ def _split_qkv(manner: str, rows: int, width: int, heads: _Heads) -> tuple[Split
     total = count + 2 * kv
     dim = heads.dim(width) or (rows // total if rows % total == 0 else 0)
     if rows != total * dim or count % kv:
-        return f"{count} heads of {dim or '?'}" + (f" and {kv} key heads" if kv != count else "")
+        return f"{count} heads of {_say(dim) if dim else '?'}" + (f" and {kv} key heads" if kv != count else "")
     if manner == "":
         q, k = count * dim, (count + kv) * dim
         return (0, q), (q, k), (k, rows)
@@ -692,44 +703,49 @@ def part_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _archs(
-    placements: Mapping[str, Placement],
-    shapes: Mapping[str, tuple[int, ...]],
-    kinds: Mapping[str, Kind],
-    heads: Mapping[str, _Heads],
-    configs: Mapping[str, Mapping[str, Any]],
+    placements: Mapping[str, Placement], shapes: Mapping[str, tuple[int, ...]], model: _Model
 ) -> tuple[dict[str, Arch], tuple[str, ...]]:
     """Facts of each stack that has layers, and what in the config contradicts the shapes."""
-    seen: dict[str, dict[str, Counter[tuple[int, ...]]]] = {}
-    biased: set[str] = set()
+    sizes, biased = _sizes(placements, shapes)
     fixed = {p.stack for p in placements.values() if p.reason == "fixed positions"}
-    apart = {stack for stack in kinds if kinds[stack] is not kinds["decoder"]}
-    for placement in placements.values():
-        for part in placement.parts:
-            if part.param == "bias":
-                biased |= {part.stack} if part.role.startswith("norm") else set()
-            elif part.layer is not None and not part.cross:
-                sizes = seen.setdefault(part.stack, {}).setdefault(part.role, Counter())
-                sizes[part_shape(part, shapes[placement.name])] += 1
     archs: dict[str, Arch] = {}
     doubts: list[str] = []
-    for stack in (s for s in STACKS if s in seen):
-        usual = {role: max(c, key=lambda size: (c[size], size)) for role, c in seen[stack].items()}
-        counted, doubt = _count_heads(usual, heads[stack])
+    for stack in (s for s in STACKS if s in sizes):
+        usual = {role: max(c, key=lambda size: (c[size], size)) for role, c in sizes[stack].items()}
+        facts = model.stacks[stack]
+        kind = facts.kind
+        heads, doubt = _count_heads(usual, facts.heads)
         doubts += [f"{stack}: {doubt}"] if doubt else []
-        kind = kinds[stack]
+        apart = kind is not model.stacks[model.main].kind  # no table tells the norm of every vision tower
         archs[stack] = Arch(
             hidden=_hidden(usual),
-            heads=counted.heads,
-            kv_heads=counted.kv_heads,
-            head_dim=counted.head_dim,
-            norm="layer" if stack in biased else ("rms" if stack in apart else kind.norm),
+            heads=heads.heads,
+            kv_heads=heads.kv_heads,
+            head_dim=heads.head_dim,
+            norm="layer" if stack in biased else ("rms" if apart else kind.norm),
             norm_offset=kind.norm_offset,
             norm_place=kind.norm_place,
             parallel=kind.norm_place == "pre" and "norm_attn" in usual and "norm_mlp" not in usual,
-            activation=_activation(stack, kind, configs),
-            fixed_positions=kind.fixed_positions or stack in fixed or _sinusoidal(stack, configs),
+            activation=_activation(facts),
+            fixed_positions=kind.fixed_positions or stack in fixed or _sinusoidal(stack, facts),
         )
     return archs, tuple(doubts)
+
+
+def _sizes(
+    placements: Mapping[str, Placement], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, dict[str, Counter[tuple[int, ...]]]], set[str]]:
+    """Shapes of layer weights by stack and role, counted, and the stacks whose norms have biases (LayerNorm)."""
+    sizes: dict[str, dict[str, Counter[tuple[int, ...]]]] = {}
+    biased: set[str] = set()
+    for placement in placements.values():
+        for part in placement.parts:
+            if part.param == "bias" and part.role.startswith("norm"):
+                biased.add(part.stack)
+            elif part.param == "weight" and part.layer is not None and not part.cross:
+                counter = sizes.setdefault(part.stack, {}).setdefault(part.role, Counter())
+                counter[part_shape(part, shapes[placement.name])] += 1
+    return sizes, biased
 
 
 def _hidden(usual: Mapping[str, tuple[int, ...]]) -> int:
@@ -751,7 +767,7 @@ def _count_heads(usual: Mapping[str, tuple[int, ...]], told: _Heads) -> tuple[_H
     rows = usual["q"][0]
     dim = rows // told.heads if told.heads and rows % told.heads == 0 else 0
     if told.heads and (not dim or (told.head_dim and told.head_dim != dim)):
-        doubt = f"config says {told.heads} heads of {told.head_dim or '?'}, the queries have {rows} rows"
+        doubt = f"config says {told.heads} heads of {told.head_dim or '?'}, the queries have {_say(rows)} rows"
         return _Heads(0, 0, 0), doubt
     if not dim and len(gain) == 1 and 0 < gain[0] < rows and rows % gain[0] == 0:
         dim = gain[0]  # a query gain of one head's length tells what the config does not
@@ -759,23 +775,22 @@ def _count_heads(usual: Mapping[str, tuple[int, ...]], told: _Heads) -> tuple[_H
         return _Heads(0, 0, 0), "number of heads unknown"
     keys = usual.get("k", (told.kv_heads * dim,))[0]
     if keys % dim or keys == 0:
-        return _Heads(0, 0, 0), f"keys of {keys} rows do not fit heads of {dim}"
+        return _Heads(0, 0, 0), f"keys of {_say(keys)} rows do not fit heads of {_say(dim)}"
     return _Heads(rows // dim, keys // dim, dim), None
 
 
-def _activation(stack: str, kind: Kind, configs: Mapping[str, Mapping[str, Any]]) -> str:
-    sources = _sources(stack, configs)
+def _activation(facts: _Facts) -> str:
     for key in ACTIVATION_KEYS:
-        for source in sources:
+        for source in facts.sources:
             value = source.get(key)
             if isinstance(value, str) and value:
                 return value[:40]
-    return kind.activation
+    return facts.kind.activation
 
 
-def _sinusoidal(stack: str, configs: Mapping[str, Mapping[str, Any]]) -> bool:
+def _sinusoidal(stack: str, facts: _Facts) -> bool:
     """Audio encoders add sinusoids; DistilBERT may."""
-    return stack == "audio" or _flag(_sources(stack, configs), "sinusoidal_pos_embds", False)
+    return stack == "audio" or _flag(facts.sources, "sinusoidal_pos_embds", False)
 
 
 def _tower_notes(
