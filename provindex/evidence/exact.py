@@ -102,9 +102,10 @@ def rank_alignment(similarity: NDArray[np.float32]) -> tuple[float, float]:
 def log10_alignment(excess: float, variance: float) -> float:
     """log10 of the normal tail at a sum of excess ranks, less a continuity correction.
 
-    The correction is half of the widest lattice that such sums can have: steps of 2, of blocks of two rows.
+    The correction is half of the widest lattice that such sums can have: steps of 2, of blocks of two rows. Without an
+    excess the value is 1: there a variance that is a bound would make it too small.
     """
-    return log10_normal_tail((excess - 1.0) / math.sqrt(variance))
+    return log10_normal_tail((excess - 1.0) / math.sqrt(variance)) if excess > 1.0 else 0.0
 
 
 # --- E0 ---

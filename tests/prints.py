@@ -1,0 +1,62 @@
+"""Fingerprints of zoo models, without a detour over the disk where files are not the point."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import zoo
+
+from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.source import Model, open_model, tensor_from_array
+
+_TEXTS = tempfile.TemporaryDirectory(prefix="provindex-tokenizers-")  # goes when the interpreter does
+
+
+@cache
+def _tokenizer_file(text: str) -> Path:
+    path = Path(_TEXTS.name) / hashlib.sha256(text.encode()).hexdigest() / "tokenizer.json"
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def in_memory(checkpoint: zoo.Checkpoint, name: str = "model") -> Model:
+    """A checkpoint as an open model, its tensors in memory."""
+    text = checkpoint.tokenizer
+    return Model(
+        model_id=name,
+        revision=None,
+        config=checkpoint.config,
+        config_reason=None if checkpoint.config else "There is no config.json.",
+        tensors={name: tensor_from_array(name, value) for name, value in checkpoint.tensors.items()},
+        tokenizer_files={} if text is None else {"tokenizer.json": _tokenizer_file(text)},
+        files=(),
+    )
+
+
+def fingerprint(checkpoint: zoo.Checkpoint, name: str = "model", **options: Any) -> Fingerprint:
+    """The fingerprint of a checkpoint."""
+    return fingerprint_model(in_memory(checkpoint, name), **options)
+
+
+@cache
+def _family(root: Path) -> tuple[zoo.Family, Mapping[str, Fingerprint]]:
+    family = zoo.trained_family(root)
+    return family, {name: fingerprint_model(open_model(str(path))) for name, path in family.folders.items()}
+
+
+def trained(root: Path) -> tuple[zoo.Family, Mapping[str, Fingerprint]]:
+    """The trained family and the fingerprints of its members; root: pytest's cache folder for the zoo."""
+    return _family(root)
+
+
+def independent_pairs(family: zoo.Family) -> Iterator[tuple[str, str]]:
+    """Pairs of independently trained models of one config."""
+    yield from combinations(family.founders, 2)
+    yield from combinations(family.encoders, 2)
