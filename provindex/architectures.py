@@ -93,6 +93,8 @@ def _attention(module: str, out: str = "o_proj", flags: str = "") -> dict[str, s
 _LLAMA_LAYER: Table = {
     "input_layernorm": "norm_attn",
     "post_attention_layernorm": "norm_mlp",
+    "post_self_attn_layernorm": "norm_attn_out",  # GLM-4
+    "post_mlp_layernorm": "norm_mlp_out",
     **_attention("self_attn"),
     "self_attn.dense": "o",
     "self_attn.qkv_proj": "qkv",
@@ -182,11 +184,15 @@ _GPT_OSS: Table = {
 
 _INTERNLM2: Table = {
     "tok_embeddings": "embed",
+    "rope.freqs": ROTARY,
     "norm": "norm_final",
     "output": "head",
     "layers.{l}.attention_norm": "norm_attn",
     "layers.{l}.ffn_norm": "norm_mlp",
     "layers.{l}.attention.wqkv": "qkv/group",
+    "layers.{l}.attention.wq": "q",  # the original Llama release; its rotary channels are in pairs
+    "layers.{l}.attention.wk": "k",
+    "layers.{l}.attention.wv": "v",
     "layers.{l}.attention.wo": "o",
     "layers.{l}.attention.rotary_emb.inv_freq": ROTARY,
     "layers.{l}.feed_forward.w1": "gate",
@@ -698,6 +704,8 @@ KINDS: Mapping[str, Kind] = {
     "deepseek_v2": Kind("llama", heads=32),
     "deepseek_v3": Kind("llama", heads=128),
     "granite": Kind("llama", heads=32),
+    "glm4": Kind("llama", heads=32, head_dim=128),
+    "nemotron": Kind("llama", _L, norm_offset=1.0, activation="relu2", heads=48),
     "smollm3": Kind("llama", heads=16),
     "internlm": Kind("llama"),
     "baichuan": Kind("llama"),
@@ -747,7 +755,6 @@ KINDS: Mapping[str, Kind] = {
 ALIASES: Mapping[str, str] = {
     "RefinedWeb": "falcon",
     "RefinedWebModel": "falcon",
-    "xlm-roberta-xl": "xlm-roberta",
     "xlm_roberta": "xlm-roberta",
     "deberta_v2": "deberta-v2",
     "m2m100": "m2m_100",
@@ -780,11 +787,13 @@ TOWERS: Mapping[str, str] = {
     "vision_model": "vision",
     "vision_encoder": "vision",
     "visual": "vision",
+    "vision_embed_tokens": "vision",
     "audio_tower": "audio",
     "audio_encoder": "audio",
     "multi_modal_projector": "projector",
     "mm_projector": "projector",
     "connector": "projector",
+    "mlp1": "projector",
     "image_newline": "projector",
     "embed_vision": "projector",
     "embed_audio": "projector",
@@ -820,6 +829,7 @@ BUFFERS: Mapping[str, str] = {
     "token_type_ids": "buffer",
     "masked_bias": "causal mask",
     "num_batches_tracked": "buffer",
+    "version": "buffer",
     "embed_scale": "buffer",
     "_float_tensor": "buffer",
 }

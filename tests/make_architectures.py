@@ -88,6 +88,8 @@ NATIVE: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "cohere2": ("cohere2", CAUSAL, {**L2, "num_key_value_heads": 8}, "class defaults, 8 key heads"),
     "mpt": ("mpt", CAUSAL, {"n_layers": 2}, "class defaults"),
     "glm": ("glm", CAUSAL, L2, "class defaults"),
+    "glm4": ("glm4", CAUSAL, L2, "class defaults"),
+    "nemotron": ("nemotron", CAUSAL, {**L2, "num_key_value_heads": 8}, "class defaults, 8 key heads"),
     "granite": ("granite", CAUSAL, L2, "class defaults"),
     "smollm3": ("smollm3", CAUSAL, L2, "class defaults"),
     "gpt_oss": ("gpt_oss", CAUSAL, {**L2, "num_local_experts": 8}, "class defaults, 8 experts"),
@@ -116,7 +118,9 @@ NATIVE: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "electra": ("electra", "AutoModelForPreTraining", ENC, "class defaults"),
     "electra_generator": ("electra", MASKED, ENC, "class defaults"),
     "deberta": (
-        "deberta", MASKED, {**ENC, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}, "class defaults",
+        "deberta", MASKED,
+        {**ENC, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "embedding_size": 256},
+        "class defaults, narrower embedding",
     ),
     "deberta-v2": (
         "deberta-v2", MASKED,

@@ -77,6 +77,8 @@ LAYERS = {
     "cohere": PARALLEL + QK,
     "cohere2": PARALLEL,
     "gemma2": SANDWICH,
+    "glm4": SANDWICH,
+    "nemotron": PLAIN,
     **dict.fromkeys(("gemma3_text", "gemma3", "gemma3_older"), SANDWICH + QK),
     **dict.fromkeys(("mixtral", "mixtral_older", "gpt_oss"), EXPERTS),
     **dict.fromkeys(("qwen2_moe", "qwen2_moe_older"), SHARED),
@@ -270,6 +272,36 @@ def test_embedding_and_final_norm(name: str) -> None:
     assert bool(roles["norm_final"]) is not (post or no_gain) or name == "opt_350m"
 
 
+GLOBALS = {
+    "llama": "embed head norm_final",
+    "gpt2": "embed pos head norm_final",
+    "bloom": "embed head norm_embed norm_final",
+    "opt_350m": "embed embed_map pos head",
+    "albert": "embed embed_map pos head norm_embed",
+    "electra": "embed embed_map pos norm_embed",
+    "deberta": "embed embed_map pos head norm_embed",
+    "bert_classifier": "embed pos norm_embed",
+    "modernbert": "embed head norm_embed norm_final",
+    "t5": "embed head norm_final",
+    "bart": "embed pos head norm_embed",
+    "mbart": "embed pos head norm_embed norm_final",
+    "marian": "embed head",
+    "whisper": "embed pos head norm_final",
+    "clip": "embed pos norm_final",
+    "vit": "pos norm_final",
+    "clip_vision_model": "pos norm_embed norm_final",
+    "chatglm": "embed head norm_final",
+}
+
+
+@pytest.mark.parametrize("name", GLOBALS)
+def test_roles_outside_the_layers(name: str) -> None:
+    layout = layout_of(name)
+    parts = [part for p in layout.placements.values() for part in p.parts if part.param == "weight"]
+    roles = [part.role for part in parts if part.layer is None and part.stack == layout.main]
+    assert sorted(roles) == sorted(GLOBALS[name].split())
+
+
 def test_facts_that_names_do_not_tell() -> None:
     def fact(name: str, field: str) -> object:
         layout = layout_of(name)
@@ -309,7 +341,20 @@ def test_multimodal_models_give_their_text_tower() -> None:
     assert text == {p.canonical for p in alone.placements.values() if p.parts}
 
 
+def test_a_flat_multimodal_config_is_said_to_be_one() -> None:
+    """Qwen2-VL as first published has the text tower's numbers at the top level."""
+    config = record("qwen2_vl")["config"]
+    flat = config["text_config"] | {"model_type": "qwen2_vl", "vision_config": config["vision_config"]}
+    layout = resolve(shapes_of("qwen2_vl_older"), flat)
+    assert layout.notes == ("text tower of qwen2_vl", "vision tower kept apart")
+    assert layout.archs == layout_of("qwen2_vl").archs
+
+
 def test_one_embedding_under_three_names() -> None:
+    whole = layout_of("t5").placements
+    assert whole["shared.weight"].parts[0].role == "embed"
+    for copy in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
+        assert whole[copy].reason == "second copy of shared.weight" and whole[copy].weight
     shapes = {n: s for n, s in shapes_of("t5").items() if not n.startswith(("shared", "lm_head"))}
     config = record("t5")["config"]
     both = resolve(shapes, config).placements
@@ -490,6 +535,12 @@ def test_heads_under_their_other_names(name: str, config: dict[str, Any]) -> Non
     layout = resolve(shapes_of(name), {"model_type": record(name)["type"]} | config)
     assert layout.archs == layout_of(name).archs or name in {"bart"}
     assert layout.archs[layout.main].heads == layout_of(name).archs[layout.main].heads
+
+
+@pytest.mark.parametrize("name", ["falcon_7b", "gpt_bigcode"])
+def test_multi_query_is_the_default_of_its_classes(name: str) -> None:
+    config = {"model_type": record(name)["type"], "num_attention_heads": layout_of(name).archs["decoder"].heads}
+    assert resolve(shapes_of(name), config).archs["decoder"].kv_heads == 1
 
 
 def test_class_defaults_hold_for_nested_configs_that_store_differences() -> None:
