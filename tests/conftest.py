@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub
 
+KEPT = "PROVINDEX_REAL_MODELS"  # where the real snapshots are, for the tests that need them
 _HUB = pytest.StashKey[Hub]()
 _OPEN = pytest.StashKey[contextlib.ExitStack]()
 
@@ -21,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="provindex-tests-")))
     hub = opened.enter_context(Hub(folder / "hub").run())
     config.stash[_HUB], config.stash[_OPEN] = hub, opened
-    for name in [n for n in os.environ if n.startswith(("HF_", "HUGGING_FACE_", "PROVINDEX_"))]:
+    for name in [n for n in os.environ if n.startswith(("HF_", "HUGGING_FACE_", "PROVINDEX_")) and n != KEPT]:
         del os.environ[name]
     os.environ.update(
         HF_ENDPOINT=hub.url,
