@@ -227,7 +227,7 @@ def _relation(
             return "vocabulary"
         if sizes.equal >= EQUAL:
             return "identical" if sizes.embedding_equal and not _changed(a, b) else "finetune"
-        return "recast"
+        return "finetune" if "" != a.facts.precision == b.facts.precision else "recast"
     if whole and (sizes.grid_a >= GRID) != (sizes.grid_b >= GRID) and sizes.half_step >= GRID:
         return "quantized"
     hidden = min(evidence[name].log10_p or 0.0 for name in ("hidden_fixed_points", "hidden_alignment"))
