@@ -16,11 +16,9 @@ def main() -> None:
         app(prog_name="provindex")
     except ProvindexError as error:
         _fail(str(error), error)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:  # the system refused: a full disk, a folder that may not be written
+        _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", error)
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted; nothing half-written is left.\n")
         sys.exit(130)
     except Exception as error:  # noqa: BLE001  the boundary: status 1 is a failed gate, so a crash must not end with it
         _fail(f"provindex failed unexpectedly: {type(error).__name__}: {error}. PROVINDEX_DEBUG=1 shows where.", error)

@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Resolved:
-    """A reference, resolved: its fingerprint, how it is called in an answer, and the open model if weights are at hand."""
+    """A reference, resolved: its fingerprint, how an answer calls it, and the open model if weights are at hand."""
 
     fingerprint: Fingerprint
     label: str
@@ -64,11 +64,13 @@ def resolve(
     return Resolved(made, text if path.exists() else made.model_id, model)
 
 
-def fingerprint(reference: str | os.PathLike[str], *, mode: str = "exact", offline: bool = False) -> Fingerprint:
-    """The fingerprint of a folder, a weight file, a fingerprint file, or `org/name[@revision]` from the Hub or its
-    cache.
+def fingerprint(
+    reference: str | os.PathLike[str], *, index: Index | None = None, mode: str = "exact", offline: bool = False
+) -> Fingerprint:
+    """The fingerprint of any model reference: a folder, a weight file, a fingerprint file, or `org/name[@revision]`,
+    which is looked up in the index (if one is given), the Hub cache and the Hub.
     """
-    return resolve(reference, mode=mode, offline=offline).fingerprint
+    return resolve(reference, index=index, mode=mode, offline=offline).fingerprint
 
 
 def compare(a: Fingerprint | str | os.PathLike[str], b: Fingerprint | str | os.PathLike[str]) -> Pair:

@@ -16,13 +16,12 @@ from provindex.fingerprint import Fingerprint
 from provindex.index import Index
 
 SAVE_EVERY = 20  # models a shard while a long build runs: what was done stays done
-WEIGHTS = ("*.safetensors", "config.json")
-FOREIGN = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".safetensors")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")  # read, or refused by name
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did: ids added, ids that were there, and (source, reason) of what failed."""
+    """What a build did: models added, models that were there, and (source, reason) of what failed."""
 
     index: Index
     added: tuple[str, ...]
@@ -49,7 +48,8 @@ def fill(
         raise ModelNotFoundError(
             f"{folder} has no index to add to.", f"Make one with `provindex index build MODEL... -o {folder}`."
         )
-    if not sources:
+    named = list(expand(sources))
+    if not named:
         raise UsageError(
             "No model was named.",
             "Name models, folders of models, fingerprint files, a list file, or - for standard input.",
@@ -59,24 +59,32 @@ def fill(
     present: list[str] = []
     failed: list[tuple[str, str]] = []
     unsaved = 0
-    for source in expand(sources):
-        try:
-            fingerprints = _read(source, mode, offline)
-        except ProvindexError as error:
-            failed.append((source, str(error)))
-            report(f"failed  {source}: {error}")
-            continue
-        for fp in fingerprints:
-            new = index.add(fp)
-            (added if new else present).append(fp.model_id)
-            report(f"{'added' if new else 'present'}  {fp.model_id}")
-            unsaved += new
-        if unsaved >= SAVE_EVERY:
+    try:
+        for source in named:
+            try:
+                fingerprints = _read(source, mode, offline)
+            except ProvindexError as error:
+                failed.append((source, str(error)))
+                report(f"failed   {source}: {error}")
+                continue
+            for fp in fingerprints:
+                new = index.add(fp)
+                (added if new else present).append(_label(fp))
+                report(f"{'added   ' if new else 'present '} {_label(fp)}")
+                unsaved += new
+            if unsaved >= SAVE_EVERY:
+                index.save(folder)
+                index, unsaved = Index.load(folder), 0
+    finally:  # also when interrupted: what was done stays done
+        if unsaved:
             index.save(folder)
-            index, unsaved = Index.load(folder), 0
-    if unsaved or not exists:
-        index.save(folder)
+    if not (folder / dataset.MANIFEST).exists():
+        return Built(index, (), (), tuple(failed))
     return Built(Index.load(folder), tuple(added), tuple(present), tuple(failed))
+
+
+def _label(fp: Fingerprint) -> str:
+    return f"{fp.model_id} [{fp.variant}]" if fp.variant else fp.model_id
 
 
 def _read(source: str, mode: str, offline: bool) -> list[Fingerprint]:
@@ -86,22 +94,58 @@ def _read(source: str, mode: str, offline: bool) -> list[Fingerprint]:
 
 
 def expand(sources: Iterable[str]) -> Iterator[str]:
-    """Every model that sources name: a folder of models gives its subfolders, a list file its lines, - standard input."""
+    """Every model that sources name.
+
+    A folder of models gives its subfolders and the fingerprint files in it, a list file its lines, `-` the lines of
+    standard input. A line may name whatever an argument may, except another list. Raises UsageError for a folder
+    without models and for a file that is no text.
+    """
     for source in sources:
         path = Path(source)
         if source == "-":
-            yield from expand(_lines(sys.stdin))
-        elif path.is_dir() and not _is_model(path):
-            yield from (str(p) for p in sorted(path.iterdir()) if p.is_dir() and _is_model(p))
-        elif path.is_file() and path.suffix not in (".parquet", *FOREIGN):
-            yield from expand(_lines(path.read_text(encoding="utf-8").splitlines()))
+            yield from _listed(sys.stdin.read())
+        elif path.is_dir():
+            yield from _in_folder(path)
+        elif path.is_file() and path.suffix.lower() not in (".parquet", *WEIGHTS):
+            yield from _listed(_text(path))
         else:
             yield source
 
 
+def _in_folder(path: Path) -> Iterator[str]:
+    if _is_model(path):
+        yield str(path)
+        return
+    found = [p for p in sorted(path.iterdir()) if (p.is_dir() and _is_model(p)) or p.suffix == ".parquet"]
+    if not found:
+        raise UsageError(
+            f"{path} holds no models: neither a config.json or weights, nor folders that do, nor fingerprint files.",
+            "Name a model's own folder, or the folder right above models.",
+        )
+    yield from map(str, found)
+
+
 def _is_model(path: Path) -> bool:
-    return any(next(path.glob(pattern), None) for pattern in WEIGHTS)
+    """Whether a folder is one model; one whose weights are in a format that is not read will say so when it is."""
+    return any(p.name == "config.json" or p.suffix.lower() in WEIGHTS for p in path.iterdir())
 
 
-def _lines(lines: Iterable[str]) -> Iterator[str]:
-    return (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise UsageError(
+            f"{path} is neither a model nor a list of models that can be read.",
+            "A list is a text file with one model a line; # starts a comment.",
+        ) from error
+
+
+def _listed(text: str) -> Iterator[str]:
+    for line in map(str.strip, text.splitlines()):
+        path = Path(line)
+        if line.startswith("#") or not line:
+            continue
+        if line != "-" and path.is_dir():
+            yield from _in_folder(path)
+        else:
+            yield line

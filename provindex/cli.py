@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 Format = Literal["text", "json"]
 Mode = Literal["exact", "sampled"]
 
+PURPOSE = (
+    "Which published models do these weights descend from? Answered from the weights, with chance levels, offline."
+)
+
 app = typer.Typer(
     name="provindex",
-    help="Which published models do these weights descend from? Answered from the weights, offline, with its chance level.",
+    help=PURPOSE,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -49,9 +53,8 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more o
 ModeOption = Annotated[Mode, typer.Option("--mode", help="Read every byte, or only headers, fixed blocks and panels.")]
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, help=PURPOSE)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    """Which published models do these weights descend from? Answered from the weights, offline, with its chance level."""
     if version:
         import provindex
 
@@ -83,11 +86,11 @@ def query(
     from provindex.progress import Bar
     from provindex.report import document
 
+    _writable(output)
     opened = _load(index, quiet)
     found = _resolve(model, opened, mode, offline, quiet, verbose)
     with Bar("comparing", "candidates", quiet=quiet) as bar:
         result = opened.query(found.fingerprint, top, candidates, also=deny or (), progress=bar)
-    _warn(result.warnings, quiet)
     _answer(document.query_document(result), json, format, output)
     raise typer.Exit(_denied(result, deny or [], opened, quiet))
 
@@ -113,6 +116,7 @@ def compare(
     from provindex.api import Comparison, compare_resolved
     from provindex.report import document
 
+    _writable(output)
     opened = _load(index, quiet)
     sides = [_resolve(side, opened, mode, offline, quiet, verbose) for side in (a, b)]
     pair = compare_resolved(*sides)
@@ -128,6 +132,7 @@ def fingerprint(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.parquet", help="Where to write it.")
     ] = None,
+    index: IndexOption = None,
     mode: ModeOption = "exact",
     offline: OfflineOption = False,
     json: JsonOption = False,
@@ -142,7 +147,9 @@ def fingerprint(
 
     if output is not None and output.suffix != ".parquet":
         raise UsageError(f"A fingerprint is a Parquet file; {output.name} does not end in .parquet.")
-    found = _resolve(model, None, mode, offline, quiet, verbose)
+    _writable(output)
+    opened = _load(index, quiet) if index or not Path(model).exists() else None
+    found = _resolve(model, opened, mode, offline, quiet, verbose)
     if output is not None:
         write_fingerprint(found.fingerprint, output)
     _answer(document.fingerprint_document(found.fingerprint, output.name if output else None), json, format, None)
@@ -150,25 +157,38 @@ def fingerprint(
 
 @index_app.command("status")
 def index_status(
-    index: IndexOption = None, json: JsonOption = False, format: FormatOption = "text", output: OutputOption = None
+    index: IndexOption = None,
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """What an index holds."""
     from provindex.index import Index
     from provindex.report import document
 
-    _answer(document.index_document(Index.load(*(index or ())), None), json, format, output)
+    _writable(output)
+    _answer(document.index_document(Index.load(*(index or ()))), json, format, output)
 
 
 @index_app.command("verify")
 def index_verify(
-    index: IndexOption = None, json: JsonOption = False, format: FormatOption = "text", output: OutputOption = None
+    index: IndexOption = None,
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Check every digest, row and vector of an index; status 1 if something is wrong."""
     from provindex.index import Index
     from provindex.report import document
 
-    opened = Index.load(*(index or ()))
-    problems = opened.verify()
+    _writable(output)
+    opened, problems = Index.check(*(index or ()))
     _answer(document.index_document(opened, problems), json, format, output)
     if problems:
         raise typer.Exit(1)
@@ -188,6 +208,7 @@ def index_build(
     json: JsonOption = False,
     format: FormatOption = "text",
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Make an index, or add to it what is missing."""
     _fill(output, sources, True, mode, offline, json, format, quiet)
@@ -202,6 +223,7 @@ def index_add(
     json: JsonOption = False,
     format: FormatOption = "text",
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Add models to an index that is there."""
     _fill(index, sources, False, mode, offline, json, format, quiet)
@@ -214,9 +236,12 @@ def _fill(
     from provindex.report import document
 
     built = fill(folder, sources, create=create, mode=mode, offline=offline, report=lambda line: _say(line, quiet))
-    _answer(document.index_document(built.index, None, list(built.added)), json, format, None)
+    _answer(document.index_document(built.index, built=built), json, format, None)
     if built.failed:
-        _say(f"{len(built.failed)} of {len(built.failed) + len(built.added) + len(built.present)} models failed", False)
+        total = len(built.failed) + len(built.added) + len(built.present)
+        _say(f"provindex: {len(built.failed)} of {total} models failed:", False)
+        for source, why in built.failed:
+            _say(f"  {source}: {why}", False)
         raise typer.Exit(2)
 
 
@@ -227,7 +252,8 @@ def _load(references: list[str] | None, quiet: bool) -> Index:
     from provindex.index import Index
 
     opened = Index.load(*(references or ()))
-    _say(f"index  {opened.info.id}@{opened.info.revision}, {opened.info.models:,} models", quiet)
+    count = opened.info.models
+    _say(f"index  {opened.info.id}@{opened.info.revision}, {count:,} model{'s' * (count != 1)}", quiet)
     return opened
 
 
@@ -238,7 +264,10 @@ def _resolve(model: str, opened: Index | None, mode: str, offline: bool, quiet: 
     with Bar(f"reading {Path(model).name}", "bytes", quiet=quiet) as bar:
         found = resolve(model, index=opened, mode=mode, offline=offline, progress=bar)
     _say(_described(found.label, found.fingerprint), quiet)
-    _warn(found.fingerprint.warnings if verbose else (), quiet)
+    for warning in found.fingerprint.warnings:
+        _say(f"note   {warning}", quiet)
+    for name, reason in found.fingerprint.absences.items() if verbose else ():
+        _say(f"absent {name}: {reason}", quiet)
     return found
 
 
@@ -249,7 +278,12 @@ def _described(label: str, fp: Fingerprint) -> str:
         if fp.mode == "sampled"
         else f"{_size(fp.bytes_total)}"
     )
-    return f"model  {label}, {facts.parameters / 1e6:,.1f}M parameters, {facts.architecture}, {facts.precision or fp.mode}; {fp.mode}, {read}"
+    kind = ", ".join(filter(None, (facts.architecture or "unknown architecture", facts.precision)))
+    return f"model  {label}, {_count(facts.parameters)} parameters, {kind}; {fp.mode}, {read}"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
 
 
 def _size(count: int) -> str:
@@ -261,9 +295,14 @@ def _say(line: str, quiet: bool) -> None:
         typer.echo(line, err=True)
 
 
-def _warn(warnings: tuple[str, ...], quiet: bool) -> None:
-    for warning in warnings:
-        _say(f"note   {warning}", quiet)
+def _writable(output: Path | None) -> None:
+    """Complain about an output that cannot be written before the work, not after it."""
+    from provindex.errors import UsageError
+
+    if output is not None and output.is_dir():
+        raise UsageError(f"{output} is a folder; --output needs a file.")
+    if output is not None and not output.parent.is_dir():
+        raise UsageError(f"{output} cannot be written: there is no folder {output.parent}.", "Make it first.")
 
 
 def _answer(answer: dict[str, Any], json: bool, format: str, output: Path | None) -> None:
@@ -280,8 +319,7 @@ def _answer(answer: dict[str, Any], json: bool, format: str, output: Path | None
         width = shutil.get_terminal_size().columns if terminal else text.PLAIN_WIDTH
         written = text.render(answer, width=width, color=terminal and not os.environ.get("NO_COLOR"))
     if output is None:
-        sys.stdout.write(written)
-        sys.stdout.flush()
+        _print(written)
         return
     from provindex.dataset import replacing
 
@@ -289,11 +327,30 @@ def _answer(answer: dict[str, Any], json: bool, format: str, output: Path | None
         temporary.write_text(written, encoding="utf-8")
 
 
+def _print(written: str) -> None:
+    """Write the answer in one piece, as UTF-8 whatever the locale; a reader that went away (`| head`) is no failure."""
+    import os
+
+    try:
+        sys.stdout.buffer.write(written.encode("utf-8"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _denied(result: QueryResult, deny: list[str], opened: Index, quiet: bool) -> int:
-    """Exit status of the gate: 1 if a denied id is linked, 3 if one could not be tested or is not indexed, else 0."""
+    """Exit status of the gate: 1 if a denied id is linked, 3 if one could not be tested or is not indexed, else 0.
+
+    The query's own row is not compared with itself: to deny the model that is asked about is to deny a linked one.
+    """
     status = 0
     for reference in deny:
-        keys = {entry.key for entry in opened.find(reference)}
+        rows = opened.find(reference)
+        if any(result.is_query(entry) for entry in rows):
+            _say(f"denied {reference}: it is the model itself", quiet)
+            status = 1
+            continue
+        keys = {entry.key for entry in rows}
         linked = [m for m in result.linked if m.entry.key in keys]
         tested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict == "unrelated"]
         if linked:

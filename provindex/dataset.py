@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,13 +24,15 @@ import numpy as np
 from provindex.errors import IndexFormatError, ModelError
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.retrieval import DIMENSIONS, vector
-from provindex.rows import COLUMNS, Row, from_row, row_hash, to_row
+from provindex.rows import COLUMNS, NULLABLE, Row, from_row, row_hash, to_row
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 MODELS, PANELS = "data/models", "data/panels"
 MODELS_PER_GROUP = 1000
 MAX_MANIFEST = 64 << 20
+MAX_READ = 1 << 30  # uncompressed bytes of one read; a model's panels are 2 to 30 MB
+MAX_VALUES = 1 << 27  # values of one column in one read: a run-length bomb has few bytes and many values
 VECTOR = "vector"
 
 
@@ -66,6 +69,14 @@ class Manifest:
     @property
     def models(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+    def complaint(self, document: Mapping[str, Any]) -> str | None:
+        """What a manifest says about its shards that does not follow from them; None if all does."""
+        if document.get("revision") != self.revision:
+            return f"its revision should be {self.revision}"
+        if document.get("models") != self.models:
+            return f"its number of models should be {self.models}"
+        return None
 
 
 def now() -> datetime:
@@ -120,55 +131,71 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _read(path: Path, groups: Sequence[int] | None = None) -> list[Row]:
+_AGAIN = "Check the index with `provindex index verify`, or get it again."
+
+
+def _read(path: Path, table: str, groups: Sequence[int] | None = None) -> list[Row]:
     """Rows of a Parquet file, of some row groups or of all, as plain columns.
 
-    Raises IndexFormatError if it is not ours.
+    Sizes are checked before anything is read. Raises IndexFormatError if the file is not a whole "models", "panels" or
+    "both" table.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    wanted = schema(table)
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            table = file.read() if groups is None else file.read_row_groups(list(groups))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {error}.", _AGAIN) from error
-    return _rows(table, path.name)
+            _check_columns(file.schema_arrow.names, wanted.names, path.name)
+            chosen = range(file.metadata.num_row_groups) if groups is None else groups
+            _check_size(file.metadata, chosen, path.name)
+            read = file.read_row_groups(list(chosen), columns=wanted.names)
+        return _rows(read, wanted, path.name)
+    except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {said.rstrip('.')}.", _AGAIN) from error
 
 
-_AGAIN = "Check the index with `provindex index verify`, or get it again."
+def _check_columns(names: Sequence[str], wanted: Sequence[str], name: str) -> None:
+    missing = [column for column in wanted if names.count(column) != 1]
+    if missing:
+        raise IndexFormatError(
+            f"{name} is a Parquet file, but {len(missing)} of the {len(wanted)} columns are missing or double, "
+            f"{missing[0]} among them.",
+            "`provindex fingerprint MODEL -o FILE.parquet` writes fingerprints, `provindex index build` indexes.",
+        )
 
 
-def _rows(table: Any, name: str) -> list[Row]:
+def _check_size(metadata: Any, groups: Iterable[int], name: str) -> None:
+    """Refuse what would not fit: the sizes that a file states, before anything is unpacked."""
+    chosen = [metadata.row_group(group) for group in groups]
+    size = sum(group.total_byte_size for group in chosen)
+    values = max((group.column(i).num_values for group in chosen for i in range(group.num_columns)), default=0)
+    if not 0 <= size <= MAX_READ or not 0 <= values <= MAX_VALUES:
+        raise IndexFormatError(
+            f"{name} states {size:,} bytes and {values:,} values in one column, more than is read at once.", _AGAIN
+        )
+
+
+def _rows(read: Any, wanted: Any, name: str) -> list[Row]:
     """Arrow columns to plain values: strings, ints, lists of strings, numpy arrays."""
     import pyarrow as pa
 
-    types = {c.name: c.type for c in COLUMNS}
-    rows: list[Row] = [{} for _ in range(table.num_rows)]
-    for column in table.column_names:
-        expected = pa.list_(pa.float32(), DIMENSIONS) if column == VECTOR else _arrow_type(types.get(column, "string"))
-        if column not in types and column != VECTOR:
-            continue
-        array = table.column(column).combine_chunks()
-        if array.type != expected:
-            raise IndexFormatError(f"{name}: column {column} has type {array.type}, expected {expected}.", _AGAIN)
-        if array.null_count and types.get(column, "").startswith("list<"):
-            raise IndexFormatError(f"{name}: column {column} has empty cells where lists belong.", _AGAIN)
-        numeric = column == VECTOR or (types[column].startswith("list<") and types[column] != "list<string>")
+    rows: list[Row] = [{} for _ in range(read.num_rows)]
+    for expected in wanted:
+        array = read.column(expected.name).combine_chunks()
+        if array.type != expected.type:
+            raise IndexFormatError(
+                f"{name}: column {expected.name} has type {array.type}, expected {expected.type}.", _AGAIN
+            )
+        nested = pa.types.is_list(expected.type) or pa.types.is_fixed_size_list(expected.type)
+        holes = array.null_count + (array.flatten().null_count if nested else 0)
+        if holes and expected.name not in NULLABLE:
+            raise IndexFormatError(f"{name}: column {expected.name} has empty cells.", _AGAIN)
+        numeric = nested and expected.type.value_type != pa.string()
         for i, row in enumerate(rows):
-            row[column] = _numbers(array[i].values) if numeric else array[i].as_py()
+            row[expected.name] = array[i].values.to_numpy(zero_copy_only=False) if numeric else array[i].as_py()
     return rows
-
-
-def _numbers(values: Any) -> np.ndarray[Any, Any]:
-    """A flat Arrow array without nulls as numpy; its own `to_numpy` imports pandas, which costs more than a query."""
-    if values.null_count:
-        raise IndexFormatError("A list of numbers has empty cells.", _AGAIN)
-    dtype = np.dtype(values.type.to_pandas_dtype())
-    buffer = values.buffers()[1]
-    if buffer is None:
-        return np.zeros(0, dtype)
-    return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
 
 
 # --- fingerprint files ---
@@ -186,14 +213,12 @@ def write_fingerprint(fp: Fingerprint, path: Path) -> str:
 def read_fingerprints(path: Path) -> list[Fingerprint]:
     """The fingerprints of a file that `write_fingerprint` wrote.
 
-    Raises ModelError if the file is no fingerprint, IndexFormatError if it is damaged or of another version.
+    Raises ModelError if there is none in it, IndexFormatError if it is damaged, of another version or something else.
     """
-    rows = _read(path)
-    missing = [c.name for c in COLUMNS if rows and c.name not in rows[0]]
-    if not rows or missing:
+    rows = _read(path, "both")
+    if not rows:
         raise ModelError(
-            f"{path.name} is a Parquet file but not a fingerprint: {len(missing)} of {len(COLUMNS)} columns are missing.",
-            "Fingerprint files are written by `provindex fingerprint MODEL -o FILE.parquet`.",
+            f"{path.name} has no rows.", "Fingerprints are written by `provindex fingerprint MODEL -o FILE.parquet`."
         )
     return [checked(row) for row in rows]
 
@@ -226,10 +251,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str) -> Shard:
     """Write fingerprints as one shard, named by month, origin and content; rows sorted by id, revision and variant."""
     rows = [{**to_row(fp), VECTOR: vector(fp)} for fp in fingerprints]
-    rows.sort(key=lambda r: (r["model_id"], r["revision"] or "", r["variant"]))
-    name = hashlib.sha256("".join(r["row_sha256"] + r["model_id"] + r["variant"] for r in rows).encode()).hexdigest()[
-        :8
-    ]
+    rows.sort(key=_identity)
+    name = hashlib.sha256(json.dumps([_identity(r) for r in rows]).encode()).hexdigest()[:8]
     stem = f"{now():%Y-%m}-{who}-{name}.parquet"
     paths = {MODELS: folder / MODELS / stem, PANELS: folder / PANELS / stem}
     for path in paths.values():
@@ -246,6 +269,10 @@ def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str) -> 
         sha256={r: file_sha256(folder / r) for r in relative},
         bytes={r: (folder / r).stat().st_size for r in relative},
     )
+
+
+def _identity(row: Row) -> tuple[str, str, str, str]:
+    return (row["model_id"], row["revision"] or "", row["variant"], row["row_sha256"])
 
 
 def file_sha256(path: Path) -> str:
@@ -269,35 +296,49 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an index folder; IndexFormatError if there is none, or it is not one that this version can use."""
+def manifest_document(folder: Path) -> Any:
+    """What manifest.json says, unchecked; IndexFormatError if there is none or it is no JSON."""
     path = folder / MANIFEST
     try:
         if path.stat().st_size > MAX_MANIFEST:
             raise IndexFormatError(f"{path.name} is larger than {MAX_MANIFEST >> 20} MB.", _AGAIN)
-        document = json.loads(path.read_text(encoding="utf-8"))
-        manifest = _manifest(document)
-    except FileNotFoundError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise IndexFormatError(
-            f"{folder.name or folder} is not an index: it has no {MANIFEST}.",
+            f"{_name(folder)} is not an index: it has no {MANIFEST}.",
             "Build one with `provindex index build MODEL... -o DIR`.",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IndexFormatError(f"The manifest of {folder.name} cannot be read: {error}.", _AGAIN) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise IndexFormatError(f"The manifest of {_name(folder)} cannot be read: {_said(error)}.", _AGAIN) from error
+
+
+def _name(folder: Path) -> str:
+    return folder.name or folder.resolve().name
+
+
+def _said(error: Exception) -> str:
+    """An error in a few words; a KeyError is a name that is missing."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".") or type(error).__name__
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an index folder; IndexFormatError if there is none that this version can use."""
+    document = manifest_document(folder)
+    try:
+        manifest = _manifest(document)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise IndexFormatError(f"The manifest of {_name(folder)} cannot be read: {_said(error)}.", _AGAIN) from error
     if manifest.schema != SCHEMA or manifest.fingerprint_version != FINGERPRINT_VERSION:
         raise IndexFormatError(
-            f"{folder.name} has index schema {manifest.schema} and fingerprint version {manifest.fingerprint_version}; this "
-            f"provindex reads {SCHEMA} and {FINGERPRINT_VERSION}.",
+            f"{_name(folder)} has index schema {manifest.schema} and fingerprint version "
+            f"{manifest.fingerprint_version}; this provindex reads {SCHEMA} and {FINGERPRINT_VERSION}.",
             "Use the provindex release that it was built with, or build it again.",
         )
     return manifest
 
 
 def _manifest(document: Mapping[str, Any]) -> Manifest:
-    shards = tuple(
-        Shard(_inside(s["models"]), _inside(s["panels"]), int(s["rows"]), dict(s["sha256"]), dict(s["bytes"]))
-        for s in document["shards"]
-    )
+    shards = tuple(_shard(entry) for entry in document["shards"])
     return Manifest(
         id=str(document["id"]),
         built=str(document["built"]),
@@ -308,22 +349,38 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
     )
 
 
+def _shard(entry: Mapping[str, Any]) -> Shard:
+    models, panels = _inside(entry["models"]), _inside(entry["panels"])
+    names, digests, sizes = (models, panels), entry["sha256"], entry["bytes"]
+    if not all(isinstance(digests[n], str) and re.fullmatch("[0-9a-f]{64}", digests[n]) for n in names):
+        raise ValueError(f"a digest of {models} is no sha256")
+    if not isinstance(entry["rows"], int) or entry["rows"] < 0:
+        raise ValueError(f"{entry['rows']!r} is no number of rows")
+    return Shard(models, panels, entry["rows"], {n: digests[n] for n in names}, {n: int(sizes[n]) for n in names})
+
+
 def _inside(name: Any) -> str:
     """A shard's path, which must stay inside the index folder."""
     path = Path(str(name))
-    if path.is_absolute() or ".." in path.parts or path.suffix != ".parquet":
-        raise ValueError(f"shard path {name!r} leaves the index")
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".parquet" or "\0" in str(name) or "\\" in str(name):
+        raise ValueError(f"shard path {str(name)[:200]!r} is no .parquet file inside the index")
     return str(name)
 
 
 def read_models(folder: Path, shard: Shard) -> list[Row]:
-    """The small columns of a shard."""
-    return _read(folder / shard.models)
+    """The small columns of a shard; IndexFormatError if it has another number of rows than the manifest says."""
+    rows = _read(folder / shard.models, "models")
+    if len(rows) != shard.rows:
+        raise IndexFormatError(f"{shard.models} has {len(rows)} rows, the manifest says {shard.rows}.", _AGAIN)
+    return rows
 
 
-def read_panels(folder: Path, shard: Shard, rows: Sequence[int]) -> list[Row]:
-    """The arrays of some rows of a shard: one row group each, nothing else is read."""
-    return _read(folder / shard.panels, rows)
+def read_panels(folder: Path, shard: Shard, number: int) -> Row:
+    """The arrays of one row of a shard: its row group, nothing else is read."""
+    rows = _read(folder / shard.panels, "panels", [number])
+    if len(rows) != 1:
+        raise IndexFormatError(f"{shard.panels} has {len(rows)} rows in row group {number}, expected 1.", _AGAIN)
+    return rows[0]
 
 
 def vectors(rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -21,6 +21,7 @@ from provindex.rows import Row, row_hash, to_row
 from provindex.verdict import Pair, compare
 
 SEED = Path(__file__).parent / "seed"
+ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
 
 
@@ -47,8 +48,8 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The id, with the variant in parentheses."""
-        return f"{self.model_id} ({self.row['variant']})" if self.row["variant"] else self.model_id
+        """The id, with the variant in brackets."""
+        return f"{self.model_id} [{self.row['variant']}]" if self.row["variant"] else self.model_id
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ class QueryResult:
     def matches(self) -> tuple[Match, ...]:
         return self.linked[: self.top]
 
+    def is_query(self, entry: Entry) -> bool:
+        """Whether a row of the index is the query's own, which is left out of the answer."""
+        return entry.key == _own_key(self.query)
+
     def to_json(self) -> str:
         """The document of the JSON contract (provindex.query/1), as text."""
         from provindex.report import document
@@ -152,15 +157,26 @@ class Index:
 
         Raises IndexFormatError if one is missing, damaged or of another version.
         """
-        chosen = [Path(r) for r in references] or [
-            Path(p) for p in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if p
-        ]
-        folders = chosen or [SEED]
-        parts = [_open(folder) for folder in folders]
+        return cls._loaded(_folders(references), None)
+
+    @classmethod
+    def check(cls, *references: str | os.PathLike[str]) -> tuple[Index, list[Problem]]:
+        """Open an index as `load` does and verify it: shards that cannot be read are problems, and are left out.
+
+        Raises IndexFormatError only if there is no manifest that can be read.
+        """
+        problems: list[Problem] = []
+        index = cls._loaded(_folders(references), problems)
+        seen = {p.where for p in problems}
+        return index, problems + [p for p in index.verify() if p.where not in seen]
+
+    @classmethod
+    def _loaded(cls, folders: Sequence[Path], problems: list[Problem] | None) -> Index:
+        parts = [_open(folder, problems) for folder in folders]
         infos = [info for info, _ in parts]
         merged = infos[0] if len(infos) == 1 else _merged(infos)
         index = cls(merged, (entry for _, entries in parts for entry in entries), folders)
-        index.info = IndexInfo(merged.id, merged.revision, merged.built, len(index))
+        index.info = replace(merged, models=len(index))
         return index
 
     @classmethod
@@ -178,12 +194,12 @@ class Index:
                 f"The fingerprint of {fp.model_id} has version {fp.version}, the index has {FINGERPRINT_VERSION}.",
                 "Make the fingerprint again with this provindex.",
             )
-        row = {**to_row(fp), dataset.VECTOR: vector(fp)}
-        entry = Entry(row, lambda: fp)
-        new = entry.key not in self._entries
+        entry = Entry({**to_row(fp), dataset.VECTOR: vector(fp)}, lambda: fp)
+        if entry.key in self._entries:
+            return False
         self._entries[entry.key] = entry
-        self.info = IndexInfo(self.info.id, "unsaved" if new else self.info.revision, self.info.built, len(self))
-        return new
+        self.info = replace(self.info, revision="unsaved", models=len(self))
+        return True
 
     def save(self, folder: str | os.PathLike[str], *, who: str = "local") -> dataset.Manifest:
         """Write what is new as one more shard, then the manifest; shards that are there stay as they are.
@@ -194,10 +210,11 @@ class Index:
         target.mkdir(parents=True, exist_ok=True)
         old = dataset.read_manifest(target) if (target / dataset.MANIFEST).exists() else None
         there = {entry.key for entry in _open(target)[1]} if old else set()
-        fresh = [entry.load() for key, entry in self._entries.items() if key not in there]
+        fresh = sorted((e for e in self if e.key not in there), key=lambda e: e.key)
         shards = list(old.shards) if old else []
-        if fresh:
-            shards.append(dataset.write_shard(target, fresh, who))
+        for start in range(0, len(fresh), ROWS_PER_SHARD):
+            loaded = (entry.load() for entry in fresh[start : start + ROWS_PER_SHARD])
+            shards.append(dataset.write_shard(target, loaded, who))
         built = old.built if old and not fresh else f"{dataset.now():%Y-%m-%dT%H:%M:%SZ}"
         manifest = dataset.Manifest(old.id if old else self.info.id, built, tuple(shards))
         dataset.write_manifest(target, manifest)
@@ -282,7 +299,7 @@ class Index:
         """(row, rank from 1, score) of the nearest rows, then of the ids that were asked for besides."""
         import faiss
 
-        own = (fp.model_id, fp.revision or "", fp.variant, to_row(fp)["row_sha256"])
+        own = _own_key(fp)
         entries = [entry for entry in self if entry.key != own]
         asking = self._entries[own].row[dataset.VECTOR] if own in self._entries else vector(fp)
         if not entries:
@@ -311,23 +328,35 @@ class Index:
         return [problem for folder in self.folders for problem in _verify(folder)]
 
 
-def _open(folder: Path) -> tuple[IndexInfo, list[Entry]]:
+def _own_key(fp: Fingerprint) -> tuple[str, str, str, str]:
+    return (fp.model_id, fp.revision or "", fp.variant, to_row(fp)["row_sha256"])
+
+
+def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The folders that were named, else those of PROVINDEX_INDEX, else the seed."""
+    named = references or [p for p in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if p]
+    return [Path(r) for r in named] or [SEED]
+
+
+def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInfo, list[Entry]]:
+    """An index folder's rows; with a list of problems, a shard that cannot be read goes there and is passed over."""
     manifest = dataset.read_manifest(folder)
-    entries = []
+    entries: list[Entry] = []
     for shard in manifest.shards:
-        rows = dataset.read_models(folder, shard)
-        if len(rows) != shard.rows:
-            raise IndexFormatError(
-                f"{shard.models} has {len(rows)} rows, the manifest says {shard.rows}.",
-                "Check it with `provindex index verify`.",
-            )
+        try:
+            rows = dataset.read_models(folder, shard)
+        except IndexFormatError as error:
+            if problems is None:
+                raise
+            problems.append(Problem(shard.models, error.message))
+            continue
         entries += [Entry(row, _loader(folder, shard, number, row)) for number, row in enumerate(rows)]
     return IndexInfo(manifest.id, manifest.revision, manifest.built, manifest.models), entries
 
 
 def _loader(folder: Path, shard: dataset.Shard, number: int, row: Row) -> Callable[[], Fingerprint]:
     def load() -> Fingerprint:
-        panels = dataset.read_panels(folder, shard, [number])[0]
+        panels = dataset.read_panels(folder, shard, number)
         if panels["row_sha256"] != row["row_sha256"]:
             raise IndexFormatError(
                 f"The panels of {row['model_id']} belong to another row.",
@@ -349,31 +378,45 @@ def _merged(infos: Sequence[IndexInfo]) -> IndexInfo:
 
 def _verify(folder: Path) -> list[Problem]:
     manifest = dataset.read_manifest(folder)
-    problems: list[Problem] = []
+    complaint = manifest.complaint(dataset.manifest_document(folder))
+    problems = [Problem(dataset.MANIFEST, complaint)] if complaint else []
     for shard in manifest.shards:
-        before = len(problems)
-        for name, digest in shard.sha256.items():
-            path = folder / name
-            if not path.exists():
-                problems.append(Problem(name, "missing"))
-            elif dataset.file_sha256(path) != digest:
-                problems.append(Problem(name, "its sha256 is not the manifest's"))
-        if len(problems) == before:
-            problems += _verify_rows(folder, shard)
+        files = [p for name in (shard.models, shard.panels) if (p := _verify_file(folder, name, shard)) is not None]
+        problems += files or _verify_rows(folder, shard)
     return problems
+
+
+def _verify_file(folder: Path, name: str, shard: dataset.Shard) -> Problem | None:
+    try:
+        digest = dataset.file_sha256(folder / name)
+    except FileNotFoundError:
+        return Problem(name, "missing")
+    except OSError as error:
+        return Problem(name, f"cannot be read: {error.strerror}")
+    return None if digest == shard.sha256[name] else Problem(name, "its sha256 is not the manifest's")
 
 
 def _verify_rows(folder: Path, shard: dataset.Shard) -> list[Problem]:
     problems = []
-    for number, row in enumerate(dataset.read_models(folder, shard)):
-        panels = dataset.read_panels(folder, shard, [number])[0]
-        whole = {**panels, **row}
-        name = f"{shard.models}#{number} {row['model_id']}"
-        if panels["row_sha256"] != row["row_sha256"] or row_hash(whole) != row["row_sha256"]:
-            problems.append(Problem(name, "its content does not match its row hash"))
-        elif not np.allclose(vector(dataset.checked(whole)), row[dataset.VECTOR], atol=1e-5):
-            problems.append(Problem(name, "its retrieval vector does not follow from its content"))
+    try:
+        for number, row in enumerate(dataset.read_models(folder, shard)):
+            what = _verify_row(row, dataset.read_panels(folder, shard, number))
+            if what:
+                problems.append(Problem(f"{shard.models}#{number} {row['model_id']}", what))
+    except IndexFormatError as error:  # files that are what the manifest says, and yet no shard
+        problems.append(Problem(shard.models, error.message))
     return problems
+
+
+def _verify_row(row: Row, panels: Row) -> str | None:
+    whole = {**panels, **row}
+    if panels["row_sha256"] != row["row_sha256"]:
+        return "its panels belong to another row"
+    if row_hash(whole) != row["row_sha256"]:
+        return "its content does not match its row hash"
+    if not np.allclose(vector(dataset.checked(whole)), row[dataset.VECTOR], atol=1e-5):
+        return "its retrieval vector does not follow from its content"
+    return None
 
 
 def _common_blocks(loaded: Sequence[tuple[str, Fingerprint]]) -> frozenset[int]:

@@ -37,7 +37,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("row_sha256", "string", "both", False, "sha256 over the content columns; joins models and panels"),
     Column("model_id", "string", "models", False, "Hub id, or the name of a file that has none"),
     Column("revision", "string", "models", False, "Hub commit that was read, if known"),
-    Column("variant", "string", "models", False, "the dress of these weights (int8-dequantized ...); empty if original"),
+    Column("variant", "string", "models", False, "the dress of these weights (int8-dequantized ...), or empty"),
     Column("family", "string", "models", False, "root model of the weight lineage"),
     Column("license", "string", "models", False, "license tag of the model"),
     Column("parents", "list<string>", "models", False, "claimed parents"),
@@ -68,21 +68,21 @@ COLUMNS: tuple[Column, ...] = (
     Column("bytes_total", "int", "models", False, "bytes of all tensors"),
     Column("vocabulary_sketch", "list<uint64>", "panels", True, "VOA: MinHash of the token strings, 1,024 values"),
     Column("eas", "list<float32>", "panels", True, "EAS: upper triangle of the anchors' cosine matrix, row by row"),
-    Column("eas_by_id", "list<float16>", "panels", True, "the same at fixed token ids, for retrieval without a tokenizer"),
+    Column("eas_by_id", "list<float16>", "panels", True, "the same at fixed ids, for retrieval without a tokenizer"),
     Column("nlf_names", "list<string>", "panels", True, "NLF: norm tensors"),
     Column("nlf_sizes", "list<int32>", "panels", True, "NLF: their sizes"),
     Column("nlf", "list<float32>", "panels", True, "NLF: their values, tensor after tensor"),
     Column("wvc_names", "list<string>", "panels", True, "WVC: sampled tensors"),
     Column("wvc_layers", "list<int32>", "panels", True, "WVC: their layers"),
     Column("wvc_sizes", "list<int32>", "panels", True, "WVC: how many samples of each"),
-    Column("wvc_scales", "list<float32>", "panels", True, "WVC: power of two that each tensor's samples were divided by"),
+    Column("wvc_scales", "list<float32>", "panels", True, "WVC: power of two that its samples were divided by"),
     Column("wvc", "list<float16>", "panels", True, "WVC: samples, tensor after tensor"),
     Column("hidden_width", "int", "panels", True, "hidden panels: residual width; 0 if there are none"),
     Column("hidden_keys", "list<string>", "panels", True, "hidden panels: kind/stack/layer/expert/group"),
     Column("hidden_heights", "list<int32>", "panels", True, "hidden panels: rows of each"),
-    Column("hidden_panels", "list<float16>", "panels", True, "hidden panels: projected unit rows of 128, panel after panel"),
+    Column("hidden_panels", "list<float16>", "panels", True, "hidden panels: projected unit rows of 128"),
     Column("residual_width", "int", "panels", True, "residual panel: residual width; 0 if there is none"),
-    Column("residual_ids", "list<int32>", "panels", True, "residual panel: token id of each of the 512 anchors, -1 if missing"),
+    Column("residual_ids", "list<int32>", "panels", True, "residual panel: ids of the 512 anchors, -1 if missing"),
     Column("residual_panel", "list<float16>", "panels", True, "residual panel: 64 virtual anchors by coordinates"),
     Column("block_keys", "list<string>", "panels", True, "blocks: canonical addresses of the matrices"),
     Column("block_exact", "list<uint64>", "panels", True, "blocks: two digests a matrix"),
@@ -92,6 +92,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("block_scales", "list<float32>", "panels", True, "blocks: powers of two"),
     Column("block_counts", "list<int32>", "panels", True, "blocks: how many of the 256 values are in use"),
 )  # fmt: skip
+
+NULLABLE = frozenset({"revision", "family", "license", "id_certainty", "source", "content_sha256", "tfv"})
+MAX_ANCHORS, MAX_PANEL, END_BINS = 64, 64, 20  # what the extractors make; a row that claims more is not ours
 
 Row = dict[str, Any]
 _EMPTY = {"uint64": np.uint64, "float16": np.float16, "float32": np.float32, "float64": np.float64, "int32": np.int32}
@@ -213,12 +216,12 @@ def from_row(row: Mapping[str, Any]) -> Fingerprint:
     version = row["fingerprint_version"]
     if version != FINGERPRINT_VERSION:
         raise IndexFormatError(
-            f"The fingerprint of {row['model_id']} has version {version}; this provindex reads version {FINGERPRINT_VERSION}.",
+            f"The fingerprint of {row['model_id']} has version {version}; this provindex reads {FINGERPRINT_VERSION}.",
             "Make the fingerprint again with `provindex fingerprint`, or use the provindex release it was made with.",
         )
     try:
         return _from_row(row)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise IndexFormatError(
             f"The fingerprint row of {row['model_id']} is damaged: {error}.",
             "Check the index with `provindex index verify`, or make the fingerprint again.",
@@ -239,29 +242,29 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
         mode=row["mode"],
         content_sha256=row["content_sha256"],
         facts=Facts(
-            row["architecture"],
-            row["main_stack"],
-            row["parameters"],
-            row["hidden"],
-            row["layers"],
-            row["vocabulary"],
-            row["precision"],
-            row["nonfinite"],
-        ),  # fmt: skip
+            architecture=row["architecture"],
+            main=row["main_stack"],
+            parameters=row["parameters"],
+            hidden=row["hidden"],
+            layers=row["layers"],
+            vocabulary=row["vocabulary"],
+            precision=row["precision"],
+            nonfinite=row["nonfinite"],
+        ),
         mfi=mfi.MfiFeatures.from_json(json.loads(row["mfi"])),
         tfv=tfv.TfvFeatures.from_json(json.loads(row["tfv"])) if row["tfv"] else None,
         vocabulary_sketch=_some(row["vocabulary_sketch"]),
         vocabulary_size=row["vocabulary_size"],
         eas=_square(row["eas"]),
         eas_by_id=_square(row["eas_by_id"]),
-        end=_some(row["end"]),
+        end=_histogram(row["end"]),
         nlf=nlf.NormTensors(tuple(row["nlf_names"]), row["nlf_sizes"], row["nlf"]) if row["nlf_names"] else None,
         lep=dict(zip(row["lep_stacks"], _split(row["lep"], row["lep_sizes"]), strict=True)),
         wvc=_wvc(row),
         hidden=_hidden(row),
         residual=_residual(row),
         blocks=_blocks(row),
-        absences=json.loads(row["absences"]),
+        absences=_texts(json.loads(row["absences"])),
         warnings=tuple(row["warnings"]),
         files=tuple(FileFact(**f) for f in json.loads(row["files"])),
         bytes_read=row["bytes_read"],
@@ -271,6 +274,24 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
 
 def _some(values: NDArray[Any]) -> NDArray[Any] | None:
     return values if values.size else None
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("absences are not names with reasons")
+    return value
+
+
+def _histogram(values: NDArray[Any]) -> NDArray[Any] | None:
+    if values.size not in (0, END_BINS):
+        raise ValueError(f"{values.size} END bins, {END_BINS} expected")
+    return _some(values)
+
+
+def _at_most(values: NDArray[Any], limit: int, what: str) -> NDArray[Any]:
+    if values.size > limit:
+        raise ValueError(f"{values.size} {what}, at most {limit} are possible")
+    return values
 
 
 def _split(values: NDArray[Any], sizes: NDArray[np.int32]) -> list[NDArray[Any]]:
@@ -283,6 +304,7 @@ def _square(triangle: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """The symmetric matrix of an upper triangle (row by row, diagonal included)."""
     if not triangle.size:
         return None
+    _at_most(triangle, MAX_ANCHORS * (MAX_ANCHORS + 1) // 2, "anchor cosines")
     k = int((np.sqrt(8 * triangle.size + 1) - 1) / 2)
     square = np.zeros((k, k), np.float32)
     square[np.triu_indices(k)] = triangle
@@ -293,6 +315,8 @@ def _wvc(row: Mapping[str, Any]) -> wvc.Samples | None:
     if not row["wvc_names"]:
         return None
     pieces = _split(row["wvc"], row["wvc_sizes"])
+    if (row["wvc_sizes"] > wvc.SAMPLES).any():
+        raise ValueError(f"more than {wvc.SAMPLES} WVC samples of one tensor")
     values = [p.astype(np.float32) * scale for p, scale in zip(pieces, row["wvc_scales"], strict=True)]
     return wvc.Samples(tuple(row["wvc_names"]), row["wvc_layers"], row["wvc_sizes"], np.concatenate(values))
 
@@ -300,6 +324,8 @@ def _wvc(row: Mapping[str, Any]) -> wvc.Samples | None:
 def _hidden(row: Mapping[str, Any]) -> panels.HiddenPanels | None:
     if not row["hidden_keys"]:
         return None
+    if (row["hidden_heights"] > MAX_PANEL).any():
+        raise ValueError(f"a hidden panel of more than {MAX_PANEL} rows")
     keys = []
     for text in row["hidden_keys"]:
         kind, stack, layer, expert, group = text.split("/")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import provindex
 from provindex.api import Comparison
+from provindex.build import Built
 from provindex.evidence.exact import Outcome
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
@@ -128,8 +130,8 @@ def _pair(pair: Pair, direction: str | None) -> Document:
         "log10_p": _rounded(pair.log10_p),
         "e_value": pair.e_value,
         "log10_e": _rounded(pair.log10_e),
-        "pipeline_score": {
-            "value": pair.pipeline.value,
+        "pipeline_score": pair.pipeline.value,
+        "pipeline": {
             "label": pair.pipeline.label,
             "decision": pair.pipeline.decision,
             "basis": pair.pipeline.basis,
@@ -187,12 +189,12 @@ def fingerprint_document(fp: Fingerprint, written: str | None) -> Document:
     }
 
 
-def index_document(index: Index, problems: list[Problem] | None, added: list[str] | None = None) -> Document:
-    """provindex.index/1; problems: what `verify` found, None for status, added: ids that a build added."""
+def index_document(index: Index, problems: list[Problem] | None = None, built: Built | None = None) -> Document:
+    """provindex.index/1; problems: what `verify` found, None if it was not asked; built: what a build did."""
     families: dict[str, int] = {}
     for entry in index:
         families[entry.family] = families.get(entry.family, 0) + 1
-    status = "decided" if not problems else "inconclusive"
+    status = "inconclusive" if problems or (built is not None and built.failed) else "decided"
     found: Document = {
         **_head("provindex.index/1", index.info, {}, status),
         "models": [
@@ -204,10 +206,11 @@ def index_document(index: Index, problems: list[Problem] | None, added: list[str
             for e in sorted(index, key=lambda e: e.key)
         ],
         "families": [{"family": name, "models": count} for name, count in sorted(families.items())],
-        "bytes": sum(f.stat().st_size for folder in index.folders for f in sorted(folder.rglob("*.parquet"))),
+        "bytes": sum(f.stat().st_size for folder in index.folders for f in folder.rglob("data/*/*.parquet")),
     }  # fmt: skip
     if problems is not None:
         found["problems"] = [{"where": p.where, "what": p.what} for p in problems]
-    if added is not None:
-        found["added"] = added
+    if built is not None:
+        found["added"], found["present"] = list(built.added), list(built.present)
+        found["failed"] = [{"source": Path(s).name, "reason": why.replace(s, Path(s).name)} for s, why in built.failed]
     return found

@@ -6,20 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 Document = dict[str, Any]
+Column = tuple[str, list[str], int, bool]  # heading, cells, priority, right-aligned
+NEEDED = 3  # columns of a higher priority number are left out where the terminal is too narrow
 
 SIGNALS = ("WVC", "EAS", "LEP", "NLF", "END", "VOA", "TFV", "MFI")
 PLAIN_WIDTH = 200  # when the output is not a terminal
 
 
 def render(document: Document, *, width: int = PLAIN_WIDTH, color: bool = False) -> str:
-    """The text of a document of any kind. width: columns to fit tables into. color: bold headings and verdicts."""
+    """The text of a document of any kind. width: columns to fit everything into, 40 at least. color: bold headings."""
     kind = document["schema"].split("/")[0].removeprefix("provindex.")
     renderers = {"query": _query, "compare": _compare, "fingerprint": _fingerprint, "index": _index}
-    return "\n".join(renderers[kind](document, width, color)) + "\n"
+    return "\n".join(renderers[kind](document, max(width, 40), color)) + "\n"
 
 
 def _bold(text: str, color: bool) -> str:
     return f"\x1b[1m{text}\x1b[0m" if color else text
+
+
+def _heading(text: str, width: int, color: bool) -> list[str]:
+    return [_bold(line, color) for line in _wrapped(text, width)]
+
+
+def _plural(count: int, noun: str, ending: str = "s") -> str:
+    return f"{count:,} {noun}{ending * (count != 1)}"
 
 
 # --- query ---
@@ -28,10 +38,12 @@ def _bold(text: str, color: bool) -> str:
 def _query(d: Document, width: int, color: bool) -> list[str]:
     lines: list[str] = []
     if d["matches"]:
-        lines += [*_table(_match_columns(d["matches"], width), width, color), ""]
-    lines += [_bold(line, color and i == 0) for i, line in enumerate(_headline(d))]
-    lines += [_family(f) for f in d["families"]]
-    return lines + _wrapped(_closing(d), width)
+        lines += [*_table(_match_columns(d["matches"]), width, color), ""]
+    for number, sentence in enumerate(_headline(d)):
+        lines += _heading(sentence, width, color and number == 0)
+    for sentence in (*map(_family, d["families"]), *_closing(d)):
+        lines += _wrapped(sentence, width)
+    return lines
 
 
 def _headline(d: Document) -> list[str]:
@@ -60,50 +72,53 @@ def _label(m: Document) -> str:
 
 
 def _family(f: Document) -> str:
-    return f"Family: {f['family']} ({f['matches']} of its {f['models']} model{'s' * (f['models'] != 1)} in this index matched)."
+    return f"Family: {f['family']} ({f['matches']} of its {_plural(f['models'], 'model')} in this index matched)."
 
 
-def _closing(d: Document) -> str:
-    """How many candidates were looked at, and what the next one is."""
-    total = len(d["matches"]) + len(d["candidates"])
+def _closing(d: Document) -> list[str]:
+    """How many candidates were looked at, what the next one is, and what could not be tested."""
+    total = len(d["candidates"]) + sum(f["matches"] for f in d["families"])
     untested = [c for c in d["candidates"] if c["verdict"] == "inconclusive"]
     tested = total - len(untested)
-    models = d["index"]["models"]
     if d["status"] == "inconclusive":
-        reasons = dict.fromkeys(reason for c in untested for reason in c["reasons"])
-        listed = "; ".join(list(reasons)[:4]) or "the index has nothing to compare with"
-        return f"Inconclusive: none of {total} candidates could be tested. {listed}."
-    could_not = f" {len(untested)} of {total} could not be tested: {_why(untested)}." if untested else ""
+        if not total:
+            return ["Inconclusive: the index has no other model to compare with."]
+        what = "the only candidate could not" if total == 1 else f"none of {total} candidates could"
+        return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested))]
+    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."] if untested else []
     if d["status"] == "none":
-        return (
-            f"No ancestor in this index: {tested} candidate{'s' * (tested != 1)} re-verified, none above chance. Trained from "
-            f"scratch, or its base is not among the {models:,} models indexed.{could_not}"
+        said = (
+            f"No ancestor in this index: {_plural(tested, 'candidate')} re-verified, none above chance. Trained from "
+            f"scratch, or its base is not among the {_plural(d['index']['models'], 'model')} indexed."
         )
+        return [said, *could_not]
+    return [_matched(d, total), *could_not]
+
+
+def _matched(d: Document, total: int) -> str:
     unrelated = [c for c in d["candidates"] if c["verdict"] == "unrelated"]
     following = f"; the next candidate, {_label(unrelated[0])}, is at chance level" if unrelated else ""
-    matched = f"{len(d['matches'])} match{'es' * (len(d['matches']) != 1)} of {total} candidates"
-    return f"{matched}{following}.{could_not}"
+    count = sum(f["matches"] for f in d["families"])
+    shown = f" ({len(d['matches'])} shown)" if len(d["matches"]) < count else ""
+    return f"{_plural(count, 'match', 'es')} of {_plural(total, 'candidate')}{shown}{following}."
 
 
-def _why(untested: Sequence[Document]) -> str:
+def _why(untested: Sequence[Document]) -> list[str]:
     """Reasons without their numbers, each once."""
-    return (
-        "; ".join(dict.fromkeys(reason.split(" (")[0] for c in untested for reason in c["reasons"]))
-        or "no reason given"
-    )
+    reasons = dict.fromkeys(reason.split(" (")[0] for c in untested for reason in c["reasons"])
+    return list(reasons) or ["no reason given"]
 
 
-def _match_columns(matches: Sequence[Document], width: int) -> list[tuple[str, list[str], int, bool]]:
-    """(heading, cells, priority, right-aligned): columns of the lowest priority number survive a narrow terminal."""
-    columns = [
+def _match_columns(matches: Sequence[Document]) -> list[Column]:
+    columns: list[Column] = [
         ("MODEL", [_label(m) for m in matches], 0, False),
         ("RELATION", [m["relation"] or "-" for m in matches], 1, False),
         ("DIRECTION", [m["direction"] or "-" for m in matches], 1, False),
         ("E-VALUE", [_e_value(m) for m in matches], 1, True),
     ]
     for rank, name in enumerate(SIGNALS):
-        columns.append((name, [_number(m["signals"][name]["value"]) for m in matches], 2 + rank + (rank > 1), True))
-    columns.append(("LICENSE", [m["license"] or "-" for m in matches], 4, False))
+        columns.append((name, [_number(m["signals"][name]["value"]) for m in matches], 2 + rank + (rank > 2), True))
+    columns.append(("LICENSE", [m["license"] or "-" for m in matches], 5, False))
     return columns
 
 
@@ -119,38 +134,40 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _table(columns: Sequence[tuple[str, list[str], int, bool]], width: int, color: bool) -> list[str]:
-    """A table of the columns that fit, the first one cut if even the most needed do not."""
-    kept = list(columns)
-    while len(kept) > 1 and sum(_wide(c) + 2 for c in kept) > width:
-        worst = max(kept, key=lambda c: c[2])
-        if worst[2] <= 1:
-            break
-        kept.remove(worst)
-    room = max(16, width - sum(_wide(c) + 2 for c in kept[1:]) - 2)
-    heading, cells, priority, right = kept[0]
-    kept[0] = (heading, [_cut(cell, room) for cell in cells], priority, right)
+def _table(columns: Sequence[Column], width: int, color: bool) -> list[str]:
+    """A table of the columns that fit.
+
+    Where not even the needed ones fit beside the first, each first cell gets a line of its own, above the others.
+    """
+    head, *others = columns
+    stacked = _total([head, *(c for c in others if c[2] <= NEEDED)]) > width
+    first = 2 if stacked else _wide(head)
+    while len(others) > 1 and first + 2 + _total(others) > width:
+        others.remove(max(others, key=lambda c: c[2]))
     lines = []
-    for number in range(-1, len(columns[0][1])):
-        texts = [(c[0] if number < 0 else c[1][number]) for c in kept]
-        padded = [t.rjust(_wide(c)) if c[3] else t.ljust(_wide(c)) for t, c in zip(texts, kept, strict=True)]
-        line = ("  " + "  ".join(padded)).rstrip()
-        lines.append(_bold(line, color and number < 0))
+    for number in range(-1, len(head[1])):
+        name, *texts = [(c[0] if number < 0 else c[1][number]) for c in (head, *others)]
+        padded = [t.rjust(_wide(c)) if c[3] else t.ljust(_wide(c)) for t, c in zip(texts, others, strict=True)]
+        above = _wrapped("  " + name, width) if stacked else []
+        line = "  ".join(["  " + ("" if stacked else name).ljust(first), *padded]).rstrip()
+        lines += [_bold(text, color and number < 0) for text in (*above, line)]
     return lines
 
 
-def _wide(column: tuple[str, list[str], int, bool]) -> int:
+def _total(columns: Sequence[Column]) -> int:
+    return sum(_wide(c) + 2 for c in columns)
+
+
+def _wide(column: Column) -> int:
     return max(len(column[0]), *(len(cell) for cell in column[1]))
 
 
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: room - 3] + "..."
-
-
 def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width`; what is indented stays indented, a name is broken only if it is longer than a line."""
     import textwrap
 
-    return textwrap.wrap(text, width=width, break_long_words=False, break_on_hyphens=False)
+    indent = " " * (len(text) - len(text.lstrip()))
+    return textwrap.wrap(text, width=width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 # --- compare ---
@@ -170,15 +187,15 @@ def _compare(d: Document, width: int, color: bool) -> list[str]:
     lines = [*_rows([("EVIDENCE", "VALUE", "CHANCE", "N", "LOG10 P"), *evidence], width, color), ""]
     lines += [*_rows([("SIGNAL", "VALUE", "CHANCE", "N"), *signals], width, color), ""]
     for run in d["layer_map"]:
-        lines.append(
-            f"{run['stack']} layers {_span(run['from'])} of A are layers {_span(run['to'])} of B (log10 p {run['log10_p']:.1f})"
-        )
+        where = f"{run['stack']} layers {_span(run['from'])} of A are layers {_span(run['to'])} of B"
+        lines += _wrapped(f"{where} (log10 p {run['log10_p']:.1f})", width)
     lines += [""] if d["layer_map"] else []
     score = d["pipeline_score"]
-    value = "absent" if score["value"] is None else f"{score['value']:.4f}"
-    lines.append(f"Peer-compatible pipeline score: {value} ({score['decision']}); it decides nothing.")
+    value = "absent" if score is None else f"{score:.4f}"
+    decision = d["pipeline"]["decision"]
+    lines += _wrapped(f"Peer-compatible pipeline score: {value} ({decision}); it decides nothing.", width)
     head, *rest = _verdict(d)
-    return [*lines, _bold(head, color), *(line for text in rest for line in _wrapped(text, width))]
+    return [*lines, *_heading(head, width, color), *(line for text in rest for line in _wrapped(text, width))]
 
 
 def _rows(rows: Sequence[tuple[str, ...]], width: int, color: bool) -> list[str]:
@@ -226,39 +243,54 @@ def _verdict(d: Document) -> list[str]:
 
 def _fingerprint(d: Document, width: int, color: bool) -> list[str]:
     m = d["model"]
-    lines = [
-        _bold(
-            f"{m['model_id']}: {m['architecture']}, {m['parameters']:,} parameters, {m['precision'] or m['mode']}",
-            color,
-        ),
-        f"content  {m['content_sha256'] or 'not hashed in sampled mode'}",
-        f"row      {d['row_sha256']}",
-        f"version  {d['fingerprint_version']}, {m['mode']}",
-        f"read     {m['bytes_read']:,} of {m['bytes_total']:,} bytes",
+    kind = ", ".join(filter(None, (m["architecture"], f"{m['parameters']:,} parameters", m["precision"])))
+    facts = [
+        ("content", m["content_sha256"] or "not hashed in sampled mode"),
+        ("row", d["row_sha256"]),
+        ("version", f"{d['fingerprint_version']}, {m['mode']}"),
+        ("read", f"{m['bytes_read']:,} of {m['bytes_total']:,} bytes"),
+        *(("absent", f"{name}: {reason}") for name, reason in d["absences"].items()),
+        *([("written", d["output"])] if d["output"] else []),
     ]
-    lines += [f"absent   {name}: {reason}" for name, reason in d["absences"].items()]
-    return lines + ([f"written  {d['output']}"] if d["output"] else [])
+    lines = _heading(f"{_label(m)}: {kind}", width, color)
+    for name, text in facts:
+        first, *more = _wrapped(text, width - 9)
+        lines += [f"{name:<9}{first}", *(" " * 9 + line for line in more)]
+    return lines
 
 
 def _index(d: Document, width: int, color: bool) -> list[str]:
     info = d["index"]
-    lines = [
-        _bold(f"{info['id']}@{info['revision']}: {info['models']:,} models, {len(d['families']):,} families", color),
-        f"built {info['built'] or 'not yet saved'}, fingerprint version {info['fingerprint_version']}, {d['bytes'] / 1e6:.1f} MB",
-    ]
+    families = len(d["families"])
+    counts = f"{_plural(info['models'], 'model')}, {families:,} famil{'y' if families == 1 else 'ies'}"
+    built = f"built {info['built']}" if info["built"] else "not yet saved"
+    lines = _heading(f"{info['id']}@{info['revision']}: {counts}", width, color)
+    lines += _wrapped(f"{built}, fingerprint version {info['fingerprint_version']}, {d['bytes'] / 1e6:.1f} MB", width)
     if "added" in d:
-        lines += [f"added {name}" for name in d["added"]] or ["nothing to add: every model is already in the index"]
-        return lines
+        return lines + [line for text in _built(d) for line in _wrapped(text, width)]
     if "problems" in d:
-        return lines + (
-            [f"damaged: {p['where']}: {p['what']}" for p in d["problems"]] or ["every digest, row and vector is right"]
-        )
+        said = [f"damaged: {p['where']}: {p['what']}" for p in d["problems"]] or [
+            "every digest, row and vector is right"
+        ]
+        return lines + [line for text in said for line in _wrapped(text, width)]
     rows = d["models"]
-    columns = [
+    columns: list[Column] = [
         ("MODEL", [_label(m) for m in rows], 0, False),
-        ("FAMILY", [m["family"] for m in rows], 1, False),
-        ("ARCHITECTURE", [m["architecture"] for m in rows], 2, False),
-        ("PARAMETERS", [f"{m['parameters']:,}" for m in rows], 3, True),
-        ("LICENSE", [m["license"] or "-" for m in rows], 1, False),
+        ("PARAMETERS", [f"{m['parameters']:,}" for m in rows], 4, True),
+        ("ARCHITECTURE", [m["architecture"] for m in rows], 5, False),
+        ("LICENSE", [m["license"] or "-" for m in rows], 2, False),
+        ("FAMILY", [m["family"] for m in rows], 6, False),
     ]
     return [*lines, "", *_table(columns, width, color)] if rows else lines
+
+
+def _built(d: Document) -> list[str]:
+    """What a build did; what failed is told on standard error, with its reason."""
+    said = [f"added {name}" for name in d["added"]]
+    if d["present"]:
+        said.append(f"{_plural(len(d['present']), 'model')} already there")
+    if not said and not d["failed"]:
+        said.append("nothing to add")
+    if d["failed"]:
+        said.append(f"{len(d['failed'])} failed: {', '.join(f['source'] for f in d['failed'])}")
+    return said
