@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +27,10 @@ from provindex.source import FileFact, Model, Tensor
 from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
 
 FINGERPRINT_VERSION = 1
-CHUNK = 1 << 20  # elements decoded at a time: 4 MB of float32, which stays in cache
+CHUNK = 1 << 18  # elements decoded at a time: 1 MB of float32 and 2 MB of float64, which stay in cache
+RUN = 1 << 12  # elements squared and added by one call of BLAS, which starts threads of its own for longer ones
+MAX_WORKERS = 16  # each holds about 5 MB
+MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
 MAX_EMBEDDING_ROWS = 1_000_000  # the peer's limit for EAS and END
 MODES = ("exact", "sampled")
 NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
@@ -74,6 +78,7 @@ class Fingerprint:
     license: str | None = None
     parents: tuple[str, ...] = ()
     source: str | None = None
+    id_certainty: str | None = None
     version: int = FINGERPRINT_VERSION
     tfv: tfv.TfvFeatures | None = None
     vocabulary_sketch: NDArray[np.uint64] | None = None
@@ -103,25 +108,31 @@ class _Scan:
     precision: str
     digest: str
     row_norms: F32 | None
+    stored: bool  # whether the digest is that of the stored bytes
 
 
-def fingerprint_model(model: Model, *, mode: str = "exact", progress: Progress | None = None) -> Fingerprint:
+def fingerprint_model(
+    model: Model, *, mode: str = "exact", progress: Progress | None = None, digests: dict[str, str] | None = None
+) -> Fingerprint:
     """The fingerprint of an open model.
 
     mode: "exact" reads every byte; "sampled" reads headers, vectors, fixed blocks and panels, and lacks what needs
-    more. progress: called with (bytes done, bytes in all). Raises ModelError if the model has no weight tensor.
+    more. progress: called with (bytes done, bytes in all). digests: if given, takes the sha256 of the stored bytes of
+    each tensor for which the pass made it anyway, by name. Raises ModelError if the model has no weight tensor.
     """
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
     places = _weights(model, layout)
     tokenizer = read_tokenizer(model.tokenizer_files, model.config)
     known = tokenizer if isinstance(tokenizer, Tokenizer) else None
     meter = _Meter(progress, sum(t.nbytes for t in model.tensors.values()))
-    scans = _scan_all(model, layout, places, meter) if mode == "exact" else {}
+    scans = _scan_all(model, places, meter) if mode == "exact" else {}
+    if digests is not None:
+        digests.update((name, scan.digest) for name, scan in scans.items() if scan.stored)
     absences: dict[str, str] = {}
     weights = _Weights(model, layout, places, scans, meter, absences)
     features = {
         "eas": _eas(weights, known),
-        "eas_by_id": _eas(weights, None, note="eas_by_id"),
+        "eas_by_id": _half(_eas(weights, None, note="eas_by_id")),
         "end": _end(weights),
         "nlf": _nlf(weights),
         "lep": _lep(weights),
@@ -153,15 +164,17 @@ def fingerprint_model(model: Model, *, mode: str = "exact", progress: Progress |
 
 
 class _Meter:
-    """Counts the bytes that were read, and tells whoever wants to know."""
+    """Counts the bytes that were read, and tells whoever wants to know; for several threads."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.done, self.total, self._progress = 0, total, progress
+        self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        self.done += count
-        if self._progress:
-            self._progress(min(self.done, self.total), self.total)
+        with self._lock:
+            self.done += count
+            if self._progress:
+                self._progress(min(self.done, self.total), self.total)
 
 
 @dataclass(frozen=True)
@@ -207,10 +220,17 @@ class _Weights:
         return [found[key] for key in sorted(found, key=str)]
 
     def rows(self, place: Placement, part: Part, start: int, stop: int) -> F32:
-        """Rows of a part, counted as read in sampled mode."""
-        rows = canonical.read_rows(self.model.tensors[place.name], part, start, stop)
+        """Rows of a part, counted as read in sampled mode. Raises ModelError for rows that no model has."""
+        tensor = self.model.tensors[place.name]
+        height, columns = canonical.part_shape(tensor.shape, part)
+        if (min(stop, height) - start) * columns > MAX_PANEL:
+            raise ModelError(
+                f"Tensor {place.name} has rows of {columns:,} elements; no weight matrix is that wide.",
+                "Check the tensor's shape.",
+            )
+        rows = canonical.read_rows(tensor, part, start, stop)
         if not self.scans:
-            self.meter.add(rows.size * _width(self.model.tensors[place.name]))
+            self.meter.add(rows.size * _width(tensor))
         return rows
 
 
@@ -232,47 +252,90 @@ def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
 # --- one pass over the elements ---
 
 
-def _scan_all(model: Model, layout: Layout, places: tuple[Placement, ...], meter: _Meter) -> dict[str, _Scan]:
+def workers() -> int:
+    """Threads worth starting: processors that this process may use, 16 at most."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, MAX_WORKERS)
+
+
+def _scan_all(model: Model, places: tuple[Placement, ...], meter: _Meter) -> dict[str, _Scan]:
+    """Scans by tensor name, in the order of the places."""
     embeddings = {p.name for p in places if any(part.role == "embed" for part in p.parts)}
 
-    def scan(place: Placement) -> _Scan:
-        tensor = model.tensors[place.name]
-        result = _scan(tensor, rows=place.name in embeddings and len(tensor.shape) == 2)
+    def scan(tensor: Tensor) -> _Scan:
+        rows = tensor.name in embeddings and _has_row_norms(tensor.shape)
+        result = _scan(tensor, row=tensor.shape[1] if rows else None)
         meter.add(tensor.nbytes)
         return result
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:  # numpy and hashlib release the interpreter lock
-        return dict(zip((p.name for p in places), pool.map(scan, places), strict=True))
+    # The largest first, so that no thread is left alone with it at the end.
+    tensors = sorted((model.tensors[p.name] for p in places), key=lambda t: t.nbytes, reverse=True)
+    with ThreadPoolExecutor(workers()) as pool:  # numpy and hashlib release the interpreter lock
+        found = dict(zip((t.name for t in tensors), pool.map(scan, tensors), strict=True))
+    return {p.name: found[p.name] for p in places}
 
 
-def _scan(tensor: Tensor, *, rows: bool) -> _Scan:
+def _has_row_norms(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] <= MAX_EMBEDDING_ROWS and shape[1] <= CHUNK
+
+
+def _scan(tensor: Tensor, *, row: int | None) -> _Scan:
+    """Digest and statistics of a tensor in one pass, and the norms of its rows of `row` elements if that is given.
+
+    What is hashed are the elements in their narrowest precision. Where that is how they are stored, the stored bytes
+    are hashed as they are; only float16 with NaNs is written anew, because NaNs have many spellings there.
+    """
     precision = _narrowest(tensor)
-    digest = hashlib.sha256()
-    step = CHUNK if not rows else max(1, CHUNK // tensor.shape[1]) * tensor.shape[1]
+    as_stored = _STORED_AS.get(tensor.dtype) == precision
+    digest, stored, width = hashlib.sha256(), as_stored, _width(tensor)
+    run = row or RUN
+    step = CHUNK // run * run
+    wide = np.empty(min(step, -(-tensor.size // run) * run))
     total, bad, norms = 0.0, 0, []
-    for chunk in tensor.chunks(step):
-        digest.update(_narrow(chunk, precision))
-        squares = np.square(chunk, dtype=np.float64)
-        if rows:
-            by_row = squares.reshape(-1, tensor.shape[1]).sum(axis=1)
-            norms.append(np.sqrt(by_row).astype(np.float32))
+    for start in range(0, tensor.size, step):
+        chunk = tensor.flat(start, start + step)
+        squares = _squares(chunk, run, wide)
         part = float(squares.sum())
-        if not np.isfinite(part):  # squares of float32 cannot overflow float64: something here is NaN or infinite
+        finite = bool(np.isfinite(part))  # squares of float32 cannot overflow float64
+        if not finite:
             bad += int(chunk.size - np.isfinite(chunk).sum())
+        if as_stored and (finite or precision != "f16"):
+            digest.update(tensor.raw(start * width, (start + step) * width))
+        else:
+            digest.update(_narrow(chunk, precision))
+            stored = False
+        if row:
+            norms.append(np.sqrt(squares).astype(np.float32))
         total += part
-    return _Scan(total, bad, precision, digest.hexdigest(), np.concatenate(norms) if norms else None)
+    return _Scan(total, bad, precision, digest.hexdigest(), np.concatenate(norms) if norms else None, stored)
+
+
+def _squares(chunk: F32, run: int, wide: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of squares of each run of `run` elements, the last one may be shorter; in float64, with `wide` to work in."""
+    runs = -(-chunk.size // run)
+    with np.errstate(invalid="ignore"):
+        wide[: chunk.size] = chunk
+        wide[chunk.size : runs * run] = 0.0
+        block = wide[: runs * run].reshape(runs, run)
+        squares: NDArray[np.float64] = np.matmul(block[:, None, :], block[:, :, None])
+    return squares.reshape(runs)
+
+
+# Formats whose values are precisely those of a precision, and formats that bf16 holds whatever the values are.
+_STORED_AS = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
+_FIT_BF16 = frozenset(("BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "I8", "U8", "BOOL"))
 
 
 def _narrowest(tensor: Tensor) -> str:
     """The narrowest of bf16, f16 and f32 that holds every element exactly, bit for bit."""
-    if tensor.dtype == "BF16":
+    if tensor.dtype in _FIT_BF16:
         return "bf16"
-    candidates = ["bf16", "f16"]
-    probe = tensor.flat(0, min(tensor.size, 1024))  # native float32 weights are told by their first few values
+    candidates, widest = (["bf16"], "f16") if tensor.dtype == "F16" else (["bf16", "f16"], "f32")
+    probe = tensor.flat(0, min(tensor.size, 1024))  # most weights are told by their first few values
     for piece in itertools.chain((probe,), tensor.chunks(CHUNK)):
         candidates = [c for c in candidates if _holds(piece, c)]
         if not candidates:
-            return "f32"
+            return widest
     return candidates[0]
 
 
@@ -280,14 +343,22 @@ def _holds(values: F32, precision: str) -> bool:
     bits = values.view(np.uint32)
     if precision == "bf16":
         return not (bits & np.uint32(0xFFFF)).any()
+    if (bits & np.uint32(0x1FFF)).any():  # float16 has 13 bits fewer
+        return False
+    # Outside of its normal range float16 has fewer bits still, or only infinities: there numpy says.
+    odd = values[(bits & np.uint32(0x7FFFFFFF)) - _F16_NORMAL > _F16_LARGEST - _F16_NORMAL]
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool((values.astype(np.float16).astype(np.float32).view(np.uint32) == bits).all())
+        return bool((odd.astype(np.float16).astype(np.float32).view(np.uint32) == odd.view(np.uint32)).all())
+
+
+_F16_NORMAL, _F16_LARGEST = np.array([2.0**-14, 65504.0], np.float32).view(np.uint32)
 
 
 def _narrow(values: F32, precision: str) -> bytes | memoryview:
     if precision == "bf16":
         return (values.view(np.uint32) >> np.uint32(16)).astype("<u2").data
-    return values.astype("<f2" if precision == "f16" else "<f4", copy=False).data
+    with np.errstate(invalid="ignore"):
+        return values.astype("<f2" if precision == "f16" else "<f4", copy=False).data
 
 
 def _content_digest(layout: Layout, places: tuple[Placement, ...], model: Model, scans: Mapping[str, _Scan]) -> str:
@@ -370,7 +441,7 @@ def _embedding_rows(w: _Weights, place: Placement, ids: NDArray[np.int64]) -> F3
 
 
 def _eas(w: _Weights, tokenizer: Tokenizer | None, note: str = "EAS") -> F32 | None:
-    """EAS at the peer's anchors; without a tokenizer at fixed ids, which retrieval uses where a tokenizer is withheld."""
+    """EAS at the peer's anchors; without a tokenizer at fixed ids, for retrieval where a tokenizer is withheld."""
     found = _embedding(w, note)
     if found is None:
         return None
@@ -387,6 +458,11 @@ def _eas(w: _Weights, tokenizer: Tokenizer | None, note: str = "EAS") -> F32 | N
     return similarity
 
 
+def _half(values: F32 | None) -> F32 | None:
+    """Values as they come back from storage as float16."""
+    return None if values is None else values.astype(np.float16).astype(np.float32)
+
+
 def _end(w: _Weights) -> NDArray[np.float64] | None:
     if not w.scans:
         w.absences["END"] = NEEDS_EXACT
@@ -395,7 +471,10 @@ def _end(w: _Weights) -> NDArray[np.float64] | None:
     if found is None:
         return None
     norms = w.scans[found[0].name].row_norms
-    if norms is None or not np.isfinite(norms).all():
+    if norms is None:
+        w.absences["END"] = f"the embedding's rows have more than {CHUNK:,} elements"
+        return None
+    if not np.isfinite(norms).all():
         w.absences["END"] = "NaN or infinity in the embedding"
         return None
     histogram = end.extract(norms)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import islice
+
+import numpy as np
 
 # Script, and words of which one is in the Unicode name of its characters; first hit wins, ASCII is Latin.
 SCRIPTS = (
@@ -14,8 +19,10 @@ SCRIPTS = (
     ("Devanagari", ("DEVANAGARI",)),
     ("Latin", ("LATIN",)),
 )
+_BATCH = 1 << 16  # tokens counted at a time
 
 
+@lru_cache(1 << 16)
 def script(char: str) -> str:
     """Script of one character: "Latin", "CJK", "Cyrillic", "Arabic", "Devanagari" or "Other".
 
@@ -34,13 +41,15 @@ def shares(tokens: Iterable[str]) -> dict[str, float]:
     Byte-level BPE pieces count as they are written, so as Latin. Equal counts are ordered by name (the peer's order
     of ties depends on a hash map). {} when there is no alphabetic character.
     """
-    characters: Counter[str] = Counter()
-    for token in tokens:
-        characters.update(token)
+    by_code = np.zeros(sys.maxunicode + 1, np.int64)
+    remaining = iter(tokens)
+    while batch := list(islice(remaining, _BATCH)):
+        codes = np.frombuffer("".join(batch).encode("utf-32-le", "surrogatepass"), "<u4")
+        by_code += np.bincount(codes, minlength=by_code.size)
     counts: Counter[str] = Counter()
-    for char, count in characters.items():
-        if char.isalpha():
-            counts[script(char)] += count
+    for code in np.flatnonzero(by_code).tolist():
+        if chr(code).isalpha():
+            counts[script(chr(code))] += int(by_code[code])
     total = counts.total()
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {label: round(count / total, 4) for label, count in ordered}

@@ -78,7 +78,7 @@ class TfvFeatures:
 def extract(tokenizer: Tokenizer) -> TfvFeatures:
     """The features of one tokenizer; its vocabulary is never empty."""
     tokens, merges, special = list(tokenizer.vocab), tokenizer.merges, tokenizer.special
-    lengths = [len(token) for token in tokens]
+    lengths = list(map(len, tokens))
     count = len(tokens)
 
     def share(hits: int) -> float:
@@ -97,11 +97,11 @@ def extract(tokenizer: Tokenizer) -> TfvFeatures:
         merge_rule_hash=_lines_sha256(merges[:FIRST_MERGES]),
         all_merges_hash=_lines_sha256(merges) if merges else "",
         special_token_ids={key: special.get(key) for key in ("pad", "unk", "mask")},
-        pct_single_char=share(sum(length == 1 for length in lengths)),
+        pct_single_char=share(lengths.count(1)),
         avg_token_length=round(sum(lengths) / count, 2),
         max_token_length=max(lengths),
-        pct_whitespace_prefix=share(sum(token.startswith(WORD_STARTS) for token in tokens)),
-        pct_byte_tokens=share(sum(BYTE_PIECE.fullmatch(token) is not None for token in tokens)),
+        pct_whitespace_prefix=share(sum([token.startswith(WORD_STARTS) for token in tokens])),
+        pct_byte_tokens=share(sum(map(bool, map(BYTE_PIECE.fullmatch, tokens)))),
         script_distribution=shares(tokens),
     )
 
