@@ -1,4 +1,4 @@
-"""Build the seed index that ships inside the package, from the snapshots of `seed_sources`, as `seed.toml` describes them.
+"""Build the seed index that ships inside the package: the snapshots of `seed_sources`, as `seed.toml` describes them.
 
     python -m build_index.build_seed [--root DIR] [--output DIR]
 
