@@ -1,6 +1,8 @@
 """Fingerprints that were made before, found again by content.
 
-A changed file, a changed config or another version is another key.
+A changed file, a changed config or another version is another key. Every entry is in a folder that is named by what
+costs little to read (headers, config, tokenizer files, the ends of each tensor), so a model that was never seen is
+told at once and its weights are read once, not twice.
 """
 
 from __future__ import annotations
@@ -8,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from provindex import dataset
 from provindex.errors import ProvindexError
-from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
-from provindex.source import Model
+from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint, workers
+from provindex.source import Model, Tensor
+
+ENDS = 4096  # bytes at both ends of a tensor that tell most different models apart
+STEP = 1 << 20
 
 
 def folder() -> Path:
@@ -28,22 +33,42 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "provindex"
 
 
-def content_key(model: Model, mode: str) -> str:
+def content_key(model: Model, mode: str, digests: Mapping[str, str] | None = None) -> str:
     """sha256 over everything that the fingerprint of a model is made from.
 
-    Tensors, config, tokenizer files, version and mode.
+    Tensors, config, tokenizer files, version and mode. digests: sha256 of the stored bytes of tensors, by name, where
+    they are known; the others are read.
     """
+    known = digests or {}
 
-    def tensor_line(name: str) -> str:
-        tensor = model.tensors[name]
-        digest = hashlib.sha256(tensor.raw(0, tensor.nbytes)).hexdigest()
-        return f"{name} {tensor.dtype} {tensor.shape} {digest}\n"
+    def digest(tensor: Tensor) -> str:
+        return known.get(tensor.name) or _sha256(tensor.raw(i, i + STEP) for i in range(0, tensor.nbytes, STEP))
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        lines = list(pool.map(tensor_line, sorted(model.tensors)))
+    return _key(model, mode, digest)
+
+
+def quick_key(model: Model, mode: str) -> str:
+    """Like `content_key`, over the first and last bytes of each tensor only: equal models have equal ones, and so may
+    different models.
+    """
+    return _key(model, mode, lambda tensor: _sha256([tensor.raw(0, ENDS), tensor.raw(max(0, tensor.nbytes - ENDS))]))
+
+
+def _key(model: Model, mode: str, digest: Callable[[Tensor], str]) -> str:
+    with ThreadPoolExecutor(workers()) as pool:
+        found = pool.map(digest, (model.tensors[name] for name in sorted(model.tensors)))
+        tensors = (model.tensors[name] for name in sorted(model.tensors))
+        lines = [f"{t.name} {t.dtype} {t.shape} {sha256}\n" for t, sha256 in zip(tensors, found, strict=True)]
     lines += [f"{name} {dataset.file_sha256(path)}\n" for name, path in sorted(model.tokenizer_files.items())]
     lines.append(f"{sorted_json(model.config)} {model.config_reason} {mode} {FINGERPRINT_VERSION}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _sha256(pieces: Iterable[memoryview]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def sorted_json(value: object) -> str:
@@ -51,27 +76,47 @@ def sorted_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def through(model: Model, mode: str, make: Callable[[], Fingerprint]) -> Fingerprint:
+def through(
+    model: Model, mode: str, make: Callable[[], Fingerprint], digests: Mapping[str, str] | None = None
+) -> Fingerprint:
     """The fingerprint of a model from the cache, else made and kept there.
 
-    What is about this copy (id, revision, files, license, warnings) is always this copy's own. Sampled mode reads
-    little and is not cached: its key would cost a read of the whole file.
+    What is about this copy (id, revision, files, license, warnings of its reading) is always this copy's own. Sampled
+    mode reads little and is not cached: its key would cost a read of the whole file. digests: filled by `make` with
+    the sha256 of tensors that it read, see `fingerprint_model`.
     """
     if mode != "exact":
         return make()
-    path = folder() / "fingerprints" / f"v{FINGERPRINT_VERSION}" / f"{content_key(model, mode)}.parquet"
-    if path.exists():
-        try:
-            kept = dataset.read_fingerprints(path)[0]
-        except ProvindexError:  # damaged: made again below, and replaced
-            kept = None
-        if kept is not None:
-            return replace(
-                kept, model_id=model.model_id, revision=model.revision, license=model.license, files=model.files
-            )
+    place = folder() / "fingerprints" / f"v{FINGERPRINT_VERSION}" / quick_key(model, mode)
+    kept = _read(place, model, mode)
+    if kept is not None:
+        return _as_copy(kept, model)
     fresh = make()
+    of_any_copy = replace(fresh, warnings=tuple(w for w in fresh.warnings if w not in model.warnings))
     try:
-        dataset.write_fingerprint(fresh, path)
+        dataset.write_fingerprint(of_any_copy, place / f"{content_key(model, mode, digests)}.parquet")
     except OSError as error:  # a full or read-only disk costs the next run its shortcut, nothing else
         return replace(fresh, warnings=(*fresh.warnings, f"the fingerprint was not cached: {error.strerror}"))
     return fresh
+
+
+def _read(place: Path, model: Model, mode: str) -> Fingerprint | None:
+    """The entry of a model; None if there is none, or it cannot be read and must be made again."""
+    try:
+        if not place.is_dir():
+            return None
+        path = place / f"{content_key(model, mode)}.parquet"
+        return dataset.read_fingerprints(path)[0] if path.exists() else None
+    except (ProvindexError, OSError):
+        return None
+
+
+def _as_copy(kept: Fingerprint, model: Model) -> Fingerprint:
+    return replace(
+        kept,
+        model_id=model.model_id,
+        revision=model.revision,
+        license=model.license,
+        files=model.files,
+        warnings=(*model.warnings, *kept.warnings),
+    )

@@ -1,0 +1,135 @@
+"""The cache finds a fingerprint by what the model is, survives damage and rivals, and costs one read of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zoo
+from prints import in_memory
+
+from provindex import cache
+from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.rows import to_row
+from provindex.source import ByteTensor, Model, Tensor
+
+
+class Maker:
+    """Makes fingerprints through the cache and counts how many were really made."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self, model: Model, mode: str = "exact") -> Fingerprint:
+        digests: dict[str, str] = {}
+
+        def make() -> Fingerprint:
+            self.made += 1
+            return fingerprint_model(model, mode=mode, digests=digests)
+
+        return cache.through(model, mode, make, digests)
+
+
+@pytest.fixture
+def through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    monkeypatch.setenv("PROVINDEX_CACHE", str(tmp_path / "cache"))
+    return Maker()
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return in_memory(zoo.llama(1), "first")
+
+
+def entries() -> list[Path]:
+    return sorted(path for path in cache.folder().rglob("*") if path.is_file())
+
+
+def altered(model: Model, name: str, place: int) -> Model:
+    """The model with one bit of one tensor turned over, `place` bytes into it."""
+    tensor = model.tensors[name]
+    assert isinstance(tensor, ByteTensor)
+    data = tensor.data.copy()
+    data[place] ^= 1
+    return replace(model, tensors={**model.tensors, name: replace(tensor, data=data)})
+
+
+def largest(model: Model) -> Tensor:
+    return max(model.tensors.values(), key=lambda tensor: tensor.nbytes)
+
+
+def test_a_second_time_nothing_is_made_and_the_copy_keeps_its_own_name(through: Maker, model: Model) -> None:
+    first = through(replace(model, warnings=("of the first copy",)))
+    copy = replace(model, model_id="second", revision="abc", license="mit", warnings=("of the second copy",))
+    second = through(copy)
+    assert through.made == 1
+    assert to_row(second)["row_sha256"] == to_row(first)["row_sha256"]
+    assert (second.model_id, second.revision, second.license) == ("second", "abc", "mit")
+    assert "of the first copy" in first.warnings
+    assert "of the second copy" in second.warnings
+    assert "of the first copy" not in second.warnings
+
+
+@pytest.mark.parametrize("where", ["the first byte", "the middle", "the last byte"])
+def test_one_bit_is_another_entry(through: Maker, model: Model, where: str) -> None:
+    tensor = largest(model)
+    assert tensor.nbytes > 4 * cache.ENDS  # the middle is not among the ends
+    place = {"the first byte": 0, "the middle": tensor.nbytes // 2, "the last byte": tensor.nbytes - 1}[where]
+    other = altered(model, tensor.name, place)
+    assert (cache.quick_key(other, "exact") == cache.quick_key(model, "exact")) == (where == "the middle")
+    assert through(model).content_sha256 != through(other).content_sha256
+    assert (through.made, len(entries())) == (2, 2)
+
+
+@pytest.mark.parametrize("change", [{"config": {"model_type": "llama", "hidden_size": 1}}, {"tokenizer_files": {}}])
+def test_another_config_or_tokenizer_is_another_entry(
+    through: Maker, model: Model, change: Mapping[str, object]
+) -> None:
+    through(model)
+    through(replace(model, **change))  # type: ignore[arg-type]
+    assert through.made == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and no more", None])
+def test_a_damaged_entry_is_replaced(through: Maker, model: Model, damage: bytes | None) -> None:
+    first = through(model)
+    (entry,) = entries()
+    whole = bytearray(entry.read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    entry.write_bytes(bytes(whole) if damage is None else damage)
+    assert through(model).content_sha256 == first.content_sha256
+    through(model)
+    assert (through.made, entries()) == (2, [entry])
+
+
+def test_digests_of_the_scan_are_those_of_the_stored_bytes(model: Model) -> None:
+    digests: dict[str, str] = {}
+    fingerprint_model(model, digests=digests)
+    assert set(digests) == set(model.tensors)  # float32 that no narrower precision holds: hashed as stored
+    assert cache.content_key(model, "exact", digests) == cache.content_key(model, "exact")
+
+
+def test_many_writers_of_one_entry_leave_one_whole_entry(through: Maker, model: Model) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: through(model), range(16)))
+    assert len({to_row(fp)["row_sha256"] for fp in made}) == 1
+    before = through.made
+    through(model)
+    assert (through.made, len(entries())) == (before, 1)
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_only(
+    through: Maker, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PROVINDEX_CACHE", str(tmp_path / "file"))
+    assert any("was not cached" in warning for warning in through(model).warnings)
+
+
+def test_sampled_mode_is_not_cached(through: Maker, model: Model) -> None:
+    through(model, "sampled")
+    through(model, "sampled")
+    assert (through.made, entries()) == (2, [])
