@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from provindex import cache, dataset
@@ -60,7 +61,9 @@ def resolve(
         if found:
             return Resolved(found[0].load(), found[0].label)
     model = open_model(text, offline=offline)
-    made = cache.through(model, mode, lambda: fingerprint_model(model, mode=mode, progress=progress))
+    digests: dict[str, str] = {}
+    make = partial(fingerprint_model, model, mode=mode, progress=progress, digests=digests)
+    made = cache.through(model, mode, make, digests)
     return Resolved(made, text if path.exists() else made.model_id, model)
 
 
