@@ -131,6 +131,13 @@ def test_shuffled_weights_keep_the_distribution_and_lose_the_link() -> None:
         assert label(pair) == ("unrelated", None, None)
 
 
+def test_models_of_one_width_and_other_architectures_are_not_linked(family: Trained) -> None:
+    models = [fingerprint(make(7)) for make in KINDS.values()] + [family[1][n] for n in ("founder-00", "encoder-00")]
+    for a, b in combinations(models, 2):
+        pair = compared(a, b)
+        assert pair.verdict == "unrelated" and pair.log10_p is not None and pair.log10_p > -3
+
+
 def test_an_unrelated_verdict_says_what_it_would_have_seen(family: Trained) -> None:
     pair = compare(family[1]["founder-00"], family[1]["founder-01"])
     assert "would have been linked: hidden units with a cosine of 0." in pair.reasons[0]
