@@ -31,6 +31,7 @@ CHUNK = 1 << 18  # elements decoded at a time: 1 MB of float32 and 2 MB of float
 RUN = 1 << 12  # elements squared and added by one call of BLAS, which starts threads of its own for longer ones
 MAX_WORKERS = 16  # each holds about 5 MB
 MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
+MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model
 MAX_EMBEDDING_ROWS = 1_000_000  # the peer's limit for EAS and END
 MODES = ("exact", "sampled")
 NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
@@ -223,11 +224,9 @@ class _Weights:
         """Rows of a part, counted as read in sampled mode. Raises ModelError for rows that no model has."""
         tensor = self.model.tensors[place.name]
         height, columns = canonical.part_shape(tensor.shape, part)
-        if (min(stop, height) - start) * columns > MAX_PANEL:
-            raise ModelError(
-                f"Tensor {place.name} has rows of {columns:,} elements; no weight matrix is that wide.",
-                "Check the tensor's shape.",
-            )
+        if max((min(stop, height) - start) * columns, *tensor.shape) > MAX_PANEL:
+            shape = "x".join(map(str, tensor.shape))
+            raise ModelError(f"Tensor {place.name} is {shape}; no weight matrix is that large.", "Check its shape.")
         rows = canonical.read_rows(tensor, part, start, stop)
         if not self.scans:
             self.meter.add(rows.size * _width(tensor))
@@ -485,6 +484,9 @@ def _end(w: _Weights) -> NDArray[np.float64] | None:
 
 def _nlf(w: _Weights) -> nlf.NormTensors | None:
     kept = [(p.canonical, p.name) for p in w.places if nlf.is_norm(p.canonical, w.model.tensors[p.name].shape)]
+    if any(w.model.tensors[name].size > MAX_VECTOR for _, name in kept):
+        w.absences["NLF"] = f"a norm tensor of more than {MAX_VECTOR:,} elements"
+        return None
     values = [w.model.tensors[name].flat() for _, name in kept]
     if not w.scans:
         w.meter.add(sum(w.model.tensors[name].nbytes for _, name in kept))
@@ -555,7 +557,7 @@ def _gains(w: _Weights) -> dict[tuple[str, str, int | None], F32]:
     gains: dict[tuple[str, str, int | None], F32] = {}
     for role in ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_embed"):
         for place, part in w.parts(role):
-            if not part.cross:
+            if not part.cross and w.model.tensors[place.name].size <= MAX_VECTOR:
                 gains[part.stack, role, part.layer] = w.model.tensors[place.name].flat()
     return gains
 
