@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from provindex.evidence.panels import BlockDigests
 
 F64 = NDArray[np.float64]
+MAX_PROBED = 64  # matrices whose samples are searched for a grid, evenly spread
 MAX_LEVELS = 255  # an 8-bit grid
 GRID_TOLERANCE = 0.06  # of a step: samples are kept as float16, which moves level 127 by 0.03 steps
 
@@ -24,9 +25,9 @@ class Effects:
 
     matrices: layer matrices compared. equal, rounded: shares of them whose blocks are equal bit for bit, and after
     rounding to bf16 or f16. cosine: median cosine of their samples. worst: the same for the role (q, up ...) where it
-    is smallest. grid_a, grid_b: shares whose samples lie on a uniform grid of at most 255 levels. half_step: share
-    whose difference stays within half a step of the coarser grid. embedding_equal: the embedding's blocks are equal;
-    None when one model has none.
+    is smallest. grid_a, grid_b: shares (of at most 64 of them) whose samples lie on a uniform grid of at most 255
+    levels. half_step: share of those whose difference stays within half a step of the coarser grid. embedding_equal:
+    the embedding's blocks are equal; None when one model has none.
     """
 
     matrices: int = 0
@@ -58,13 +59,14 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
     equal = _same(a.exact, b.exact, rows)
     rounded = equal | _same(a.bf16, b.bf16, rows) | _same(a.f16, b.f16, rows)
     found = [(a.keys[i], s) for i, j in matched if (s := _samples(a, b, i, j)) is not None]
-    samples = [s for _, s in found]
-    cosines = [_cosine(x, y) for x, y in samples]
+    cosines = [_cosine(x, y) for _, (x, y) in found]
     by_role: dict[str, list[float]] = {}
     for (key, _), cosine in zip(found, cosines, strict=True):
         by_role.setdefault(key.rsplit(".", 2)[-2], []).append(cosine)
-    steps = [(_step(x), _step(y)) for x, y in samples]
-    count = max(len(samples), 1)
+    spread = sorted(found, key=lambda f: f[0].split(".")[2:])  # by role, so that a stride takes from every role
+    probed = [s for _, s in spread[:: -(-len(spread) // MAX_PROBED) or 1]]
+    steps = [(_step(x), _step(y)) for x, y in probed]
+    count = max(len(probed), 1)
     return Effects(
         matrices=len(matched),
         equal=float(equal.mean()),
@@ -73,7 +75,7 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
         worst=min((float(np.median(c)) for c in by_role.values()), default=0.0),
         grid_a=sum(x is not None for x, _ in steps) / count,
         grid_b=sum(y is not None for _, y in steps) / count,
-        half_step=sum(_within(x, y) for x, y in samples) / count,
+        half_step=sum(s != (None, None) and _within(*xy) for s, xy in zip(steps, probed, strict=True)) / count,
         embedding_equal=_embedding_equal(a, b),
     )
 
@@ -117,9 +119,14 @@ def _step(values: F64) -> float | None:
     Windows of all samples (a scale for each row) and of 32 (a scale for each block of 32) are tried.
     """
     for window in (values.size, 32):
-        steps = [_window_step(values[at : at + window]) for at in range(0, values.size - window + 1, window)]
-        if all(s is not None for s in steps):
-            return max(s for s in steps if s is not None)
+        largest = 0.0
+        for at in range(0, values.size - window + 1, window):
+            step = _window_step(values[at : at + window])
+            if step is None:  # most models: told by the first window
+                break
+            largest = max(largest, step)
+        else:
+            return largest
     return None
 
 
@@ -149,11 +156,12 @@ def _refined(values: F64, step: float) -> float:
 def _within(x: F64, y: F64) -> bool:
     """Whether the difference stays within half a step of the coarser grid, window by window."""
     for window in (x.size, 32):
-        held = []
-        for at in range(0, x.size - window + 1, window):
-            p, q = x[at : at + window], y[at : at + window]
-            steps = [s for s in (_window_step(p), _window_step(q)) if s is not None]
-            held.append(bool(steps) and float(np.abs(p - q).max()) <= (0.5 + GRID_TOLERANCE) * max(steps))
-        if held and all(held):
+        starts = range(0, x.size - window + 1, window)
+        if all(_window_within(x[at : at + window], y[at : at + window]) for at in starts):
             return True
     return False
+
+
+def _window_within(x: F64, y: F64) -> bool:
+    steps = [s for s in (_window_step(x), _window_step(y)) if s is not None]
+    return bool(steps) and float(np.abs(x - y).max()) <= (0.5 + GRID_TOLERANCE) * max(steps)
