@@ -152,8 +152,13 @@ def _read(path: Path, table: str, groups: Sequence[int] | None = None) -> list[R
             read = file.read_row_groups(list(chosen), columns=wanted.names)
         return _rows(read, wanted, path.name)
     except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {said.rstrip('.')}.", _AGAIN) from error
+        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", _AGAIN) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in a line, without the path that Arrow puts into it."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def _check_columns(names: Sequence[str], wanted: Sequence[str], name: str) -> None:
@@ -362,7 +367,8 @@ def _shard(entry: Mapping[str, Any]) -> Shard:
 def _inside(name: Any) -> str:
     """A shard's path, which must stay inside the index folder."""
     path = Path(str(name))
-    if path.is_absolute() or ".." in path.parts or path.suffix != ".parquet" or "\0" in str(name) or "\\" in str(name):
+    odd = len(str(name)) > 255 or any(letter in str(name) for letter in "\0\\")
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".parquet" or odd:
         raise ValueError(f"shard path {str(name)[:200]!r} is no .parquet file inside the index")
     return str(name)
 
@@ -384,5 +390,5 @@ def read_panels(folder: Path, shard: Shard, number: int) -> Row:
 
 
 def vectors(rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The retrieval vectors of rows, (len(rows), 384) float32."""
+    """The retrieval vectors of rows, (len(rows), 832) float32."""
     return np.stack([r[VECTOR] for r in rows]) if rows else np.zeros((0, DIMENSIONS), np.float32)

@@ -16,7 +16,7 @@ import numpy as np
 from provindex import dataset
 from provindex.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
-from provindex.retrieval import vector
+from provindex.retrieval import in_turn, searches, vector
 from provindex.rows import Row, row_hash, to_row
 from provindex.verdict import Pair, compare
 
@@ -272,7 +272,7 @@ class Index:
         """
         if top < 1 or candidates < 1:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
-        ranked = self._retrieve(fp, candidates, also)
+        ranked = self.nearest(fp, candidates, also)
         loaded = [(entry, entry.load(), rank, score) for entry, rank, score in ranked]
         common = _common_blocks([(entry.family, other) for entry, other, _, _ in loaded])
         found: list[Match] = []
@@ -295,8 +295,11 @@ class Index:
             warnings=_warnings(fp, matches, rest, top, len(self)),
         )
 
-    def _retrieve(self, fp: Fingerprint, count: int, also: Sequence[str]) -> list[tuple[Entry, int, float]]:
-        """(row, rank from 1, score) of the nearest rows, then of the ids that were asked for besides."""
+    def nearest(self, fp: Fingerprint, count: int, also: Sequence[str] = ()) -> list[tuple[Entry, int, float]]:
+        """(row, rank from 1, score) of the `count` candidates for a fingerprint, then of ids asked for besides.
+
+        score: the inner product of the whole vectors. The query's own row is left out.
+        """
         import faiss
 
         own = _own_key(fp)
@@ -304,10 +307,11 @@ class Index:
         asking = self._entries[own].row[dataset.VECTOR] if own in self._entries else vector(fp)
         if not entries:
             return []
-        searcher = faiss.IndexFlatIP(len(entries[0].row[dataset.VECTOR]))
-        searcher.add(np.ascontiguousarray(dataset.vectors([entry.row for entry in entries])))
-        scores, order = searcher.search(asking[None, :], len(entries) if also else min(count, len(entries)))
-        ranked = [(entries[i], rank, float(s)) for rank, (i, s) in enumerate(zip(order[0], scores[0], strict=True), 1)]
+        rows = dataset.vectors([entry.row for entry in entries])
+        searcher = faiss.IndexFlatIP(rows.shape[1])
+        searcher.add(rows)
+        order = in_turn(searcher.search(searches(asking), len(entries) if also else min(count, len(entries)))[1])
+        ranked = [(entries[i], rank, float(asking @ rows[i])) for rank, i in enumerate(order, 1)]
         asked = {entry.key for reference in also for entry in self.find(reference)}
         return [r for r in ranked if r[1] <= count or r[0].key in asked]
 

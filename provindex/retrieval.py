@@ -4,10 +4,16 @@ Blocks, each a unit vector times the square root of its weight, so that an inner
 similarities: the embedding's anchor geometry (EAS, at anchor strings and at fixed ids), a sketch of the WVC samples
 that does not depend on which layers are left, and, with little weight because unrelated models agree on them, LEP,
 END and NLF. Size, config and tokenizer never filter.
+
+Relatives may share one thing only: the layers but not the embedding, or the embedding but no layer. In the mean the
+other blocks' chance agreement would drown that, so candidates are taken in turn from three searches: by the mean, by
+the weights alone, and by the embedding alone. A sketch of n numbers blurs a cosine by 1/sqrt(n): that is
+why the sketch of the weights, where faint inheritance shows, is the widest (512: a cosine of .2 is 4.5 deviations).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -16,28 +22,29 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.evidence.panels import signs
 from provindex.fingerprint import Fingerprint
 from provindex.signals import nlf
+from provindex.signals.wvc import SAMPLES
 
 F64 = NDArray[np.float64]
 
 BLOCKS: Mapping[str, tuple[int, float]] = {  # name: (dimensions, weight)
-    "eas": (64, 0.25),
-    "eas_by_id": (64, 0.25),
-    "wvc": (192, 0.35),
+    "eas": (128, 0.25),
+    "eas_by_id": (128, 0.25),
+    "wvc": (512, 0.35),
     "lep": (16, 0.05),
     "end": (20, 0.05),
     "nlf": (28, 0.05),
 }
 DIMENSIONS = sum(width for width, _ in BLOCKS.values())
+SEARCHES: tuple[tuple[str, ...], ...] = (tuple(BLOCKS), ("wvc",), ("eas", "eas_by_id"))
 
 
 def vector(fp: Fingerprint) -> NDArray[np.float32]:
-    """The retrieval vector, (384,) float32; the block of a missing signal is zero, so its length is at most 1."""
+    """The retrieval vector, (832,) float32; the block of a missing signal is zero, so its length is at most 1."""
     made = {
-        "eas": _triangle(fp.eas, "eas") if fp.tfv else None,  # without a tokenizer EAS is taken at ids, not at strings
-        "eas_by_id": _triangle(fp.eas_by_id, "eas"),
+        "eas": _triangle(fp.eas) if fp.tfv else None,  # without a tokenizer EAS is taken at ids, not at strings
+        "eas_by_id": _triangle(fp.eas_by_id),
         "wvc": _wvc(fp),
         "lep": _curve(fp.lep.get(fp.facts.main), BLOCKS["lep"][0]),
         "end": fp.end,
@@ -56,35 +63,66 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
     return out.astype(np.float32)
 
 
-def _triangle(similarity: NDArray[np.float32] | None, label: str) -> F64 | None:
-    """The off-diagonal cosines, centered, projected by fixed signs."""
+def searches(asking: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The vectors to search with, (up to 3, 832): the whole one, then its weights and its embedding alone if it has
+    them.
+    """
+    found = [asking]
+    for blocks in SEARCHES[1:]:
+        kept = np.concatenate([np.full(width, name in blocks) for name, (width, _) in BLOCKS.items()])
+        alone = np.where(kept, asking, np.float32(0))
+        if alone.any():
+            found.append(alone)
+    return np.stack(found)
+
+
+def in_turn(orders: NDArray[np.int64]) -> list[int]:
+    """Rows of several searches, (searches, n) row numbers, best first: one of each in turn, each row once."""
+    return list(dict.fromkeys(int(i) for i in orders.T.ravel()))
+
+
+def _triangle(similarity: NDArray[np.float32] | None) -> F64 | None:
+    """A sketch of the off-diagonal cosines, centered."""
     if similarity is None:
         return None
     values = similarity[np.triu_indices(len(similarity), 1)].astype(np.float64)
-    return np.asarray((values - values.mean()) @ _signs(f"retrieval/{label}", BLOCKS["eas"][0])[: values.size])
+    return _sketch(values - values.mean(), "retrieval/eas", BLOCKS["eas"][0])
 
 
 def _wvc(fp: Fingerprint) -> F64 | None:
-    """Sum over tensors of their samples as unit vectors, projected by signs that depend on the tensor's place in a
-    layer.
+    """A sketch of the samples: the tensors of one place in a layer, as unit vectors, are added up over the layers.
 
     A layer contributes the same wherever it stands, so dropped, repeated and moved layers cost only their share.
     """
     if fp.wvc is None:
         return None
-    total = np.zeros(BLOCKS["wvc"][0])
+    sums: dict[str, F64] = {}
     for name, values in zip(fp.wvc.names, np.split(fp.wvc.values, np.cumsum(fp.wvc.sizes)[:-1]), strict=True):
         wide = values.astype(np.float64)
         length = math.sqrt(float(wide @ wide))
         if length > 0:
-            place = re.sub(r"\d+", "#", name, count=1)
-            total += wide / length @ _signs(f"retrieval/wvc/{place}", BLOCKS["wvc"][0])[: wide.size]
+            place = sums.setdefault(re.sub(r"\d+", "#", name, count=1), np.zeros(SAMPLES))
+            place[: wide.size] += wide / length
+    total = np.zeros(BLOCKS["wvc"][0])
+    for where, added in sums.items():
+        total += _sketch(added, f"retrieval/wvc/{where}", total.size)
     return total
 
 
-@lru_cache(maxsize=256)
-def _signs(label: str, columns: int) -> F64:
-    return signs(label, 4096, columns).astype(np.float64)
+def _sketch(values: F64, label: str, width: int) -> F64:
+    """Count sketch: each value goes to one of `width` sums under a random sign; inner products survive on average."""
+    sums, signs = _places(label, width)
+    summed = np.bincount(sums[: values.size], weights=values * signs[: values.size], minlength=width)
+    return np.asarray(summed, np.float64)
+
+
+@lru_cache(maxsize=1024)
+def _places(label: str, width: int) -> tuple[NDArray[np.int64], F64]:
+    """Where each of up to 4,096 values goes, and its sign; from a hash, so the same everywhere. width: a power of 2."""
+    stream = hashlib.shake_256(f"provindex/1/{label}".encode()).digest(2 * SAMPLES)
+    words = np.frombuffer(stream, "<u2").astype(np.int64)
+    sums = np.bitwise_and(np.right_shift(words, 1), width - 1)
+    return np.asarray(sums, np.int64), np.where(words % 2 == 1, -1.0, 1.0)
 
 
 def _curve(values: NDArray[np.float32] | None, points: int) -> F64 | None:

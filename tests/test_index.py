@@ -1,0 +1,647 @@
+"""Indexes: one protocol for every way to hold one, building and extending, verification, and hostile files."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import prints
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zoo
+
+from provindex import dataset
+from provindex.build import expand, fill
+from provindex.errors import IndexFormatError, ModelError, ModelNotFoundError, ProvindexError, UsageError
+from provindex.fingerprint import Fingerprint
+from provindex.index import Index
+from provindex.rows import COLUMNS, row_hash, to_row
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def tree() -> dict[str, zoo.Checkpoint]:
+    """A parent, its fine-tuned child, and two models of their config that are independent of both."""
+    parent = zoo.llama(1)
+    return {
+        "parent": parent,
+        "child": zoo.finetune_noise(parent, 0.98, 2),
+        "stranger": zoo.llama(3),
+        "other": zoo.llama(4),
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tree: dict[str, zoo.Checkpoint]) -> dict[str, Fingerprint]:
+    """Six rows: two revisions of the parent's id, a variant of it, and three more models."""
+    plain = {name: prints.fingerprint(checkpoint, f"org/{name}") for name, checkpoint in tree.items()}
+    dressed = prints.fingerprint(zoo.quantize(tree["parent"], 8), "org/parent")
+    return {
+        "parent": replace(plain["parent"], revision=COMMIT, family="org/parent", license="mit"),
+        "parent-old": replace(plain["stranger"], model_id="org/parent", revision="f" * 40, family="org/parent"),
+        "parent-int8": replace(dressed, variant="int8", family="org/parent"),
+        "child": replace(plain["child"], family="org/parent"),
+        "stranger": plain["stranger"],
+        "other": plain["other"],
+    }
+
+
+# --- one protocol, whatever holds the rows ---
+
+
+def in_memory(made: dict[str, Fingerprint], folder: Path) -> Index:
+    return Index.build(made.values(), name="zoo")
+
+
+def saved(made: dict[str, Fingerprint], folder: Path) -> Index:
+    in_memory(made, folder).save(folder / "saved")
+    return Index.load(folder / "saved")
+
+
+def appended(made: dict[str, Fingerprint], folder: Path) -> Index:
+    for fp in made.values():
+        index = Index.load(folder / "zoo") if (folder / "zoo").exists() else Index.build((), name="zoo")
+        index.add(fp)
+        index.save(folder / "zoo")
+    return Index.load(folder / "zoo")
+
+
+def several_folders(made: dict[str, Fingerprint], folder: Path) -> Index:
+    rows = list(made.values())
+    parts = [rows[:2], rows[2:4], rows[3:]]  # one row is in two of them
+    for number, part in enumerate(parts):
+        Index.build(part, name=f"part{number}").save(folder / f"part{number}")
+    return Index.load(*(folder / f"part{number}" for number in range(3)))
+
+
+HOLDERS = [in_memory, saved, appended, several_folders]
+
+
+@pytest.fixture(scope="module", params=HOLDERS, ids=lambda f: f.__name__)
+def held(
+    request: pytest.FixtureRequest, made: dict[str, Fingerprint], tmp_path_factory: pytest.TempPathFactory
+) -> Index:
+    index: Index = request.param(made, tmp_path_factory.mktemp("held"))
+    return index
+
+
+def test_it_has_every_row_once(held: Index, made: dict[str, Fingerprint]) -> None:
+    assert len(held) == len(made) == held.info.models
+    assert {entry.key[3] for entry in held} == {to_row(fp)["row_sha256"] for fp in made.values()}
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"),
+    [
+        ("org/parent", ["parent", "parent-old", "parent-int8"]),  # originals before variants
+        (f"org/parent@{COMMIT}", ["parent"]),
+        (f"org/parent@{COMMIT[:7]}", ["parent"]),
+        ("org/parent@ffff", ["parent-old"]),
+        ("org/parent#int8", ["parent-int8"]),
+        ("org/child", ["child"]),
+        ("org/child@main", []),
+        ("org/child#int8", []),
+        ("org/chil", []),
+        ("", []),
+    ],
+)
+def test_it_finds_ids_revisions_and_variants(
+    held: Index, made: dict[str, Fingerprint], reference: str, found: list[str]
+) -> None:
+    assert [e.key[3] for e in held.find(reference)] == [to_row(made[n])["row_sha256"] for n in found]
+    assert (reference in held) == bool(found)
+
+
+def test_a_row_comes_back_as_it_was(held: Index, made: dict[str, Fingerprint]) -> None:
+    for name in ("org/parent@0123", "org/parent#int8", "org/child"):
+        key = {"org/parent@0123": "parent", "org/parent#int8": "parent-int8", "org/child": "child"}[name]
+        ours, theirs = to_row(made[key]), to_row(held[name])
+        for column in COLUMNS:
+            assert np.array_equal(ours[column.name], theirs[column.name]), column.name
+
+
+def test_an_id_that_is_not_there_is_told(held: Index) -> None:
+    with pytest.raises(ModelNotFoundError, match="org/nobody is not in the index"):
+        held["org/nobody"]
+
+
+def answer(index: Index, fp: Fingerprint) -> list[tuple[Any, ...]]:
+    result = index.query(fp)
+    return [
+        (m.entry.key, m.rank, round(m.score, 6), m.direction, m.pair.verdict, m.pair.relation, m.pair.log10_p)
+        for m in (*result.matches, *result.candidates)
+    ]
+
+
+def test_every_holder_gives_the_same_answer(held: Index, made: dict[str, Fingerprint]) -> None:
+    expected = in_memory(made, Path())
+    for fp in made.values():
+        assert answer(held, fp) == answer(expected, fp)
+
+
+def test_the_query_finds_its_parent(held: Index, made: dict[str, Fingerprint]) -> None:
+    result = held.query(made["child"])
+    assert result.status == "decided"
+    assert {(m.entry.model_id, m.entry.row["variant"]) for m in result.matches} == {
+        ("org/parent", ""),
+        ("org/parent", "int8"),
+    }
+    assert {m.pair.relation for m in result.matches} <= {"finetune", "quantized"}
+    assert [f.family for f in result.families] == ["org/parent"]
+    assert result.families[0].matches == 2 and result.families[0].models == 4
+
+
+def test_rows_of_its_own_are_left_out_and_equal_content_under_another_id_is_identical(
+    held: Index, made: dict[str, Fingerprint]
+) -> None:
+    own = held.query(made["stranger"])
+    assert all(m.entry.model_id != "org/stranger" for m in (*own.matches, *own.candidates))
+    (match,) = own.matches  # the old revision of org/parent has the stranger's weights
+    assert (match.entry.model_id, match.pair.relation) == ("org/parent", "identical")
+    copy = held.query(replace(made["other"], model_id="me/copy"))
+    assert [(m.entry.model_id, m.pair.relation) for m in copy.matches] == [("org/other", "identical")]
+
+
+def test_a_variant_is_no_ancestor_of_its_source(held: Index, made: dict[str, Fingerprint]) -> None:
+    for m in held.query(made["parent"]).matches:
+        if m.entry.row["variant"]:
+            assert m.direction != "ancestor"
+    for m in held.query(made["parent-int8"]).matches:
+        if m.entry.model_id == "org/parent":
+            assert m.direction != "descendant"
+
+
+def test_top_and_candidates_limit_the_answer(held: Index, made: dict[str, Fingerprint]) -> None:
+    few = held.query(made["child"], top=1, candidates=3)
+    assert len(few.matches) == 1 and len(few.linked) + len(few.candidates) == 3
+    assert [m.rank for m in few.linked + few.candidates if m.rank > 3] == []
+    for wrong in ({"top": 0}, {"candidates": 0}):
+        with pytest.raises(UsageError, match="at least 1"):
+            held.query(made["child"], **wrong)
+
+
+def test_ids_that_are_asked_for_are_compared_whatever_their_rank(held: Index, made: dict[str, Fingerprint]) -> None:
+    names = ["org/other", "org/stranger"]
+    asked = held.query(made["child"], candidates=1, also=names)
+    assert set(names) <= {m.entry.model_id for m in asked.candidates}
+
+
+def test_it_verifies(held: Index) -> None:
+    assert held.verify() == []
+
+
+def test_an_empty_index_is_inconclusive(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    result = Index.build(()).query(made["child"])
+    assert (result.status, result.matches, result.candidates) == ("inconclusive", (), ())
+
+
+# --- adding and saving ---
+
+
+def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*.parquet")}
+
+
+def test_saving_appends_a_shard_and_rewrites_none(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    Index.build([made["parent"]], name="zoo").save(tmp_path)
+    first = files_of(tmp_path)
+    index = Index.load(tmp_path)
+    # the same weights under another revision: a shard of equal content, which must not take the first one's name
+    assert index.add(replace(made["parent"], revision="e" * 40))
+    index.save(tmp_path)
+    second = files_of(tmp_path)
+    assert {name: second[name] for name in first} == first and len(second) == 4
+    assert len(Index.load(tmp_path)) == 2 and Index.load(tmp_path).verify() == []
+
+
+def test_saving_nothing_new_changes_nothing(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    Index.build([made["parent"]], name="zoo").save(tmp_path)
+    before = (files_of(tmp_path), (tmp_path / "manifest.json").read_bytes())
+    index = Index.load(tmp_path)
+    assert not index.add(made["parent"])
+    assert index.info == Index.load(tmp_path).info
+    index.save(tmp_path)
+    assert (files_of(tmp_path), (tmp_path / "manifest.json").read_bytes()) == before
+
+
+def test_saving_elsewhere_writes_everything(made: dict[str, Fingerprint], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("provindex.index.ROWS_PER_SHARD", 2)
+    copy = Index.build(made.values()).save(tmp_path / "copy")
+    assert [shard.rows for shard in copy.shards] == [2, 2, 2]
+    assert Index.load(tmp_path / "copy").verify() == []
+    Index.load(tmp_path / "copy").save(tmp_path / "again")
+    assert len(Index.load(tmp_path / "again")) == len(made)
+
+
+def test_the_same_input_gives_the_same_bytes(made: dict[str, Fingerprint], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    contents = []
+    for name, order in (("a/zoo", made.values()), ("b/zoo", reversed(made.values()))):
+        Index.build(order, name="zoo").save(tmp_path / name)
+        folder = tmp_path / name
+        contents.append({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    assert contents[0] == contents[1]
+    assert any(name.startswith("data/models/2023-11-local-") for name in contents[0])
+
+
+def test_layout_on_disk(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    """One row a row group in panels; floats as byte streams, without dictionaries; zstd throughout."""
+    shard = Index.build(made.values()).save(tmp_path).shards[0]
+    panels = pq.ParquetFile(tmp_path / shard.panels).metadata
+    assert panels.num_row_groups == panels.num_rows == len(made)
+    assert pq.ParquetFile(tmp_path / shard.models).metadata.num_row_groups == 1
+    for i in range(panels.num_columns):
+        column = panels.row_group(0).column(i)
+        assert column.compression == "ZSTD"
+        if column.path_in_schema.startswith(("wvc.", "eas.", "nlf.", "hidden_panels.")):
+            assert "BYTE_STREAM_SPLIT" in column.encodings and not column.has_dictionary_page
+
+
+# --- building from models, folders, files and lists ---
+
+
+@pytest.fixture(scope="module")
+def models(tree: dict[str, zoo.Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name, checkpoint in tree.items():
+        zoo.write(checkpoint, folder / name)
+    return folder
+
+
+def ids(index: Index) -> set[str]:
+    return {entry.model_id for entry in index}
+
+
+def test_a_build_takes_models_folders_files_and_lists(
+    models: Path, made: dict[str, Fingerprint], tmp_path: Path, monkeypatch: Any
+) -> None:
+    dataset.write_fingerprint(made["parent-int8"], tmp_path / "kept.parquet")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"\ufeff# models\n\n  {models / 'child'}  \r\n{models / 'other' / 'model.safetensors'}\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{models / 'stranger'}\n"))
+    sources = [str(models / "parent"), str(tmp_path / "kept.parquet"), str(listed), "-"]
+    built = fill(tmp_path / "index", sources, create=True)
+    assert ids(built.index) == {"parent", "org/parent", "child", "model.safetensors", "stranger"}
+    assert len(built.added) == 5 and not built.failed and "org/parent [int8]" in built.added
+    whole = fill(tmp_path / "whole", [str(models)], create=True)
+    assert ids(whole.index) == {"parent", "child", "stranger", "other"}
+
+
+def test_a_second_build_adds_only_what_is_missing(models: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    fill(index, [str(models / "parent")], create=True)
+    before = files_of(index)
+    more = fill(index, [str(models)], create=True)
+    assert more.present == ("parent",) and set(more.added) == {"child", "stranger", "other"}
+    assert before.items() <= files_of(index).items()
+    again = fill(index, [str(models)], create=False)
+    assert again.added == () and len(again.present) == 4 and len(again.index) == 4
+
+
+def test_one_failed_model_does_not_stop_the_rest(models: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "models" / "a-broken"
+    shutil.copytree(models / "parent", broken)
+    (broken / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    pickled = tmp_path / "models" / "b-pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").write_bytes(b"PK")
+    shutil.copytree(models / "child", tmp_path / "models" / "child")
+    said: list[str] = []
+    built = fill(tmp_path / "index", [str(tmp_path / "models")], create=True, report=said.append)
+    assert built.added == ("child",) and ids(built.index) == {"child"}
+    assert [Path(source).name for source, _ in built.failed] == ["a-broken", "b-pickled"]
+    assert [line.split()[0] for line in said] == ["failed", "failed", "added"]
+
+
+def test_what_was_done_stays_done_when_a_build_is_interrupted(models: Path, tmp_path: Path) -> None:
+    def stop(line: str) -> None:
+        if "other" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "index", [str(models / "child"), str(models / "other")], create=True, report=stop)
+    assert "child" in Index.load(tmp_path / "index")
+
+
+def test_sources_that_name_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe")
+    (tmp_path / "blank.txt").write_text("# nothing\n")
+    for source, said in (("empty", "holds no models"), ("image.png", "neither a model nor a list")):
+        with pytest.raises(UsageError, match=said):
+            list(expand([str(tmp_path / source)]))
+    for sources in ([], [str(tmp_path / "blank.txt")]):
+        with pytest.raises(UsageError, match="No model was named"):
+            fill(tmp_path / "index", sources, create=True)
+    with pytest.raises(ModelNotFoundError, match="no index to add to"):
+        fill(tmp_path / "index", ["x"], create=False)
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_list_that_names_itself_is_read_once(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{listed}\norg/name\n")
+    assert list(expand([str(listed)])) == [str(listed), "org/name"]
+
+
+def test_candidates_are_verified_from_the_index_alone(
+    models: Path, made: dict[str, Fingerprint], tmp_path: Path
+) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    fill(tmp_path / "index", [str(tmp_path / "models")], create=True)
+    shutil.rmtree(tmp_path / "models")
+    result = Index.load(tmp_path / "index").query(replace(made["child"], model_id="mine"))
+    assert [(m.entry.model_id, m.pair.relation) for m in result.matches] == [
+        ("child", "identical"),
+        ("parent", "finetune"),
+    ]
+    assert {m.pair.verdict for m in result.candidates} == {"unrelated"}
+    assert all(s.value is not None for s in result.matches[0].pair.signals.values())
+
+
+# --- verification ---
+
+
+def flip_a_byte(folder: Path, table: str) -> None:
+    path = next((folder / "data" / table).glob("*.parquet"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def rewrite(folder: Path, table: str, change: Callable[[list[dict[str, Any]]], object], *, sign: bool = False) -> None:
+    """Change rows of a shard and write it back; sign: give the manifest the new file's digest, as a forger would."""
+    path = next((folder / "data" / table).glob("*.parquet"))
+    rows = dataset._read(path, table)
+    change(rows)
+    dataset._write(path, rows, table, 1)
+    if sign:
+        name = f"data/{table}/{path.name}"
+        edit_manifest(folder, lambda d: d["shards"][0]["sha256"].update({name: dataset.file_sha256(path)}))
+        edit_manifest(folder, lambda d: d.update(revision=dataset._manifest(d).revision))
+
+
+def swap_panels(rows: list[dict[str, Any]]) -> None:
+    rows[0], rows[1] = rows[1], rows[0]
+
+
+def nudge(rows: list[dict[str, Any]], column: str) -> None:
+    changed = rows[0][column].copy()
+    changed[0] += 1
+    rows[0][column] = changed
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "flipped byte in models": (lambda f: flip_a_byte(f, "models"), "sha256 is not the manifest's"),
+    "flipped byte in panels": (lambda f: flip_a_byte(f, "panels"), "sha256 is not the manifest's"),
+    "missing panels": (lambda f: next(f.glob("data/panels/*")).unlink(), "missing"),
+    "missing models": (lambda f: next(f.glob("data/models/*")).unlink(), "No such file"),
+    "empty file": (lambda f: next(f.glob("data/models/*")).write_bytes(b""), "not a readable Parquet file"),
+    "edited revision": (lambda f: edit_manifest(f, lambda d: d.update(revision="0" * 12)), "revision should be"),
+    "edited count": (lambda f: edit_manifest(f, lambda d: d.update(models=7)), "number of models should be"),
+    "edited digest": (
+        lambda f: edit_manifest(f, lambda d: d["shards"][0]["sha256"].update({d["shards"][0]["panels"]: "0" * 64})),
+        "sha256 is not the manifest's",
+    ),
+    "edited id": (lambda f: rewrite(f, "models", lambda r: r[0].update(model_id="evil/twin")), "sha256 is not"),
+    "edited vector": (lambda f: rewrite(f, "models", lambda r: nudge(r, "vector")), "sha256 is not"),
+    "forged vector": (
+        lambda f: rewrite(f, "models", lambda r: nudge(r, "vector"), sign=True),
+        "retrieval vector does not follow",
+    ),
+    "forged content": (lambda f: rewrite(f, "panels", lambda r: nudge(r, "wvc"), sign=True), "does not match its row"),
+    "swapped panels": (lambda f: rewrite(f, "panels", swap_panels, sign=True), "panels belong to another row"),
+    "rows missing": (lambda f: rewrite(f, "models", lambda r: r.pop(), sign=True), "the manifest says 3"),
+}
+
+
+@pytest.fixture
+def three(made: dict[str, Fingerprint], tmp_path: Path) -> Path:
+    Index.build([made["parent"], made["child"], made["other"]], name="three").save(tmp_path / "three")
+    return tmp_path / "three"
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_verify_finds(three: Path, damage: str) -> None:
+    assert Index.check(three)[1] == []
+    harm, said = DAMAGE[damage]
+    harm(three)
+    index, problems = Index.check(three)
+    assert problems and any(said in f"{p.where}: {p.what}" for p in problems), problems
+    assert all(str(three) not in f"{p.where} {p.what}" for p in problems)
+    assert len(index) in (0, 2, 3)
+
+
+def test_a_forged_row_is_not_compared(three: Path, made: dict[str, Fingerprint]) -> None:
+    rewrite(three, "panels", lambda r: nudge(r, "wvc"), sign=True)
+    with pytest.raises(IndexFormatError, match="does not match its own hash"):
+        Index.load(three).query(made["stranger"])
+
+
+# --- hostile manifests and Parquet files: one sentence, whatever they hold ---
+
+BIG = 10**30
+MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "leaves the folder": lambda d: d["shards"][0].update(models="../../etc/passwd.parquet"),
+    "absolute path": lambda d: d["shards"][0].update(panels="/etc/x.parquet"),
+    "another kind of file": lambda d: d["shards"][0].update(models="data/models/x.so"),
+    "zero byte in a path": lambda d: d["shards"][0].update(models="data/\0.parquet"),
+    "path is a number": lambda d: d["shards"][0].update(models=7),
+    "shards is text": lambda d: d.update(shards="none"),
+    "shards is null": lambda d: d.update(shards=None),
+    "shard is a list": lambda d: d.update(shards=[[]]),
+    "no shards": lambda d: d.pop("shards"),
+    "no id": lambda d: d.pop("id"),
+    "rows is text": lambda d: d["shards"][0].update(rows="3"),
+    "rows is negative": lambda d: d["shards"][0].update(rows=-1),
+    "rows is huge": lambda d: d["shards"][0].update(rows=BIG),
+    "digest is no digest": lambda d: d["shards"][0].update(sha256={d["shards"][0]["models"]: 1}),
+    "no digests": lambda d: d["shards"][0].update(sha256=None),
+    "bytes is infinite": lambda d: d["shards"][0].update(bytes=dict.fromkeys(d["shards"][0]["bytes"], float("inf"))),
+    "schema of the future": lambda d: d.update(schema=99),
+    "fingerprints of the future": lambda d: d.update(fingerprint_version=99),
+    "a path as long as a book": lambda d: d["shards"][0].update(
+        models=(long := "x" * 5000 + ".parquet"),
+        sha256=d["shards"][0]["sha256"] | {long: "0" * 64},
+        bytes=d["shards"][0]["bytes"] | {long: 1},
+    ),
+}  # fmt: skip
+TEXTS = {"nothing": "", "not JSON": "{", "a list": "[]", "a number": "7", "deep": "[" * 100_000, "not UTF-8": "\udcff"}
+
+
+def one_sentence(error: ProvindexError) -> None:
+    assert "\n" not in str(error) and len(str(error)) < 600, str(error)
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_hostile_manifests(three: Path, case: str) -> None:
+    edit_manifest(three, MANIFESTS[case])
+    with pytest.raises(IndexFormatError) as caught:
+        Index.load(three)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_manifests_that_are_none(three: Path, case: str) -> None:
+    (three / "manifest.json").write_bytes(TEXTS[case].encode("utf-8", "surrogateescape"))
+    with pytest.raises(IndexFormatError) as caught:
+        Index.load(three)
+    one_sentence(caught.value)
+
+
+def test_a_huge_manifest_is_not_read(three: Path) -> None:
+    with (three / "manifest.json").open("wb") as file:
+        file.truncate(dataset.MAX_MANIFEST + 1)
+    with pytest.raises(IndexFormatError, match="larger than 64 MB"):
+        Index.load(three)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "three/manifest.json", "three/data"])
+def test_folders_that_are_no_index(three: Path, place: str) -> None:
+    with pytest.raises(IndexFormatError, match="is not an index") as caught:
+        Index.load(three.parent / place)
+    one_sentence(caught.value)
+
+
+Change = Callable[[pa.Table], pa.Table]
+
+
+def with_column(name: str, values: pa.Array) -> Change:
+    return lambda table: table.set_column(table.column_names.index(name), name, values)
+
+
+TABLES: dict[str, Change] = {
+    "a column is missing": lambda t: t.drop_columns(["wvc"]),
+    "no columns of ours": lambda t: pa.table({"text": ["hello"]}),
+    "a column twice": lambda t: pa.table([*t.columns, t.column("wvc")], names=[*t.column_names, "wvc"]),
+    "numbers for text": with_column("model_id", pa.array([7])),
+    "text for numbers": with_column("parameters", pa.array(["many"])),
+    "doubles for floats": with_column("nlf", pa.array([[1.0]], pa.list_(pa.float64()))),
+    "a scalar for a list": with_column("wvc_sizes", pa.array([1], pa.int32())),
+    "a null id": with_column("model_id", pa.array([None], pa.string())),
+    "a null count": with_column("parameters", pa.array([None], pa.int64())),
+    "a null list": with_column("wvc", pa.array([None], pa.list_(pa.float16()))),
+    "nulls in a list": with_column("wvc_sizes", pa.array([[None, 1]], pa.list_(pa.int32()))),
+    "null names": with_column("block_keys", pa.array([[None]], pa.list_(pa.string()))),
+    "an empty table": lambda t: t.slice(0, 0),
+}
+
+
+def rows_with(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda row: row.update(changes)
+
+
+ints = lambda *values: np.array(values, np.int32)  # noqa: E731
+ROWS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "sizes that do not add up": rows_with(wvc_sizes=ints(7)),
+    "negative sizes": rows_with(lep_sizes=ints(-1, 4)),
+    "huge panels": rows_with(hidden_heights=ints(2**30)),
+    "too many anchors": rows_with(eas=np.zeros(10**6, np.float32)),
+    "not a triangle": rows_with(eas=np.zeros(5, np.float32)),
+    "bins of another histogram": rows_with(end=np.zeros(7)),
+    "keys without meaning": rows_with(hidden_keys=["a/b"]),
+    "keys with text for numbers": rows_with(hidden_keys=["mlp/decoder/x/-1/0"]),
+    "mfi is no JSON": rows_with(mfi="{"),
+    "mfi is a list": rows_with(mfi="[]"),
+    "mfi lacks fields": rows_with(mfi="{}"),
+    "tfv is text": rows_with(tfv='"x"'),
+    "absences are a list": rows_with(absences="[1]"),
+    "absences are numbers": rows_with(absences='{"EAS": 1}'),
+    "files are numbers": rows_with(files="[1]"),
+    "deep JSON": rows_with(absences="[" * 100_000),
+    "residual panel cut": rows_with(residual_panel=np.zeros(63, np.float16)),
+    "digests cut": rows_with(block_exact=np.zeros(3, np.uint64)),
+    "wrong hash": rows_with(row_sha256="0" * 64),
+    "another version": rows_with(fingerprint_version=99),
+}
+
+
+@pytest.fixture
+def kept(made: dict[str, Fingerprint], tmp_path: Path) -> Path:
+    path = tmp_path / "kept.parquet"
+    dataset.write_fingerprint(made["child"], path)
+    return path
+
+
+def refused(path: Path) -> None:
+    with pytest.raises((IndexFormatError, ModelError)) as caught:
+        dataset.read_fingerprints(path)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_hostile_tables(kept: Path, case: str) -> None:
+    pq.write_table(TABLES[case](pq.read_table(kept)), kept)
+    refused(kept)
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_hostile_rows_with_a_hash_of_their_own(made: dict[str, Fingerprint], kept: Path, case: str) -> None:
+    row = to_row(made["child"])
+    if case != "wrong hash":
+        ROWS[case](row)
+        row["row_sha256"] = row_hash(row)
+    else:
+        ROWS[case](row)
+    dataset._write(kept, [row], "both", 1)
+    refused(kept)
+
+
+def broken_files(data: bytes) -> Iterator[tuple[str, bytes]]:
+    yield "empty", b""
+    yield "text", b"this is no Parquet file"
+    yield "magic only", b"PAR1"
+    yield "footer length lies", data[:-8] + (2**31 - 1).to_bytes(4, "little") + b"PAR1"
+    for share in (0.1, 0.5, 0.99):
+        yield f"cut at {share}", data[: int(len(data) * share)]
+    yield "zeros", bytes(len(data))
+    yield "body zeroed", b"PAR1" + bytes(len(data) // 2) + data[len(data) // 2 + 4 :]
+
+
+def test_files_that_are_no_parquet(kept: Path) -> None:
+    for _, data in broken_files(kept.read_bytes()):
+        kept.write_bytes(data)
+        refused(kept)
+
+
+def test_every_flipped_byte_is_refused_or_harmless(made: dict[str, Fingerprint], kept: Path) -> None:
+    """Bytes flipped one at a time: the file is refused in a sentence, or it still holds the very same row."""
+    data = kept.read_bytes()
+    rng = np.random.default_rng(0)
+    wanted = to_row(made["child"])["row_sha256"]
+    for place in [*rng.integers(0, len(data), 60), *rng.integers(len(data) - 4000, len(data), 60)]:
+        changed = bytearray(data)
+        changed[place] ^= 1 << int(rng.integers(8))
+        kept.write_bytes(changed)
+        try:
+            read = dataset.read_fingerprints(kept)
+        except ProvindexError as error:
+            one_sentence(error)
+        else:
+            assert [to_row(fp)["row_sha256"] for fp in read] == [wanted]
+
+
+def test_a_bomb_of_runs_is_not_unpacked(kept: Path, monkeypatch: Any) -> None:
+    """A list of 3 million equal values takes a few hundred bytes; its stated length is what counts."""
+    table = pq.read_table(kept)
+    table = with_column("wvc_sizes", pa.array([np.zeros(3_000_000, np.int32)]))(table)
+    pq.write_table(table, kept)
+    assert kept.stat().st_size < 4_000_000
+    monkeypatch.setattr(dataset, "MAX_VALUES", 1_000_000)
+    with pytest.raises(IndexFormatError, match="3,000,000 values in one column"):
+        dataset.read_fingerprints(kept)
