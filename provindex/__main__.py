@@ -26,7 +26,9 @@ def main() -> None:
 
 def _fail(sentence: str, error: Exception) -> None:
     if os.environ.get("PROVINDEX_DEBUG") == "1":
-        raise error
+        import traceback
+
+        traceback.print_exception(error)
     sys.stderr.write(f"provindex: {sentence}\n")
     sys.exit(2)
 

@@ -106,7 +106,7 @@ def expand(sources: Iterable[str]) -> Iterator[str]:
             yield from _listed(sys.stdin.read())
         elif path.is_dir():
             yield from _in_folder(path)
-        elif path.is_file() and path.suffix.lower() not in (".parquet", *WEIGHTS):
+        elif path.exists() and path.suffix.lower() not in (".parquet", *WEIGHTS):
             yield from _listed(_text(path))
         else:
             yield source

@@ -199,8 +199,17 @@ def _rows(read: Any, wanted: Any, name: str) -> list[Row]:
             raise IndexFormatError(f"{name}: column {expected.name} has empty cells.", _AGAIN)
         numeric = nested and expected.type.value_type != pa.string()
         for i, row in enumerate(rows):
-            row[expected.name] = array[i].values.to_numpy(zero_copy_only=False) if numeric else array[i].as_py()
+            row[expected.name] = _numbers(array[i].values) if numeric else array[i].as_py()
     return rows
+
+
+def _numbers(values: Any) -> np.ndarray[Any, Any]:
+    """A flat Arrow array without nulls as numpy; its own `to_numpy` imports pandas, which costs more than a query."""
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    buffer = values.buffers()[1]
+    if buffer is None:
+        return np.zeros(0, dtype)
+    return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
 
 
 # --- fingerprint files ---

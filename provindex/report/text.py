@@ -10,14 +10,15 @@ Column = tuple[str, list[str], int, bool]  # heading, cells, priority, right-ali
 NEEDED = 3  # columns of a higher priority number are left out where the terminal is too narrow
 
 SIGNALS = ("WVC", "EAS", "LEP", "NLF", "END", "VOA", "TFV", "MFI")
+MIN_WIDTH = 60  # narrower than that the tables of `compare` say nothing
 PLAIN_WIDTH = 200  # when the output is not a terminal
 
 
 def render(document: Document, *, width: int = PLAIN_WIDTH, color: bool = False) -> str:
-    """The text of a document of any kind. width: columns to fit everything into, 40 at least. color: bold headings."""
+    """The text of a document of any kind. width: columns to fit into, 60 at least. color: bold headings."""
     kind = document["schema"].split("/")[0].removeprefix("provindex.")
     renderers = {"query": _query, "compare": _compare, "fingerprint": _fingerprint, "index": _index}
-    return "\n".join(renderers[kind](document, max(width, 40), color)) + "\n"
+    return "\n".join(renderers[kind](document, max(width, MIN_WIDTH), color)) + "\n"
 
 
 def _bold(text: str, color: bool) -> str:
@@ -39,11 +40,9 @@ def _query(d: Document, width: int, color: bool) -> list[str]:
     lines: list[str] = []
     if d["matches"]:
         lines += [*_table(_match_columns(d["matches"]), width, color), ""]
-    for number, sentence in enumerate(_headline(d)):
-        lines += _heading(sentence, width, color and number == 0)
-    for sentence in (*map(_family, d["families"]), *_closing(d)):
-        lines += _wrapped(sentence, width)
-    return lines
+    first, *more = [*_headline(d), *map(_family, d["families"]), *_closing(d)]
+    lines += _heading(first, width, color)
+    return lines + [line for sentence in more for line in _wrapped(sentence, width)]
 
 
 def _headline(d: Document) -> list[str]:

@@ -1,0 +1,332 @@
+"""The command line, run as a person runs it: answers, exit statuses, terminals, pipes, and what it may not touch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zoo
+from commands import Ran, environment, run, run_closed, run_on_terminal
+
+from provindex.index import SEED
+
+HEAVY = ("numpy", "faiss", "datasets", "pyarrow", "huggingface_hub", "tokenizers")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+LONG = "an-organization-with-a-rather-long-name/and-a-model-name-that-is-even-longer-than-that-v2.1-instruct"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders: a parent, a fine-tuned child, a stranger of the same config, and one of another width."""
+    folder = tmp_path_factory.mktemp("cli") / "models"
+    parent = zoo.llama(1)
+    family = {
+        "parent": parent,
+        "child": zoo.finetune_noise(parent, 0.98, 2),
+        "stranger": zoo.llama(3),
+        "narrow": zoo.llama(5, hidden=32, heads=2, kv_heads=1, intermediate=96),
+    }
+    for name, checkpoint in family.items():
+        zoo.write(checkpoint, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(models: Path) -> Path:
+    """An index of the parent (under a long id), the stranger and the narrow model."""
+    from dataclasses import replace
+
+    from provindex.api import fingerprint
+    from provindex.index import Index
+
+    rows = [replace(fingerprint(models / "parent"), model_id=LONG, license="apache-2.0", family=LONG)]
+    rows += [fingerprint(models / name) for name in ("stranger", "narrow")]
+    Index.build(rows, name="zoo").save(models.parent / "index")
+    return models.parent / "index"
+
+
+def document(ran: Ran) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
+
+
+# --- query and compare ---
+
+
+def test_query_prints_the_answer_alone_and_talks_on_stderr(models: Path, index: Path) -> None:
+    ran = run("query", models / "child", "--index", index)
+    assert ran.status == 0
+    assert (
+        ran.err.startswith("index  zoo@")
+        and f"model  {models / 'child'}, 0.2M parameters, llama, f32; exact" in ran.err
+    )
+    assert f"Descends from {LONG}" in ran.out or f"Shares weights with {LONG} (finetune)" in ran.out
+    assert "\x1b" not in ran.out and "1 match of 3 candidates" in ran.out
+    assert "index " not in ran.out.split("\n")[0] and ran.out.split()[:4] == [
+        "MODEL",
+        "RELATION",
+        "DIRECTION",
+        "E-VALUE",
+    ]
+
+
+def test_json_is_the_contract_and_repeats_byte_for_byte(models: Path, index: Path) -> None:
+    first = run("query", models / "child", "--index", index, "--json", "-q")
+    again = run("query", models / "child", "--index", index, "-f", "json", cwd=models.parent)
+    assert first.out == again.out and first.err == ""
+    assert first.status == 0
+    answer = document(first)
+    assert list(answer)[:6] == ["schema", "tool", "index", "settings", "warnings", "status"]
+    assert answer["schema"] == "provindex.query/1" and answer["status"] == "decided"
+    assert answer["query"]["model_id"] == "child"
+    no_secrets(first.out)
+    (match,) = answer["matches"]
+    assert (match["model_id"], match["verdict"], match["relation"]) == (LONG, "linked", "finetune")
+    assert {c["verdict"] for c in answer["candidates"]} == {"unrelated", "inconclusive"}
+
+
+def no_secrets(text: str) -> None:
+    """No absolute path, host name or color."""
+    values: list[str] = []
+    json.loads(text, object_pairs_hook=lambda pairs: values.extend(v for _, v in pairs if isinstance(v, str)))
+    assert not [v for v in values if v.startswith("/") or "/tmp/" in v], values
+    host = socket.gethostname()
+    assert len(host) < 4 or host not in text
+    assert "\x1b" not in text
+
+
+def test_deny_is_a_gate(models: Path, index: Path) -> None:
+    def status(*deny: str) -> int:
+        flags = [part for name in deny for part in ("--deny", name)]
+        return run("query", models / "child", "--index", index, "-q", *flags, "--candidates", "1").status
+
+    assert status(LONG) == 1
+    assert status("stranger") == 0
+    assert status("narrow") == 3  # other residual width: it cannot be told
+    assert status("nobody/here") == 3
+    assert status("narrow", LONG) == 1
+    assert run("query", "stranger", "--index", index, "-q", "--deny", "stranger", cwd=models.parent).status == 1
+
+
+def test_expect_is_a_gate(models: Path, index: Path) -> None:
+    def status(other: str, expected: str) -> int:
+        return run("compare", models / "child", models / other, "--index", index, "--expect", expected, "-q").status
+
+    assert status("parent", "linked") == 0
+    assert status("parent", "unrelated") == 1
+    assert status("stranger", "linked") == 1
+    assert status("narrow", "linked") == 3
+
+
+def test_no_ancestor_is_an_answer(models: Path, tmp_path: Path) -> None:
+    run("index", "build", models / "stranger", "-o", tmp_path / "one", "-q")
+    ran = run("query", models / "child", "--index", tmp_path / "one")
+    assert ran.status == 0
+    assert ran.out.startswith(
+        "No ancestor in this index: 1 candidate re-verified, none above chance. Trained from scratch"
+    )
+    written = run("query", models / "child", "--index", tmp_path / "one", "--json", "-o", tmp_path / "a.json", "-q")
+    assert (written.status, written.out, written.err) == (0, "", "")
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert answer["status"] == "none" and answer["matches"] == [] == answer["families"]
+
+
+def test_inconclusive_says_what_could_not_be_computed_line_by_line(models: Path, tmp_path: Path) -> None:
+    run("index", "build", models / "narrow", "-o", tmp_path / "one", "-q")
+    ran = run("query", models / "child", "--index", tmp_path / "one", "-q")
+    assert ran.status == 0
+    assert ran.out.splitlines() == [
+        "Inconclusive: the only candidate could not be tested.", "  residual widths differ",
+    ]  # fmt: skip
+
+
+def test_compare_names_both_sides(models: Path) -> None:
+    ran = run("compare", models / "child", models / "stranger", "-q")
+    assert ran.status == 0 and "Unrelated: no evidence that child and stranger share weights" in ran.out
+    answer = document(run("compare", models / "child", models / "parent", "--json", "-q"))
+    assert (answer["schema"], answer["a"]["model_id"], answer["b"]["model_id"]) == (
+        "provindex.compare/1",
+        "child",
+        "parent",
+    )
+    assert answer["retrieval"] is None and answer["status"] == "decided" and answer["verdict"] == "linked"
+    assert answer["signals"]["VOA"]["value"] == 1.0
+
+
+# --- fingerprint, index ---
+
+
+def test_a_fingerprint_file_is_a_model(models: Path, index: Path, tmp_path: Path) -> None:
+    made = run("fingerprint", models / "child", "-o", tmp_path / "child.parquet")
+    assert made.status == 0 and "written  child.parquet" in made.out
+    answers = [
+        run("query", m, "--index", index, "--json", "-q").out for m in (models / "child", tmp_path / "child.parquet")
+    ]
+    assert answers[0] == answers[1]
+    told = document(run("fingerprint", "stranger", "--index", index, "--json", cwd=tmp_path))  # from the index
+    assert told["schema"] == "provindex.fingerprint/1" and told["model"]["model_id"] == "stranger"
+
+
+def test_index_verbs(models: Path, tmp_path: Path) -> None:
+    built = run("index", "build", "-", "-o", tmp_path / "index", stdin=f"{models / 'parent'}\n{models / 'nowhere'}\n")
+    assert built.status == 2 and "added parent" in built.out and "1 failed: nowhere" in built.out
+    assert "1 of 2 models failed" in built.err and "nowhere" in built.err
+    quiet = run("index", "build", models / "nowhere", "-o", tmp_path / "index", "--json", "-q")
+    assert quiet.status == 2 and "nowhere" in quiet.err
+    no_secrets(quiet.out)
+    assert document(quiet)["failed"][0]["source"] == "nowhere" and document(quiet)["added"] == []
+    again = run("index", "add", models / "parent", "--index", tmp_path / "index")
+    assert again.status == 0 and "1 model already there" in again.out
+    status = document(run("index", "status", "--index", tmp_path / "index", "--json"))
+    assert [m["model_id"] for m in status["models"]] == ["parent"] and status["schema"] == "provindex.index/1"
+    assert run("index", "verify", "--index", tmp_path / "index").status == 0
+    shard = next((tmp_path / "index" / "data" / "models").glob("*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    broken = run("index", "verify", "--index", tmp_path / "index", "--json")
+    assert broken.status == 1 and document(broken)["problems"][0]["where"].startswith("data/models/")
+    no_secrets(broken.out)
+
+
+def test_the_index_comes_from_the_environment(models: Path, index: Path) -> None:
+    ran = run("index", "status", "--json", PROVINDEX_INDEX=str(index))
+    assert document(ran)["index"]["id"] == "zoo"
+
+
+# --- what cannot be done: status 2, one sentence ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["query"], "Missing argument"),
+        (["qurey", "x"], "No such command"),
+        (["query", "x", "--top", "0"], "--top"),
+        (["compare", "a", "b", "--expect", "maybe"], "--expect"),
+        (["query", "./nowhere/at/all"], "nowhere"),
+        (["query", "org/name", "--offline"], "not in the Hub cache"),
+        (["query", "x", "--index", "nowhere"], "nowhere is not an index"),
+        (["query", "x", "-o", "nowhere/answer.txt"], "there is no folder nowhere"),
+        (["query", "x", "-o", "."], "is a folder"),
+        (["fingerprint", "x", "-o", "x.txt"], "does not end in .parquet"),
+        (["index", "add", "x", "--index", "nowhere"], "has no index to add to"),
+    ],
+)
+def test_what_cannot_be_done_is_status_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    ran = run(*arguments, cwd=tmp_path)
+    assert ran.status == 2 and ran.out == ""
+    assert said in ran.err and "Traceback" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_model_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
+    ran = run("query", tmp_path / "model.safetensors", "-q")
+    assert ran.status == 2 and ran.err.startswith("provindex: ") and ran.err.count("\n") == 1
+
+
+CRASH = "import provindex.index as i; i.Index.load = lambda *a: 1 / 0; from provindex.__main__ import main; main()"
+
+
+@pytest.mark.parametrize("debug", [None, "1"])
+def test_a_crash_is_status_2_and_shows_where_if_asked(debug: str | None) -> None:
+    """A crash must not look like a failed gate; python's own status for an exception is 1."""
+    command = [sys.executable, "-c", CRASH, "index", "status"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment(PROVINDEX_DEBUG=debug))
+    assert ran.returncode == 2
+    assert ("Traceback" in ran.stderr) == bool(debug) and "ZeroDivisionError" in ran.stderr
+
+
+def test_a_reader_that_goes_away_is_no_failed_gate(index: Path) -> None:
+    command = [sys.executable, "-m", "provindex", "index", "status", "--index", str(index)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_an_interrupt_is_status_130(tmp_path: Path) -> None:
+    """While it waits for a list from a pipe that nobody has written to yet."""
+    os.mkfifo(tmp_path / "list")
+    command = [sys.executable, "-m", "provindex", "index", "build", "list", "-o", "index"]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(), cwd=tmp_path) as process,
+        (tmp_path / "list").open("w"),  # opens when the other side reads
+    ):
+        process.send_signal(signal.SIGINT)
+        assert process.stderr and b"Traceback" not in process.stderr.read()
+    assert process.returncode == 130 and not (tmp_path / "index").exists()
+
+
+def test_an_output_file_is_whole_or_not_there(models: Path, index: Path, tmp_path: Path) -> None:
+    target = tmp_path / "answer.json"
+    target.write_text("old")
+    ran = run("query", models / "nowhere", "--index", index, "--json", "-o", target)
+    assert ran.status == 2 and target.read_text() == "old"
+    assert run("query", models / "child", "--index", index, "--json", "-o", target, "-q").status == 0
+    assert json.loads(target.read_text())["schema"] == "provindex.query/1"
+    assert [p.name for p in tmp_path.iterdir()] == ["answer.json"]
+
+
+# --- terminals ---
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("verb", ["query", "compare", "status", "fingerprint"])
+def test_no_line_is_wider_than_the_terminal(models: Path, index: Path, columns: int, verb: str) -> None:
+    arguments = {
+        "query": ["query", models / "child", "--index", index],
+        "compare": ["compare", LONG, models / "narrow", "--index", index],
+        "status": ["index", "status", "--index", index],
+        "fingerprint": ["fingerprint", LONG, "--index", index],
+    }[verb]
+    ran = run_on_terminal(columns, *arguments)
+    assert ran.status == 0
+    lines = COLOR.sub("", ran.out).splitlines()
+    assert lines and max(map(len, lines)) <= columns, lines
+    assert LONG in "".join(line.strip() for line in lines)  # an id is wrapped, never cut
+    assert "\x1b[1m" in ran.out
+
+
+def test_no_color_where_it_is_not_wanted(models: Path, index: Path) -> None:
+    assert "\x1b" not in run_on_terminal(80, "index", "status", "--index", index, NO_COLOR="1").out
+    assert "\x1b" not in run_on_terminal(80, "index", "status", "--index", index, "--json").out
+
+
+def test_work_shorter_than_a_second_shows_no_progress(models: Path, index: Path) -> None:
+    assert "\r" not in run_on_terminal(80, "query", models / "child", "--index", index).err
+
+
+# --- what is not touched ---
+
+
+def test_help_imports_nothing_heavy() -> None:
+    ran = run_closed(HEAVY, "--help")
+    assert ran.status == 0 and "query" in ran.out
+    assert ran.err.splitlines()[-1] == "imported: "
+
+
+@pytest.mark.skipif(not (SEED / "manifest.json").exists(), reason="the seed index has not been built")
+def test_an_indexed_id_needs_no_network_and_no_weights(tmp_path: Path) -> None:
+    """The first command of the README: from the embedded index alone, at once."""
+    heavy = ("datasets", "tokenizers", "huggingface_hub", "safetensors", "torch", "transformers", "pandas")
+    ran = run_closed(heavy, "query", "cnmoro/portuguese-multilingual-e5-small", cwd=tmp_path)
+    assert ran.status == 0, ran.err
+    assert ran.err.splitlines()[-1] == "imported: "
+    assert ran.err.startswith("index  seed@")
+    assert "Descends from intfloat/multilingual-e5-small" in ran.out and "ancestor" in ran.out
+
+
+@pytest.mark.parametrize("how", ["--offline", "HF_HUB_OFFLINE"])
+def test_offline_opens_no_socket(how: str, tmp_path: Path) -> None:
+    flags, env = (["--offline"], {}) if how == "--offline" else ([], {"HF_HUB_OFFLINE": "1"})
+    ran = run_closed((), "query", "org/not-here", *flags, cwd=tmp_path, **env)
+    assert ran.status == 2 and "org/not-here is not in the Hub cache" in ran.err
