@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import zoo
 from commands import Ran, environment, run, run_closed, run_on_terminal
 
 from provindex.index import SEED
+from provindex.progress import Bar
 
 HEAVY = ("numpy", "faiss", "datasets", "pyarrow", "huggingface_hub", "tokenizers")
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -303,6 +305,25 @@ def test_no_color_where_it_is_not_wanted(models: Path, index: Path) -> None:
 
 def test_work_shorter_than_a_second_shows_no_progress(models: Path, index: Path) -> None:
     assert "\r" not in run_on_terminal(80, "query", models / "child", "--index", index).err
+
+
+def shown_progress(stream: TextIO, **options: bool) -> bool:
+    with Bar("reading model", "bytes", stream, **options) as bar:
+        bar(1 << 20, 4 << 20)
+        bar(4 << 20, 4 << 20)
+    return bar.shown
+
+
+def test_progress_is_for_terminals_only_and_wiped_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("provindex.progress.DELAY", 0.0)
+    outer, inner = pty.openpty()
+    with os.fdopen(inner, "w") as terminal, (tmp_path / "piped").open("w") as piped:
+        assert not shown_progress(piped) and not shown_progress(terminal, quiet=True)
+        assert shown_progress(terminal)
+        said = os.read(outer, 4096).decode()
+    os.close(outer)
+    assert "reading model [######" in said and said.endswith("\r\x1b[K") and "\n" not in said
+    assert (tmp_path / "piped").read_text() == ""
 
 
 # --- what is not touched ---
