@@ -184,7 +184,9 @@ def _compare(d: Document, width: int, color: bool) -> list[str]:
         for name, e in d["evidence"].items()
     ]
     lines = [*_rows([("EVIDENCE", "VALUE", "CHANCE", "N", "LOG10 P"), *evidence], width, color), ""]
-    lines += [*_rows([("SIGNAL", "VALUE", "CHANCE", "N"), *signals], width, color), ""]
+    lines += _rows([("SIGNAL", "VALUE", "CHANCE", "N"), *signals], width, color)
+    unknown = dict.fromkeys(s["chance_reason"] for s in d["signals"].values() if "chance_reason" in s)
+    lines += [*(line for reason in unknown for line in _wrapped(f"  CHANCE -: {reason}", width)), ""]
     for run in d["layer_map"]:
         where = f"{run['stack']} layers {_span(run['from'])} of A are layers {_span(run['to'])} of B"
         lines += _wrapped(f"{where} (log10 p {run['log10_p']:.1f})", width)
@@ -232,9 +234,10 @@ def _verdict(d: Document) -> list[str]:
         "descendant": f"{a} descends from {b}",
     }.get(d["direction"], f"{a} and {b} share weights")
     direction = "" if d["direction"] in ("ancestor", "descendant") else "; the weights do not say which came first"
+    caveats = [f"  {reason}" for reason in d["reasons"]]
     if d["relation"] == "identical":
-        return [f"Linked: {a} and {b} have identical weights (log10 p {d['log10_p']:.1f})."]
-    return [f"Linked: {said} ({d['relation']}, log10 p {d['log10_p']:.1f}){direction}."]
+        return [f"Linked: {a} and {b} have identical weights (log10 p {d['log10_p']:.1f}).", *caveats]
+    return [f"Linked: {said} ({d['relation']}, log10 p {d['log10_p']:.1f}){direction}.", *caveats]
 
 
 # --- fingerprint and index ---
