@@ -32,7 +32,7 @@ _HOMES = {
     "ProvindexError": "errors",
     "QueryResult": "index",
     "compare": "api",
-    "fingerprint": "api",
+    "fingerprint": "fingerprint",
 }
 __all__ = ["Fingerprint", "Index", "Pair", "ProvindexError", "QueryResult", "__version__", "compare", "fingerprint"]
 
@@ -40,6 +40,9 @@ __all__ = ["Fingerprint", "Index", "Pair", "ProvindexError", "QueryResult", "__v
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'provindex' has no attribute {name!r}")
-    value = getattr(import_module(f"provindex.{_HOMES[name]}"), name)
+    module = import_module(f"provindex.{_HOMES[name]}")
+    if name == "fingerprint":  # a module that can be called: see its end
+        return module
+    value = getattr(module, name)
     globals()[name] = value
     return value

@@ -71,9 +71,11 @@ def fingerprint(
     reference: str | os.PathLike[str], *, index: Index | None = None, mode: str = "exact", offline: bool = False
 ) -> Fingerprint:
     """The fingerprint of any model reference: a folder, a weight file, a fingerprint file, or `org/name[@revision]`,
-    which is looked up in the index (if one is given), the Hub cache and the Hub.
+    which is looked up in the index (the default one if none is given), the Hub cache and the Hub.
     """
-    return resolve(reference, index=index, mode=mode, offline=offline).fingerprint
+    return resolve(
+        reference, index=_default_index(reference) if index is None else index, mode=mode, offline=offline
+    ).fingerprint
 
 
 def compare(a: Fingerprint | str | os.PathLike[str], b: Fingerprint | str | os.PathLike[str]) -> Pair:
@@ -82,7 +84,12 @@ def compare(a: Fingerprint | str | os.PathLike[str], b: Fingerprint | str | os.P
 
 
 def _resolved(x: Fingerprint | str | os.PathLike[str]) -> Resolved:
-    return Resolved(x, x.model_id) if isinstance(x, Fingerprint) else resolve(x)
+    return Resolved(x, x.model_id) if isinstance(x, Fingerprint) else resolve(x, index=_default_index(x))
+
+
+def _default_index(reference: str | os.PathLike[str]) -> Index | None:
+    """The default index, which is looked into for whatever is not a path."""
+    return None if Path(reference).exists() else Index.load()
 
 
 def compare_resolved(a: Resolved, b: Resolved) -> Pair:

@@ -194,7 +194,7 @@ def _rows(read: Any, wanted: Any, name: str) -> list[Row]:
                 f"{name}: column {expected.name} has type {array.type}, expected {expected.type}.", _AGAIN
             )
         nested = pa.types.is_list(expected.type) or pa.types.is_fixed_size_list(expected.type)
-        holes = array.null_count + (array.flatten().null_count if nested else 0)
+        holes = array.null_count + (array.values.null_count if nested else 0)
         if holes and expected.name not in NULLABLE:
             raise IndexFormatError(f"{name}: column {expected.name} has empty cells.", _AGAIN)
         numeric = nested and expected.type.value_type != pa.string()
@@ -399,5 +399,5 @@ def read_panels(folder: Path, shard: Shard, number: int) -> Row:
 
 
 def vectors(rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The retrieval vectors of rows, (len(rows), 832) float32."""
+    """The retrieval vectors of rows, (len(rows), 2368) float32."""
     return np.stack([r[VECTOR] for r in rows]) if rows else np.zeros((0, DIMENSIONS), np.float32)

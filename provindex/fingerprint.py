@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,9 @@ from provindex.names import Arch, Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
 from provindex.source import FileFact, Model, Tensor
 from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
+
+if TYPE_CHECKING:
+    from provindex.index import Index
 
 FINGERPRINT_VERSION = 1
 CHUNK = 1 << 18  # elements decoded at a time: 1 MB of float32 and 2 MB of float64, which stay in cache
@@ -632,3 +638,24 @@ def _blocks(w: _Weights) -> panels.BlockDigests | None:
     if made is None:
         w.absences["blocks"] = "no weight matrix with a known role"
     return made
+
+
+# --- `provindex.fingerprint` is this module, and in the Python interface a function: the module can be called ---
+
+
+class _Callable(ModuleType):
+    def __call__(
+        self,
+        reference: str | os.PathLike[str],
+        *,
+        index: Index | None = None,
+        mode: str = "exact",
+        offline: bool = False,
+    ) -> Fingerprint:
+        """The fingerprint of any model reference; see `provindex.api.fingerprint`."""
+        from provindex import api
+
+        return api.fingerprint(reference, index=index, mode=mode, offline=offline)
+
+
+sys.modules[__name__].__class__ = _Callable

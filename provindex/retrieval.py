@@ -8,7 +8,7 @@ END and NLF. Size, config and tokenizer never filter.
 Relatives may share one thing only: the layers but not the embedding, or the embedding but no layer. In the mean the
 other blocks' chance agreement would drown that, so candidates are taken in turn from three searches: by the mean, by
 the weights alone, and by the embedding alone. A sketch of n numbers blurs a cosine by 1/sqrt(n): that is
-why the sketch of the weights, where faint inheritance shows, is the widest (512: a cosine of .2 is 4.5 deviations).
+why the sketch of the weights, where faint inheritance shows, is the widest (2,048: a cosine of .1 is 4.5 deviations).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ F64 = NDArray[np.float64]
 BLOCKS: Mapping[str, tuple[int, float]] = {  # name: (dimensions, weight)
     "eas": (128, 0.25),
     "eas_by_id": (128, 0.25),
-    "wvc": (512, 0.35),
+    "wvc": (2048, 0.35),
     "lep": (16, 0.05),
     "end": (20, 0.05),
     "nlf": (28, 0.05),
@@ -41,7 +41,7 @@ SEARCHES: tuple[tuple[str, ...], ...] = (tuple(BLOCKS), ("wvc",), ("eas", "eas_b
 
 
 def vector(fp: Fingerprint) -> NDArray[np.float32]:
-    """The retrieval vector, (832,) float32; the block of a missing signal is zero, so its length is at most 1."""
+    """The retrieval vector, (2368,) float32; the block of a missing signal is zero, so its length is at most 1."""
     made = {
         "eas": _triangle(fp.eas) if fp.tfv else None,  # without a tokenizer EAS is taken at ids, not at strings
         "eas_by_id": _triangle(fp.eas_by_id),
@@ -64,7 +64,7 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
 
 
 def searches(asking: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors to search with, (up to 3, 832): the whole one, then its weights and its embedding alone if it has
+    """The vectors to search with, (up to 3, 2368): the whole one, then its weights and its embedding alone if it has
     them.
     """
     found = [asking]

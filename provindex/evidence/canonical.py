@@ -17,6 +17,7 @@ from provindex.names import Arch, Part
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+PIECE = 1 << 20  # elements of a transposed matrix decoded at a time
 
 
 class Readable(Protocol):
@@ -65,7 +66,7 @@ def part_shape(shape: tuple[int, ...], part: Part) -> tuple[int, int]:
 def read_rows(tensor: Readable, part: Part, start: int, stop: int) -> F32:
     """Rows [start, stop) of a part, (stop - start, columns) float32, clipped to the rows that exist.
 
-    A transposed matrix is read whole: its rows are columns of the file, so every page of it is touched anyway.
+    Every page of a transposed matrix is touched, because its rows are columns of the file, but memory stays bounded.
     """
     rows, cols = part_shape(tensor.shape, part)
     stop = min(stop, rows)
@@ -74,14 +75,28 @@ def read_rows(tensor: Readable, part: Part, start: int, stop: int) -> F32:
     size = int(np.prod(inner, dtype=np.int64))
     base = (part.lead or 0) * size
     if part.transposed and len(inner) > 1:
-        stored = tensor.flat(base, base + size).reshape(cols, -1)
-        return np.ascontiguousarray(stored[:, index].T)
+        return _columns(tensor, base, (cols, size // cols), index)
     if index.size and index[-1] - index[0] == index.size - 1:
         first = base + int(index[0]) * cols
         return tensor.flat(first, first + index.size * cols).reshape(-1, cols)
     if part.lead is None:
         return tensor.rows(index).reshape(-1, cols)
-    return tensor.flat(base, base + size).reshape(-1, cols)[index]
+    out = np.empty((index.size, cols), np.float32)
+    for i, row in enumerate(index.tolist()):
+        out[i] = tensor.flat(base + row * cols, base + (row + 1) * cols)
+    return out
+
+
+def _columns(tensor: Readable, base: int, shape: tuple[int, int], index: NDArray[np.int64]) -> F32:
+    """Columns of the stored matrix of a shape that starts at element `base`, as rows; some PIECE elements at a time."""
+    height, width = shape
+    out = np.empty((index.size, height), np.float32)
+    step = max(1, PIECE // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        stored = tensor.flat(base + start * width, base + stop * width).reshape(stop - start, width)
+        out[:, start:stop] = stored[:, index].T
+    return out
 
 
 def _source_rows(part: Part, start: int, stop: int) -> NDArray[np.int64]:

@@ -1,1 +1,1 @@
-"""The eight signals, interoperable with Cisco model-provenance-kit 1.0.0: reported with chance levels, never decisive."""
+"""The eight signals, interoperable with Cisco model-provenance-kit 1.0.0: reported beside chance, never decisive."""
