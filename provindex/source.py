@@ -29,6 +29,7 @@ from provindex.formats.safetensors import Header, read_header
 F32 = NDArray[np.float32]
 
 _NUMPY_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
+MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 
 
@@ -215,7 +216,7 @@ def _open_file(path: Path) -> Model:
 
 def _open_hub(reference: str, offline: bool) -> Model:
     match = _HUB_ID.fullmatch(reference)
-    if not match or ".." in reference:
+    if not match or ".." in reference or max(map(len, reference.split("/"))) > MAX_NAME:
         raise ModelNotFoundError(
             f"{reference[:200]!r} is no file or folder.", "Name a folder, a .safetensors file, or org/name."
         )
