@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,28 @@ import numpy as np
 
 from provindex.errors import IndexFormatError, ModelError
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from provindex.formats import parquet_pages
 from provindex.retrieval import DIMENSIONS, vector
-from provindex.rows import COLUMNS, NULLABLE, Row, from_row, row_hash, to_row
+from provindex.rows import COLUMNS, END_BINS, MAX_ANCHORS, NULLABLE, Row, from_row, row_hash, to_row
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 MODELS, PANELS = "data/models", "data/panels"
 MODELS_PER_GROUP = 1000
 MAX_MANIFEST = 64 << 20
-MAX_READ = 1 << 30  # uncompressed bytes of one read; a model's panels are 2 to 30 MB
-MAX_VALUES = 1 << 27  # values of one column in one read: a run-length bomb has few bytes and many values
+MAX_READ = 1 << 29  # bytes that one read may take; a model's row takes 2 to 60 MB
+PER_VALUE = 8  # a value and its levels in memory: a run-length bomb has few bytes and many values
+MAX_TEXT = 1 << 22  # bytes of one text; the longest, a model's files and config features, have some 20 KB
 VECTOR = "vector"
+
+# Most values of a list in one row: what the extractors make, or far more than any model has.
+LIMITS = {
+    "end": END_BINS, "vocabulary_sketch": 1024, "eas": MAX_ANCHORS * (MAX_ANCHORS + 1) // 2,
+    "eas_by_id": MAX_ANCHORS * (MAX_ANCHORS + 1) // 2, "residual_ids": 512, "residual_panel": 1 << 16,
+    VECTOR: DIMENSIONS, "hidden_keys": 1 << 13, "hidden_heights": 1 << 13, "nlf_names": 1 << 16,
+    "nlf_sizes": 1 << 16, "wvc_names": 1 << 16, "wvc_layers": 1 << 16, "wvc_sizes": 1 << 16, "wvc_scales": 1 << 16,
+    "block_keys": 1 << 16, "lep_stacks": 1 << 10, "parents": 1 << 10, "warnings": 1 << 13,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +149,52 @@ _AGAIN = "Check the index with `provindex index verify`, or get it again."
 def _read(path: Path, table: str, groups: Sequence[int] | None = None) -> list[Row]:
     """Rows of a Parquet file, of some row groups or of all, as plain columns.
 
-    Sizes are checked before anything is read. Raises IndexFormatError if the file is not a whole "models", "panels" or
-    "both" table.
+    Sizes are checked before anything is unpacked. Raises IndexFormatError if the file is not a whole "models",
+    "panels" or "both" table.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     wanted = schema(table)
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            _check_columns(file.schema_arrow.names, wanted.names, path.name)
-            chosen = range(file.metadata.num_row_groups) if groups is None else groups
-            _check_size(file.metadata, chosen, path.name)
-            read = file.read_row_groups(list(chosen), columns=wanted.names)
-        return _rows(read, wanted, path.name)
+        metadata = _metadata(path, *_stamp(path))
+        _check_columns(metadata.schema.to_arrow_schema().names, wanted.names, path.name)
+        chosen = list(range(metadata.num_row_groups) if groups is None else groups)
+        with pa.memory_map(str(path)) as mapped:
+            _check_size(metadata, chosen, memoryview(mapped.read_buffer()).cast("B"), path.name)
+            mapped.seek(0)
+            texts = [_leaf(f) for f in wanted if _is_text(f)]
+            with pq.ParquetFile(mapped, metadata=metadata, read_dictionary=texts) as file:
+                # One thread: a model's columns are small, and handing them out costs more than reading them.
+                read = file.read_row_groups(chosen, columns=wanted.names, use_threads=False)
+            return _rows(read, wanted, path.name)
     except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
         raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", _AGAIN) from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _metadata(path: Path, *stamp: int) -> Any:
+    """A file's footer: that of a large shard takes longer to parse than a row to read, and many rows are read."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path, memory_map=True)
+
+
+def _is_text(field: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(getattr(field.type, "value_type", field.type) == pa.string())
+
+
+def _leaf(field: Any) -> str:
+    """The path of a column's values in the file; a list's values are two levels below its name."""
+    return f"{field.name}.list.element" if hasattr(field.type, "value_type") else str(field.name)
 
 
 def _reason(error: Exception) -> str:
@@ -171,15 +213,44 @@ def _check_columns(names: Sequence[str], wanted: Sequence[str], name: str) -> No
         )
 
 
-def _check_size(metadata: Any, groups: Iterable[int], name: str) -> None:
-    """Refuse what would not fit: the sizes that a file states, before anything is unpacked."""
-    chosen = [metadata.row_group(group) for group in groups]
-    size = sum(group.total_byte_size for group in chosen)
-    values = max((group.column(i).num_values for group in chosen for i in range(group.num_columns)), default=0)
-    if not 0 <= size <= MAX_READ or not 0 <= values <= MAX_VALUES:
+def _check_size(metadata: Any, groups: Sequence[int], data: memoryview, name: str) -> None:
+    """Refuse what would not fit or cannot be ours, before anything is unpacked.
+
+    By the footer first, then by the page headers, which must bear the footer out: a reader allocates by them.
+    """
+    columns = [
+        (metadata.row_group(group).num_rows, metadata.row_group(group).column(i))
+        for group in groups
+        for i in range(metadata.num_columns)
+    ]
+    if sum(max(column.num_values, 0) * PER_VALUE for _, column in columns) > MAX_READ:
+        raise IndexFormatError(f"{name} states more values than {MAX_READ >> 20} MB, the most that is read.", _AGAIN)
+    total = 0
+    for rows, column in columns:
+        values, size = _pages(column, data, name)
+        title = column.path_in_schema.split(".")[0]
+        if values > rows * LIMITS.get(title, MAX_READ):
+            raise IndexFormatError(f"{name}: {values:,} values of {title}, at most {LIMITS[title]:,} a row.", _AGAIN)
+        total += size + values * PER_VALUE
+    if total > MAX_READ:
+        raise IndexFormatError(f"{name} holds {total:,} bytes, {MAX_READ:,} are the most that is read.", _AGAIN)
+
+
+def _pages(column: Any, data: memoryview, name: str) -> tuple[int, int]:
+    """(values, uncompressed bytes) of a column chunk, from its pages; they must be as many values as it states."""
+    start = column.data_page_offset
+    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:
+        start = column.dictionary_page_offset
+    try:
+        values, size = parquet_pages.totals(data, start, start + column.total_compressed_size)
+    except ValueError as error:
+        raise IndexFormatError(f"{name} is not a readable Parquet file: {error}.", _AGAIN) from error
+    if values != column.num_values:
         raise IndexFormatError(
-            f"{name} states {size:,} bytes and {values:,} values in one column, more than is read at once.", _AGAIN
+            f"{name} is damaged: {column.path_in_schema} states {column.num_values:,} values and has {values:,}.",
+            _AGAIN,
         )
+    return values, size
 
 
 def _rows(read: Any, wanted: Any, name: str) -> list[Row]:
@@ -187,20 +258,44 @@ def _rows(read: Any, wanted: Any, name: str) -> list[Row]:
     import pyarrow as pa
 
     rows: list[Row] = [{} for _ in range(read.num_rows)]
+    text_bytes = 0
     for expected in wanted:
         array = read.column(expected.name).combine_chunks()
-        if array.type != expected.type:
-            raise IndexFormatError(
-                f"{name}: column {expected.name} has type {array.type}, expected {expected.type}.", _AGAIN
-            )
         nested = pa.types.is_list(expected.type) or pa.types.is_fixed_size_list(expected.type)
+        if _plain_type(array.type) != expected.type:
+            raise IndexFormatError(
+                f"{name}: column {expected.name} has type {_plain_type(array.type)}, expected {expected.type}.", _AGAIN
+            )
         holes = array.null_count + (array.values.null_count if nested else 0)
         if holes and expected.name not in NULLABLE:
             raise IndexFormatError(f"{name}: column {expected.name} has empty cells.", _AGAIN)
-        numeric = nested and expected.type.value_type != pa.string()
+        if _is_text(expected):
+            text_bytes += _text_bytes(array.values if nested else array, expected.name, name)
+            if text_bytes > MAX_READ:
+                raise IndexFormatError(f"{name} has more text than {MAX_READ >> 20} MB.", _AGAIN)
+        numeric = nested and not _is_text(expected)
         for i, row in enumerate(rows):
             row[expected.name] = _numbers(array[i].values) if numeric else array[i].as_py()
     return rows
+
+
+def _plain_type(found: Any) -> Any:
+    """A type as the schema has it: text is read as numbers into a list of different texts."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(found) and found.value_type == pa.string():
+        return found.value_type
+    return pa.list_(_plain_type(found.value_type)) if pa.types.is_list(found) else found
+
+
+def _text_bytes(texts: Any, column: str, name: str) -> int:
+    """Bytes of all texts of a column when written out: few different ones may be repeated without end."""
+    import pyarrow.compute as pc
+
+    lengths = pc.binary_length(texts.dictionary)
+    if (pc.max(lengths).as_py() or 0) > MAX_TEXT:
+        raise IndexFormatError(f"{name}: a text of {column} has more than {MAX_TEXT >> 20} MB.", _AGAIN)
+    return int(pc.sum(lengths.take(texts.indices.drop_null())).as_py() or 0)
 
 
 def _numbers(values: Any) -> np.ndarray[Any, Any]:

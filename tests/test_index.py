@@ -21,6 +21,7 @@ from provindex import dataset
 from provindex.build import expand, fill
 from provindex.errors import IndexFormatError, ModelError, ModelNotFoundError, ProvindexError, UsageError
 from provindex.fingerprint import Fingerprint
+from provindex.formats import parquet_pages
 from provindex.index import Index
 from provindex.rows import COLUMNS, row_hash, to_row
 
@@ -636,12 +637,100 @@ def test_every_flipped_byte_is_refused_or_harmless(made: dict[str, Fingerprint],
             assert [to_row(fp)["row_sha256"] for fp in read] == [wanted]
 
 
-def test_a_bomb_of_runs_is_not_unpacked(kept: Path, monkeypatch: Any) -> None:
-    """A list of 3 million equal values takes a few hundred bytes; its stated length is what counts."""
-    table = pq.read_table(kept)
-    table = with_column("wvc_sizes", pa.array([np.zeros(3_000_000, np.int32)]))(table)
-    pq.write_table(table, kept)
-    assert kept.stat().st_size < 4_000_000
-    monkeypatch.setattr(dataset, "MAX_VALUES", 1_000_000)
-    with pytest.raises(IndexFormatError, match="3,000,000 values in one column"):
+def listed(values: pa.Array) -> pa.Array:
+    """One row, whose cell is a list of all the values."""
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+def zeros(count: int, dtype: Any) -> pa.Array:
+    return listed(pa.array(np.zeros(count, dtype)))
+
+
+def of_one_text(size: int, count: int) -> pa.Array:
+    """A list of one text again and again, which the file holds once."""
+    return listed(pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array(["x" * size])))
+
+
+BOMBS: dict[str, tuple[Change, str]] = {
+    "values": (with_column("wvc", zeros(70_000_000, np.float16)), "states more values than 512 MB"),
+    "anchor cosines": (with_column("eas", zeros(2081, np.float32)), "2,081 values of eas, at most 2,080 a row"),
+    "panels": (with_column("hidden_heights", zeros(8193, np.int32)), "8,193 values of hidden_heights, at most 8,192"),
+    "coordinates": (with_column("residual_panel", zeros(65_537, np.float16)), "65,537 values of residual_panel"),
+    "one long text": (with_column("mfi", pa.array(["x" * 5_000_000])), "a text of mfi has more than 4 MB"),
+    "one text often": (with_column("block_keys", of_one_text(4_000_000, 200)), "more text than 512 MB"),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_bombs_are_not_unpacked(kept: Path, case: str) -> None:
+    """Runs and dictionaries take a few bytes for millions of values."""
+    change, said = BOMBS[case]
+    pq.write_table(change(pq.read_table(kept)), kept, compression="zstd")
+    assert kept.stat().st_size < 1_000_000
+    with pytest.raises(IndexFormatError, match=said) as caught:
         dataset.read_fingerprints(kept)
+    one_sentence(caught.value)
+
+
+def test_many_columns_within_their_own_bound_are_too_much_together(kept: Path) -> None:
+    table = pq.read_table(kept)
+    for name, dtype in (("wvc", np.float16), ("nlf", np.float32), ("lep", np.float32), ("block_exact", np.uint64)):
+        table = with_column(name, zeros(20_000_000, dtype))(table)
+    pq.write_table(table, kept, compression="zstd")
+    with pytest.raises(IndexFormatError, match="states more values"):
+        dataset.read_fingerprints(kept)
+
+
+def varint(number: int) -> bytes:
+    """A positive number as Thrift's compact protocol writes it."""
+    number, out = number << 1, b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+def test_a_footer_that_states_fewer_values_than_the_pages_have_is_not_believed(kept: Path) -> None:
+    true, stated = 3_000_000, 1_100_000  # as long as each other when written
+    pq.write_table(with_column("wvc", zeros(true, np.float16))(pq.read_table(kept)), kept, compression="zstd")
+    data = kept.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = data[start:].replace(varint(true), varint(stated))
+    assert footer != data[start:] and len(footer) == len(data) - start
+    kept.write_bytes(data[:start] + footer)
+    with pytest.raises(IndexFormatError, match="states 1,100,000 values and has 3,000,000"):
+        dataset.read_fingerprints(kept)
+
+
+def test_pages_that_unpack_to_more_than_is_read_are_refused(kept: Path, monkeypatch: Any) -> None:
+    """Random numbers unpack to their own size: it is the pages' bytes that are too many here, not their values."""
+    monkeypatch.setattr(dataset, "PER_VALUE", 0)
+    monkeypatch.setattr(dataset, "MAX_READ", 200_000)
+    noise = listed(pa.array(np.random.default_rng(0).standard_normal(200_000).astype(np.float16)))
+    pq.write_table(with_column("wvc", noise)(pq.read_table(kept)), kept, use_dictionary=False)
+    with pytest.raises(IndexFormatError, match="200,000 are the most"):
+        dataset.read_fingerprints(kept)
+
+
+PAGE = bytes([0x15, 0, 0x15, 8, 0x15, 8, 0x2C, 0x15, 6, 0, 0]) + b"data"  # 3 values in 4 bytes
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (PAGE[:-1], "beyond its column"),
+        (PAGE[:9], "does not end"),
+        (bytes([0x15, 0x80]), "number in a page header does not end"),
+        (b"\x1c" * 100, "does not end"),
+        (bytes([0x15, 0, 0]), "no size"),
+        (bytes([0x15, 0, 0x15, 7, 0x15, 8, 0]), "no size"),  # a negative one
+        (bytes([0x15, 0, 0x15, 8, 0x15, 8, 0x2C, 0, 0]) + b"data", "no number of values"),
+        (bytes([0x15, 0, 0x05, 2, 9, 0]), "field twice"),
+        (bytes([0x19, 0, 0]), "a field that none has"),
+    ],
+)
+def test_pages_that_are_none(data: bytes, said: str) -> None:
+    assert parquet_pages.totals(memoryview(PAGE + PAGE), 0, 2 * len(PAGE)) == (6, 8)
+    with pytest.raises(ValueError, match=said):
+        parquet_pages.totals(memoryview(data), 0, len(data))
+    with pytest.raises(ValueError, match="outside the file"):
+        parquet_pages.totals(memoryview(data), 0, len(data) + 1)
