@@ -30,6 +30,7 @@ from provindex.rows import COLUMNS, END_BINS, MAX_ANCHORS, NULLABLE, Row, from_r
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 MODELS, PANELS = "data/models", "data/panels"
 MODELS_PER_GROUP = 1000
 MAX_MANIFEST = 64 << 20
@@ -63,7 +64,7 @@ class Shard:
 class Manifest:
     """What an index consists of.
 
-    Built: ISO date and time, UTC. revision: first 12 hex digits of a hash over the shards.
+    id: the name of the index. built: date and time in ISO format, UTC. calibration: reserved, None in this version.
     """
 
     id: str
@@ -75,11 +76,13 @@ class Manifest:
 
     @property
     def revision(self) -> str:
+        """First 12 hex digits of a hash over the digests of all shards."""
         digests = sorted(digest for shard in self.shards for digest in shard.sha256.values())
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
 
     @property
     def models(self) -> int:
+        """Rows of all shards."""
         return sum(shard.rows for shard in self.shards)
 
     def complaint(self, document: Mapping[str, Any]) -> str | None:
@@ -290,12 +293,15 @@ def _plain_type(found: Any) -> Any:
 
 def _text_bytes(texts: Any, column: str, name: str) -> int:
     """Bytes of all texts of a column when written out: few different ones may be repeated without end."""
-    import pyarrow.compute as pc
-
-    lengths = pc.binary_length(texts.dictionary)
-    if (pc.max(lengths).as_py() or 0) > MAX_TEXT:
+    different, places = texts.dictionary, _numbers(texts.indices)
+    buffer = different.buffers()[1]
+    if not len(different) or buffer is None:
+        return 0
+    # Not with pyarrow.compute, whose import costs more than reading a model.
+    lengths = np.diff(np.frombuffer(buffer, np.int32, len(different) + 1, 4 * different.offset).astype(np.int64))
+    if lengths.max() > MAX_TEXT:
         raise IndexFormatError(f"{name}: a text of {column} has more than {MAX_TEXT >> 20} MB.", _AGAIN)
-    return int(pc.sum(lengths.take(texts.indices.drop_null())).as_py() or 0)
+    return int(lengths[np.clip(places, 0, lengths.size - 1)].sum())  # the place of an empty cell may be any number
 
 
 def _numbers(values: Any) -> np.ndarray[Any, Any]:
@@ -355,6 +361,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 # --- shards and manifest ---
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until nobody else holds this lock on an index folder, and hold it; the system frees it if we are killed."""
+    from filelock import FileLock
+
+    with FileLock(folder / LOCK):
+        yield
 
 
 def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str) -> Shard:

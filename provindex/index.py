@@ -1,12 +1,14 @@
 """An index of fingerprints: load, build, add, query, save, verify. Several indexes act as one.
 
 Retrieval brings candidates (one FAISS inner-product search, nothing filtered); each is then compared in full, from
-its stored fingerprint alone. A candidate is not a claim.
+its stored fingerprint alone. A candidate is not a claim. The vectors that are searched are 2,368 float32 wide, 9.5 KB
+a model, and in memory while an index is open; the panels of a model stay on disk until it is a candidate.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from provindex.retrieval import in_turn, searches, vector
 from provindex.rows import Row, row_hash, to_row
 from provindex.verdict import Pair, compare
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")  # org/name, org/name@revision
 SEED = Path(__file__).parent / "seed"
 ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
@@ -97,11 +100,9 @@ class IndexInfo:
 class QueryResult:
     """The answer to a query.
 
-    Linked: every candidate that is, closest first; matches: the first `top` of them. candidates: the others that were
-    compared, in order of retrieval.
-
-    status: "decided" if something is linked, "none" if nothing is and at least one candidate could be tested, else
-    "inconclusive".
+    linked: every linked candidate, closest first. matches: the first `top` of them. candidates: the others that were
+    compared, in order of retrieval. status: "decided" if something is linked, "none" if nothing is and at least one
+    candidate could be tested, else "inconclusive".
     """
 
     query: Fingerprint
@@ -204,10 +205,16 @@ class Index:
     def save(self, folder: str | os.PathLike[str], *, who: str = "local") -> dataset.Manifest:
         """Write what is new as one more shard, then the manifest; shards that are there stay as they are.
 
-        Saving to the folder that an index was loaded from appends; saving elsewhere writes everything.
+        Saving to the folder that an index was loaded from appends; saving elsewhere writes everything. Savers of one
+        folder wait for each other, and each adds to what the others left there.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
+        with dataset.locked(target):
+            return self._saved(target, who)
+
+    def _saved(self, target: Path, who: str) -> dataset.Manifest:
+        """`save`, while nobody else writes the manifest."""
         old = dataset.read_manifest(target) if (target / dataset.MANIFEST).exists() else None
         there = {entry.key for entry in _open(target)[1]} if old else set()
         fresh = sorted((e for e in self if e.key not in there), key=lambda e: e.key)
@@ -273,14 +280,12 @@ class Index:
         if top < 1 or candidates < 1:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
         ranked = self.nearest(fp, candidates, also)
-        loaded = [(entry, entry.load(), rank, score) for entry, rank, score in ranked]
-        common = _common_blocks([(entry.family, other) for entry, other, _, _ in loaded])
         found: list[Match] = []
-        for done, (entry, other, rank, score) in enumerate(loaded):
-            pair = compare(fp, other, models=len(self), common_blocks=common)
+        for done, (entry, rank, score) in enumerate(ranked, 1):
+            pair = compare(fp, entry.load(), models=len(self))
             found.append(Match(entry, _variant_rule(fp, entry, pair), rank, score))
             if progress:
-                progress(done + 1, len(loaded))
+                progress(done, len(ranked))
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=_closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         return QueryResult(
@@ -339,6 +344,12 @@ def _own_key(fp: Fingerprint) -> tuple[str, str, str, str]:
 def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The folders that were named, else those of PROVINDEX_INDEX, else the seed."""
     named = references or [p for p in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if p]
+    for reference in [os.fspath(r) for r in named]:
+        if _HUB_ID.fullmatch(reference) and not Path(reference).exists():
+            raise IndexFormatError(
+                f"There is no folder {reference}, and this version does not pull indexes from the Hub.",
+                "Download the dataset and name its folder, or build an index with `provindex index build`.",
+            )
     return [Path(r) for r in named] or [SEED]
 
 
@@ -387,7 +398,15 @@ def _verify(folder: Path) -> list[Problem]:
     for shard in manifest.shards:
         files = [p for name in (shard.models, shard.panels) if (p := _verify_file(folder, name, shard)) is not None]
         problems += files or _verify_rows(folder, shard)
-    return problems
+    return problems + _strays(folder, manifest)
+
+
+def _strays(folder: Path, manifest: dataset.Manifest) -> list[Problem]:
+    """Shards that lie in the folder and are in no manifest: nothing reads them."""
+    known = {name for shard in manifest.shards for name in (shard.models, shard.panels)}
+    lying = {f"{kind}/{p.name}" for kind in (dataset.MODELS, dataset.PANELS) for p in (folder / kind).glob("*.parquet")}
+    what = "not in the manifest, so not part of the index: left by a save that was cut off; it can be removed"
+    return [Problem(name, what) for name in sorted(lying - known)]
 
 
 def _verify_file(folder: Path, name: str, shard: dataset.Shard) -> Problem | None:
@@ -421,18 +440,6 @@ def _verify_row(row: Row, panels: Row) -> str | None:
     if not np.allclose(vector(dataset.checked(whole)), row[dataset.VECTOR], atol=1e-5):
         return "its retrieval vector does not follow from its content"
     return None
-
-
-def _common_blocks(loaded: Sequence[tuple[str, Fingerprint]]) -> frozenset[int]:
-    """Digests that rows of two different families share: constants of a format or an initializer, not lineage."""
-    owner: dict[int, str] = {}
-    common: set[int] = set()
-    for family, fp in loaded:
-        if fp.blocks is not None and fp.family:
-            for digest in np.concatenate([fp.blocks.exact, fp.blocks.bf16, fp.blocks.f16]).ravel().tolist():
-                if owner.setdefault(digest, family) != family:
-                    common.add(digest)
-    return frozenset(common)
 
 
 def _variant_rule(fp: Fingerprint, entry: Entry, pair: Pair) -> Pair:

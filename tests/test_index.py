@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zoo
+from commands import environment
 
 from provindex import dataset
 from provindex.build import expand, fill
@@ -189,6 +194,17 @@ def test_top_and_candidates_limit_the_answer(held: Index, made: dict[str, Finger
             held.query(made["child"], **wrong)
 
 
+def test_a_copy_under_another_family_takes_no_evidence_away(made: dict[str, Fingerprint]) -> None:
+    """An entry that has the parent's blocks and claims a family of its own is no reason to call them common."""
+    twin = replace(made["parent"], model_id="evil/twin", family="evil/family", revision=None)
+    alone = Index.build([made["parent"]]).query(made["parent-int8"], candidates=1)
+    before = Index.build([made["parent"], made["other"]]).query(made["parent"])
+    after = Index.build([made["parent"], made["other"], twin]).query(replace(made["parent"], model_id="me/copy"))
+    assert alone.matches and not before.matches
+    assert [m.pair.evidence["bit_reuse"].log10_p is not None for m in after.matches] == [True, True]
+    assert {m.pair.relation for m in after.matches} == {"identical"}
+
+
 def test_ids_that_are_asked_for_are_compared_whatever_their_rank(held: Index, made: dict[str, Fingerprint]) -> None:
     names = ["org/other", "org/stranger"]
     asked = held.query(made["child"], candidates=1, also=names)
@@ -264,6 +280,48 @@ def test_layout_on_disk(made: dict[str, Fingerprint], tmp_path: Path) -> None:
         assert column.compression == "ZSTD"
         if column.path_in_schema.startswith(("wvc.", "eas.", "nlf.", "hidden_panels.")):
             assert "BYTE_STREAM_SPLIT" in column.encodings and not column.has_dictionary_page
+
+
+ADD = """
+import sys
+from provindex import dataset
+from provindex.index import Index
+index = Index.load(sys.argv[1])
+fingerprint, = dataset.read_fingerprints(dataset.Path(sys.argv[2]))
+print("loaded", flush=True)
+sys.stdin.readline()
+index.add(fingerprint)
+index.save(sys.argv[1])
+"""
+
+
+def test_processes_that_save_at_once_lose_nothing(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    """All have loaded the same index before the first of them saves."""
+    Index.build([made["parent"]], name="zoo").save(tmp_path / "zoo")
+    running = []
+    for number in range(4):
+        dataset.write_fingerprint(replace(made["other"], model_id=f"org/{number}"), tmp_path / f"{number}.parquet")
+        command = [sys.executable, "-c", ADD, str(tmp_path / "zoo"), str(tmp_path / f"{number}.parquet")]
+        pipe = subprocess.PIPE
+        running.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()))
+    assert all(process.stdout and process.stdout.readline() == "loaded\n" for process in running)
+    for process in running:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate()[0] for process in running] == [""] * 4
+    assert ids(Index.load(tmp_path / "zoo")) == {"org/parent", *(f"org/{number}" for number in range(4))}
+    assert Index.load(tmp_path / "zoo").verify() == []
+
+
+def test_a_saver_waits_for_the_lock(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with dataset.locked(tmp_path):
+            saving = pool.submit(Index.build([made["parent"]]).save, tmp_path)
+            with pytest.raises(FuturesTimeout):
+                saving.result(0.3)
+            assert not (tmp_path / "manifest.json").exists()
+        assert saving.result(30).models == 1
 
 
 # --- building from models, folders, files and lists ---
@@ -427,6 +485,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "forged content": (lambda f: rewrite(f, "panels", lambda r: nudge(r, "wvc"), sign=True), "does not match its row"),
     "swapped panels": (lambda f: rewrite(f, "panels", swap_panels, sign=True), "panels belong to another row"),
+    "a stray shard": (
+        lambda f: (f / "data/panels/2026-01-local-00000000.parquet").write_bytes(b"left behind"),
+        "data/panels/2026-01-local-00000000.parquet: not in the manifest",
+    ),
     "rows missing": (lambda f: rewrite(f, "models", lambda r: r.pop(), sign=True), "the manifest says 3"),
 }
 
@@ -510,6 +572,12 @@ def test_a_huge_manifest_is_not_read(three: Path) -> None:
         file.truncate(dataset.MAX_MANIFEST + 1)
     with pytest.raises(IndexFormatError, match="larger than 64 MB"):
         Index.load(three)
+
+
+@pytest.mark.parametrize("reference", ["org/index", "org/index@main", "org/index@refs/convert/x"])
+def test_an_index_on_the_hub_is_not_pulled(reference: str) -> None:
+    with pytest.raises(IndexFormatError, match=f"no folder {reference}, and this version does not pull indexes"):
+        Index.load(reference)
 
 
 @pytest.mark.parametrize("place", ["nowhere", "three/manifest.json", "three/data"])
@@ -652,7 +720,6 @@ def of_one_text(size: int, count: int) -> pa.Array:
 
 
 BOMBS: dict[str, tuple[Change, str]] = {
-    "values": (with_column("wvc", zeros(70_000_000, np.float16)), "states more values than 512 MB"),
     "anchor cosines": (with_column("eas", zeros(2081, np.float32)), "2,081 values of eas, at most 2,080 a row"),
     "panels": (with_column("hidden_heights", zeros(8193, np.int32)), "8,193 values of hidden_heights, at most 8,192"),
     "coordinates": (with_column("residual_panel", zeros(65_537, np.float16)), "65,537 values of residual_panel"),
