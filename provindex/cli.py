@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -48,13 +49,18 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to pri
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer to a file.")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors and failed gates.")
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="Read every byte, or only headers, fixed blocks and panels.")]
 
 
 @app.callback(invoke_without_command=True, help=PURPOSE)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    # Before numpy is imported. What is compared is small: BLAS would spin in threads of its own for longer than it
+    # computes, which took up to seven times as long where other processes ran.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if version:
         import provindex
 
@@ -92,7 +98,7 @@ def query(
     with Bar("comparing", "candidates", quiet=quiet) as bar:
         result = opened.query(found.fingerprint, top, candidates, also=deny or (), progress=bar)
     _answer(document.query_document(result), json, format, output)
-    raise typer.Exit(_denied(result, deny or [], opened, quiet))
+    raise typer.Exit(_denied(result, deny or [], opened))
 
 
 @app.command()
@@ -123,6 +129,8 @@ def compare(
     answer = Comparison(sides[0].fingerprint, sides[1].fingerprint, pair, opened.info, {"mode": mode, "expect": expect})
     _answer(document.compare_document(answer), json, format, output)
     if expect and pair.verdict != expect:
+        why = f", log10 p {pair.log10_p:.1f}" if pair.verdict != "inconclusive" else f" ({'; '.join(pair.reasons)})"
+        _say(f"expected {expect}: {pair.verdict}{why}", False)
         raise typer.Exit(3 if pair.verdict == "inconclusive" else 1)
 
 
@@ -260,11 +268,12 @@ def _load(references: list[str] | None, quiet: bool) -> Index:
 def _resolve(model: str, opened: Index | None, mode: str, offline: bool, quiet: bool, verbose: bool) -> Resolved:
     from provindex.api import resolve
     from provindex.progress import Bar
+    from provindex.report.document import notes
 
     with Bar(f"reading {Path(model).name}", "bytes", quiet=quiet) as bar:
         found = resolve(model, index=opened, mode=mode, offline=offline, progress=bar)
     _say(_described(found.label, found.fingerprint), quiet)
-    for warning in found.fingerprint.warnings:
+    for warning in notes(found.fingerprint):
         _say(f"note   {warning}", quiet)
     for name, reason in found.fingerprint.absences.items() if verbose else ():
         _say(f"absent {name}: {reason}", quiet)
@@ -307,7 +316,6 @@ def _writable(output: Path | None) -> None:
 
 def _answer(answer: dict[str, Any], json: bool, format: str, output: Path | None) -> None:
     """Print a document, or write it to a file, whole or not at all."""
-    import os
     import shutil
 
     from provindex.report import document, text
@@ -329,8 +337,6 @@ def _answer(answer: dict[str, Any], json: bool, format: str, output: Path | None
 
 def _print(written: str) -> None:
     """Write the answer in one piece, as UTF-8 whatever the locale; a reader that went away (`| head`) is no failure."""
-    import os
-
     try:
         sys.stdout.buffer.write(written.encode("utf-8"))
         sys.stdout.flush()
@@ -338,25 +344,26 @@ def _print(written: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _denied(result: QueryResult, deny: list[str], opened: Index, quiet: bool) -> int:
+def _denied(result: QueryResult, deny: list[str], opened: Index) -> int:
     """Exit status of the gate: 1 if a denied id is linked, 3 if one could not be tested or is not indexed, else 0.
 
+    Why it is not 0 is said on standard error, also with --quiet.
     The query's own row is not compared with itself: to deny the model that is asked about is to deny a linked one.
     """
     status = 0
     for reference in deny:
         rows = opened.find(reference)
         if any(result.is_query(entry) for entry in rows):
-            _say(f"denied {reference}: it is the model itself", quiet)
+            _say(f"denied {reference}: it is the model itself", False)
             status = 1
             continue
         keys = {entry.key for entry in rows}
         linked = [m for m in result.linked if m.entry.key in keys]
         tested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict == "unrelated"]
         if linked:
-            _say(f"denied {reference}: linked ({linked[0].pair.relation})", quiet)
+            _say(f"denied {reference}: linked ({linked[0].pair.relation})", False)
             status = 1
         elif not keys or len(tested) < len(keys):
-            _say(f"denied {reference}: {'it could not be tested' if keys else 'it is not in the index'}", quiet)
+            _say(f"denied {reference}: {'it could not be tested' if keys else 'it is not in the index'}", False)
             status = status or 3
     return status

@@ -43,6 +43,7 @@ VECTOR = "vector"
 LIMITS = {
     "end": END_BINS, "vocabulary_sketch": 1024, "eas": MAX_ANCHORS * (MAX_ANCHORS + 1) // 2,
     "eas_by_id": MAX_ANCHORS * (MAX_ANCHORS + 1) // 2, "residual_ids": 512, "residual_panel": 1 << 16,
+    "residual_by_id": 1 << 16,
     VECTOR: DIMENSIONS, "hidden_keys": 1 << 13, "hidden_heights": 1 << 13, "nlf_names": 1 << 16,
     "nlf_sizes": 1 << 16, "wvc_names": 1 << 16, "wvc_layers": 1 << 16, "wvc_sizes": 1 << 16, "wvc_scales": 1 << 16,
     "block_keys": 1 << 16, "lep_stacks": 1 << 10, "parents": 1 << 10, "warnings": 1 << 13,

@@ -34,8 +34,7 @@ _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+
 
 
 class Tensor(Protocol):
-    """One stored tensor: its header facts, and float32 views of its bytes read on demand (elements are
-    row-major).
+    """One stored tensor: its header facts, and float32 copies or views of its elements, row-major, read on demand.
 
     Arrays may be read-only views of the file: copy before writing.
     """

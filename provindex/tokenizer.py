@@ -19,6 +19,7 @@ from provindex.errors import ModelError
 from provindex.signals.config_defaults import assumed_tokens, tokenizer_class
 
 MAX_BYTES = 200_000_000
+NO_TOKENIZER = "There is no tokenizer file."
 SPECIAL = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
 SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 
@@ -91,7 +92,7 @@ def read_tokenizer(files: Mapping[str, Path], config: Mapping[str, Any]) -> Toke
             return _facts(source(files, name), name, settings, tuple(notes), source is not _from_json)
         except ModelError as error:
             notes.append(error.message)
-    return TokenizerAbsence(" ".join(notes) or "There is no tokenizer file.")
+    return TokenizerAbsence(" ".join(notes) or NO_TOKENIZER)
 
 
 def guarded(action: Callable[[], Any]) -> Any:
@@ -324,4 +325,4 @@ def _add(backend: Any, tokens: list[str]) -> None:
         guarded(lambda: backend.add_tokens(missing))
 
 
-__all__ = ["MAX_BYTES", "SPECIAL", "Tokenizer", "TokenizerAbsence", "read_tokenizer"]
+__all__ = ["MAX_BYTES", "NO_TOKENIZER", "SPECIAL", "Tokenizer", "TokenizerAbsence", "read_tokenizer"]

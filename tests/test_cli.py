@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from provindex.index import SEED
 from provindex.progress import Bar
 
 HEAVY = ("numpy", "faiss", "datasets", "pyarrow", "huggingface_hub", "tokenizers")
+WIPE = "\r\x1b[K"
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 LONG = "an-organization-with-a-rather-long-name/and-a-model-name-that-is-even-longer-than-that-v2.1-instruct"
 
@@ -115,7 +117,25 @@ def test_deny_is_a_gate(models: Path, index: Path) -> None:
     assert status("narrow") == 3  # other residual width: it cannot be told
     assert status("nobody/here") == 3
     assert status("narrow", LONG) == 1
-    assert run("query", "stranger", "--index", index, "-q", "--deny", "stranger", cwd=models.parent).status == 1
+    own = run("query", "stranger", "--index", index, "-q", "--deny", "stranger", cwd=models.parent)
+    assert (own.status, own.err) == (1, "denied stranger: it is the model itself\n")
+
+
+def test_a_gate_that_fails_says_why_even_if_quiet(models: Path, index: Path) -> None:
+    def said(*arguments: object) -> str:
+        return run(*arguments, "--index", index, "-q").err
+
+    denied = said("query", models / "child", "--deny", LONG, "--deny", "stranger", "--deny", "a/b", "--deny", "narrow")
+    assert denied.splitlines() == [
+        f"denied {LONG}: linked (finetune)",
+        "denied a/b: it is not in the index",
+        "denied narrow: it could not be tested",
+    ]
+    expected = said("compare", models / "child", models / "stranger", "--expect", "linked")
+    assert expected.startswith("expected linked: unrelated, log10 p ") and expected.count("\n") == 1
+    untested = said("compare", models / "child", models / "narrow", "--expect", "linked")
+    assert untested.startswith("expected linked: inconclusive (residual widths differ") and untested.count("\n") == 1
+    assert said("compare", models / "child", models / "parent", "--expect", "linked") == ""
 
 
 def test_expect_is_a_gate(models: Path, index: Path) -> None:
@@ -161,6 +181,19 @@ def test_compare_names_both_sides(models: Path) -> None:
     )
     assert answer["retrieval"] is None and answer["status"] == "decided" and answer["verdict"] == "linked"
     assert answer["signals"]["VOA"]["value"] == 1.0
+
+
+def test_a_refused_tokenizer_is_told(models: Path, index: Path, tmp_path: Path) -> None:
+    """It costs signals and a test, so it is said where answers are read, not only in the absences."""
+    shutil.copytree(models / "child", tmp_path / "child")
+    (tmp_path / "child" / "tokenizer.json").write_text("{")
+    said = "the tokenizer was not read, so TFV, VOA and what needs token strings are missing: tokenizer.json is not"
+    for arguments in (["query", "child"], ["compare", "child", models / "parent"], ["fingerprint", "child"]):
+        ran = run(*arguments, "--index", index, "--json", cwd=tmp_path)
+        assert ran.status == 0 and f"note   {said}" in ran.err
+        assert sum(said in warning for warning in document(ran)["warnings"]) == 1
+    (tmp_path / "child" / "tokenizer.json").unlink()
+    assert "the tokenizer was not read" not in run("query", "child", "--index", index, cwd=tmp_path).err
 
 
 # --- fingerprint, index ---
@@ -320,13 +353,31 @@ def test_progress_is_for_terminals_only_and_wiped_at_the_end(monkeypatch: pytest
     with os.fdopen(inner, "w") as terminal, (tmp_path / "piped").open("w") as piped:
         assert not shown_progress(piped) and not shown_progress(terminal, quiet=True)
         assert shown_progress(terminal)
-        said = os.read(outer, 4096).decode()
+        said = ""
+        while not said.endswith(WIPE):  # a terminal gives what it has by now, which may be a part
+            said += os.read(outer, 4096).decode()
     os.close(outer)
-    assert "reading model [######" in said and said.endswith("\r\x1b[K") and "\n" not in said
+    assert "reading model [######" in said and said.count(WIPE) == 1 and "\n" not in said
     assert (tmp_path / "piped").read_text() == ""
 
 
 # --- what is not touched ---
+
+ONE_THREAD = """
+import atexit, os, runpy, sys
+assert "numpy" not in sys.modules
+atexit.register(lambda: print("threads", os.environ.get("OPENBLAS_NUM_THREADS"), file=sys.stderr))
+sys.argv = ["provindex", "index", "status"]
+runpy.run_module("provindex", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("set_to", "found"), [(None, "1"), ("3", "3")])
+def test_blas_gets_one_thread_unless_told_otherwise(index: Path, set_to: str | None, found: str) -> None:
+    """Its panels are small: with threads of its own it spins for longer than it computes."""
+    env = environment(OMP_NUM_THREADS=None, OPENBLAS_NUM_THREADS=set_to, PROVINDEX_INDEX=str(index))
+    ran = subprocess.run([sys.executable, "-c", ONE_THREAD], capture_output=True, text=True, env=env)
+    assert ran.returncode == 0 and ran.stderr.splitlines()[-1] == f"threads {found}"
 
 
 def test_help_imports_nothing_heavy() -> None:

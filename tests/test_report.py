@@ -26,12 +26,13 @@ EVIDENCE = [
 COMMON = {"schema", "tool", "index", "settings", "warnings", "status"}
 QUERY = {
     "model_id", "revision", "content_sha256", "parameters", "architecture", "mode", "bytes_read", "bytes_total",
+    "parents",
 }  # fmt: skip
 PAIR = {
     "verdict", "relation", "direction", "confidence", "log10_p", "e_value", "log10_e", "pipeline_score", "signals",
     "evidence", "layer_map", "retrieval",
 }  # fmt: skip
-MATCH = PAIR | {"model_id", "revision", "variant", "family", "license"}
+MATCH = PAIR | {"model_id", "revision", "variant", "family", "license", "parents"}
 RELATIONS = set(
     "identical recast quantized finetune continued adapter pruned upscaled merge vocabulary laundered shared-ancestor "
     "related".split()

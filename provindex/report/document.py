@@ -19,6 +19,7 @@ from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
 from provindex.rows import to_row
 from provindex.signals.score import Score
+from provindex.tokenizer import NO_TOKENIZER
 from provindex.verdict import LOG10_E_LINKED, LOG10_P_LINKED, Pair
 
 Document = dict[str, Any]
@@ -27,7 +28,7 @@ NO_CALIBRATION = "this index has no calibration: chance levels of the signals ar
 
 
 def dumps(document: Document) -> str:
-    """A document as text: sorted as built, two spaces, a newline at the end, non-ASCII kept."""
+    """A document as text: two spaces a level, fields as they were put, non-ASCII kept, a newline at the end."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -66,6 +67,7 @@ def model_facts(fp: Fingerprint) -> Document:
         "precision": fp.facts.precision,
         "license": fp.license,
         "family": fp.family,
+        "parents": list(fp.parents),
         "id_certainty": fp.id_certainty,
         "mode": fp.mode,
         "bytes_read": fp.bytes_read,
@@ -73,11 +75,20 @@ def model_facts(fp: Fingerprint) -> Document:
     }
 
 
+def notes(fp: Fingerprint) -> list[str]:
+    """What a reader of an answer must know of a fingerprint: its warnings, and a tokenizer that was refused."""
+    refused = fp.absences.get("TFV")
+    if refused is None or refused == NO_TOKENIZER:
+        return list(fp.warnings)
+    said = f"the tokenizer was not read, so TFV, VOA and what needs token strings are missing: {refused}"
+    return [*fp.warnings, said]
+
+
 def query_document(result: QueryResult) -> Document:
     """provindex.query/1"""
     return {
         **_head("provindex.query/1", result.index, result.settings, result.status),
-        "warnings": list(result.warnings),
+        "warnings": list(dict.fromkeys([*notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
         "matches": [_match(m) for m in result.matches],
         "candidates": [_match(m) for m in result.candidates],
@@ -96,7 +107,7 @@ def query_document(result: QueryResult) -> Document:
 
 def compare_document(answer: Comparison) -> Document:
     """provindex.compare/1"""
-    warnings = [f"{side}: {text}" for side, fp in (("a", answer.a), ("b", answer.b)) for text in fp.warnings]
+    warnings = [f"{side}: {text}" for side, fp in (("a", answer.a), ("b", answer.b)) for text in notes(fp)]
     return {
         **_head("provindex.compare/1", answer.index, answer.settings, answer.status),
         "warnings": warnings,
@@ -114,6 +125,7 @@ def _match(match: Match) -> Document:
         "revision": row["revision"],
         "variant": row["variant"],
         "family": match.entry.family,
+        "parents": list(row["parents"]),
         "license": row["license"],
         "id_certainty": row["id_certainty"],
         "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
@@ -180,7 +192,7 @@ def fingerprint_document(fp: Fingerprint, written: str | None) -> Document:
     row = to_row(fp)
     return {
         **_head("provindex.fingerprint/1", None, {"mode": fp.mode}, "decided"),
-        "warnings": list(fp.warnings),
+        "warnings": notes(fp),
         "fingerprint_version": FINGERPRINT_VERSION,
         "model": model_facts(fp),
         "row_sha256": row["row_sha256"],
