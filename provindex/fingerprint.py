@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from provindex.errors import ModelError
 from provindex.evidence import canonical, panels
-from provindex.evidence.anchors import anchor_ids
+from provindex.evidence.anchors import ANCHORS, anchor_ids
 from provindex.names import Arch, Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
 from provindex.source import FileFact, Model, Tensor
@@ -37,9 +37,12 @@ CHUNK = 1 << 18  # elements decoded at a time: 1 MB of float32 and 2 MB of float
 RUN = 1 << 12  # elements squared and added by one call of BLAS, which starts threads of its own for longer ones
 MAX_WORKERS = 16  # each holds about 5 MB
 MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
+MAX_UNKNOWN = 4096  # matrices with names that no table knows, of which blocks are digested
 MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model
 MAX_EMBEDDING_ROWS = 1_000_000  # the peer's limit for EAS and END
 MODES = ("exact", "sampled")
+NO_UNITS = "no MLP or value rows with a known role in the text tower"
+PLACED = "its positions are the initializer's and say nothing"
 NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
 
 F32 = NDArray[np.float32]
@@ -98,6 +101,7 @@ class Fingerprint:
     wvc: wvc.Samples | None = None
     hidden: panels.HiddenPanels | None = None
     residual: panels.ResidualPanel | None = None
+    residual_by_id: panels.ResidualPanel | None = None
     blocks: panels.BlockDigests | None = None
     absences: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -146,6 +150,7 @@ def fingerprint_model(
         "wvc": _wvc(weights),
         "hidden": _hidden(weights),
         "residual": _residual(weights, known),
+        "residual_by_id": _residual_by_id(weights),
         "blocks": _blocks(weights),
     }
     if isinstance(tokenizer, TokenizerAbsence):
@@ -154,6 +159,7 @@ def fingerprint_model(
         model_id=model.model_id,
         revision=model.revision,
         license=model.license,
+        parents=model.base_models,
         facts=_facts(weights),
         mode=mode,
         content_sha256=_content_digest(layout, places, model, scans) if scans else None,
@@ -581,46 +587,67 @@ def _hidden(w: _Weights) -> panels.HiddenPanels | None:
                 group = stacks[part.stack].head_dim if kind == "v" else 0
                 key = panels.PanelKey(kind, part.stack, part.layer, -1 if part.expert is None else part.expert, group)
                 readers.setdefault(key, []).append((place, part))
+    identities = 0
     for key, found in readers.items():
         arch, height = stacks[key.stack], panels.panel_height(depth[key.stack])
         gain = canonical.find_gain(gains, key.stack, arch, "attn" if key.kind == "v" else "mlp", key.layer)
-        matrices = [canonical.fold(w.rows(place, part, 0, height), arch, gain) for place, part in found]
-        if all(m.shape == (matrices[0].shape[0], width) for m in matrices):
-            entries.append((key, panels.hidden_panel(matrices, key.kind)))
+        rows = [w.rows(place, part, 0, height) for place, part in found]
+        if any(panels.diagonal_stands_out(r, np.arange(len(r))) for r in rows):
+            identities += 1
+        elif all(r.shape == (rows[0].shape[0], width) for r in rows):
+            entries.append((key, panels.hidden_panel([canonical.fold(r, arch, gain) for r in rows], key.kind)))
+    if identities:
+        w.absences["hidden_units"] = f"{identities} of {len(readers)} blocks started as the identity: {PLACED}"
     made = panels.stack_panels(entries, width)
     if made is None:
-        w.absences["hidden"] = "no MLP or value rows with a known role in the text tower"
+        why = f"every block of hidden units started as the identity: {PLACED}" if identities else NO_UNITS
+        w.absences["hidden"] = why
     return made
 
 
 def _residual(w: _Weights, tokenizer: Tokenizer | None) -> panels.ResidualPanel | None:
-    found = _embedding(w, "residual")
-    if found is None or w.arch is None:
-        w.absences.setdefault("residual", "the architecture is not known")
-        return None
+    """The residual panel at the anchor strings."""
     if tokenizer is None:
         w.absences["residual"] = "no tokenizer, so the anchor tokens cannot be found"
         return None
-    if w.arch.fixed_positions:
-        w.absences["residual"] = "fixed sinusoidal positions: residual coordinates are not exchangeable"
+    return _residual_at(w, "residual", lambda rows: anchor_ids(tokenizer.vocab, rows), ANCHORS)
+
+
+def _residual_by_id(w: _Weights) -> panels.ResidualPanel | None:
+    """The residual panel at fixed token ids, for when a tokenizer is withheld or is not the model's own."""
+    labels = [f"id {i}" for i in panels.fixed_ids(1 << 62)]
+    return _residual_at(w, "residual_by_id", panels.fixed_ids, labels)
+
+
+def _residual_at(
+    w: _Weights, note: str, choose: Callable[[int], NDArray[np.int64]], labels: Sequence[str]
+) -> panels.ResidualPanel | None:
+    found = _embedding(w, note)
+    if found is None or w.arch is None:
+        w.absences.setdefault(note, "the architecture is not known")
         return None
-    ids = anchor_ids(tokenizer.vocab, w.model.tensors[found[0].name].shape[0])
+    if w.arch.fixed_positions:
+        w.absences[note] = "fixed sinusoidal positions: residual coordinates are not exchangeable"
+        return None
+    ids = choose(w.model.tensors[found[0].name].shape[0])
     rows = _embedding_rows(w, found[0], ids[ids >= 0])
     maps = w.parts("embed_map")
     if maps:
         place, part = maps[0]
         matrix = w.rows(place, part, 0, canonical.part_shape(w.model.tensors[place.name].shape, part)[0])
         rows = (rows.astype(np.float64) @ matrix.astype(np.float64).T).astype(np.float32)
-    made = panels.residual_panel(rows, ids, centered=w.arch.norm == "layer")
+    elif panels.diagonal_stands_out(rows, ids[ids >= 0]):
+        w.absences[note] = f"the embedding started as the identity: {PLACED}"
+        return None
+    made = panels.residual_panel(rows, ids, centered=w.arch.norm == "layer", labels=labels)
     if made is None:
-        w.absences["residual"] = (
-            f"fewer than {panels.MIN_ANCHORS} of the 512 anchor tokens, or values that are not finite"
-        )
+        w.absences[note] = f"fewer than {panels.MIN_ANCHORS} anchor tokens, or values that are not finite"
     return made
 
 
 def _blocks(w: _Weights) -> panels.BlockDigests | None:
     entries: dict[str, tuple[F32, F32]] = {}
+    unknown = {n for n in w.layout.unknown[:MAX_UNKNOWN] if len(w.model.tensors[n].shape) == 2}
     for place in w.places:
         fixed = w.layout.archs[place.stack].fixed_positions if place.stack in w.layout.archs else False
         for part in place.parts:
@@ -629,15 +656,22 @@ def _blocks(w: _Weights) -> panels.BlockDigests | None:
             key = str(canonical.key_of(part))
             if not matrix or key in entries or not w.kept(part) or (fixed and part.role == "pos"):
                 continue
-            rows, cols = canonical.part_shape(shape, part)
-            need = -(-panels.BLOCK // cols)
-            first = w.rows(place, part, 0, need).reshape(-1)[: panels.BLOCK]
-            second = w.rows(place, part, rows // 2, rows // 2 + need).reshape(-1)[: panels.BLOCK]
-            entries[key] = (first, second)
+            entries[key] = _two_blocks(w, place, part)
+        if place.name in unknown:  # no role is needed to see that a matrix is somebody else's
+            entries[f"unknown.{place.canonical}"] = _two_blocks(w, place, Part("unknown"))
     made = panels.stack_blocks(sorted(entries.items()))
     if made is None:
         w.absences["blocks"] = "no weight matrix with a known role"
     return made
+
+
+def _two_blocks(w: _Weights, place: Placement, part: Part) -> tuple[F32, F32]:
+    """The elements at the first row of a matrix, and at its middle row."""
+    rows, cols = canonical.part_shape(w.model.tensors[place.name].shape, part)
+    need = -(-panels.BLOCK // cols)
+    first = w.rows(place, part, 0, need).reshape(-1)[: panels.BLOCK]
+    second = w.rows(place, part, rows // 2, rows // 2 + need).reshape(-1)[: panels.BLOCK]
+    return first, second
 
 
 # --- `provindex.fingerprint` is this module, and in the Python interface a function: the module can be called ---

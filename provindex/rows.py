@@ -84,6 +84,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("residual_width", "int", "panels", True, "residual panel: residual width; 0 if there is none"),
     Column("residual_ids", "list<int32>", "panels", True, "residual panel: ids of the 512 anchors, -1 if missing"),
     Column("residual_panel", "list<float16>", "panels", True, "residual panel: 64 virtual anchors by coordinates"),
+    Column("residual_by_id", "list<float16>", "panels", True, "the same at 512 fixed token ids"),
+    Column("residual_by_id_width", "int", "panels", True, "its residual width; 0 if there is none"),
     Column("block_keys", "list<string>", "panels", True, "blocks: canonical addresses of the matrices"),
     Column("block_exact", "list<uint64>", "panels", True, "blocks: two digests a matrix"),
     Column("block_bf16", "list<uint64>", "panels", True, "blocks: the same after rounding to bfloat16"),
@@ -122,6 +124,8 @@ def to_row(fp: Fingerprint) -> Row:
     for part in (_nlf_columns(fp.nlf), _wvc_columns(fp.wvc), _hidden_columns(fp.hidden)):
         row |= part
     row |= _residual_columns(fp.residual) | _block_columns(fp.blocks)
+    if fp.residual_by_id is not None:
+        row |= {"residual_by_id": fp.residual_by_id.values, "residual_by_id_width": fp.residual_by_id.width}
     return _complete(row)
 
 
@@ -262,7 +266,12 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
         lep=dict(zip(row["lep_stacks"], _split(row["lep"], row["lep_sizes"]), strict=True)),
         wvc=_wvc(row),
         hidden=_hidden(row),
-        residual=_residual(row),
+        residual=_residual(row["residual_panel"], row["residual_ids"], row["residual_width"]),
+        residual_by_id=_residual(
+            row["residual_by_id"],
+            panels.fixed_ids(row["vocabulary"]).astype(np.int32),
+            row["residual_by_id_width"],
+        ),
         blocks=_blocks(row),
         absences=_texts(json.loads(row["absences"])),
         warnings=tuple(row["warnings"]),
@@ -335,11 +344,8 @@ def _hidden(row: Mapping[str, Any]) -> panels.HiddenPanels | None:
     return panels.stack_panels(entries, row["hidden_width"])
 
 
-def _residual(row: Mapping[str, Any]) -> panels.ResidualPanel | None:
-    if not row["residual_width"]:
-        return None
-    values = row["residual_panel"].reshape(panels.VIRTUAL_ANCHORS, -1)
-    return panels.ResidualPanel(values, row["residual_ids"], row["residual_width"])
+def _residual(values: NDArray[np.float16], ids: NDArray[np.int32], width: int) -> panels.ResidualPanel | None:
+    return panels.ResidualPanel(values.reshape(panels.VIRTUAL_ANCHORS, -1), ids, width) if width else None
 
 
 def _blocks(row: Mapping[str, Any]) -> panels.BlockDigests | None:

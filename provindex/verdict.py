@@ -1,9 +1,8 @@
 """Two fingerprints in, a verdict out: the eight signals, the evidence, relation, direction and layer map.
 
 The weights decide. `linked` needs an exact p-value of at most 1e-6, after Bonferroni over the tests and layer maps
-tried, and an E-value of at most 1e-3. Without it the pair is `unrelated` if a test with power ran, else
-`inconclusive`; the reasons say
-what would have been seen, or what could not be computed.
+tried, and an E-value of at most 1e-3. Without it the pair is `unrelated` if a test with power ran, else `inconclusive`;
+the reasons say what would have been seen, or what could not be computed.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from provindex.signals.score import Score
 
 LOG10_P_LINKED = -6.0
 LOG10_E_LINKED = -3.0
+LOG10_SHA256 = -77.0  # two different models with one hash of their weights: 2^-256
+TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
+TOWERS = frozenset({"vision", "audio"})
 EQUAL = 0.999  # share of blocks from which on two models count as equal
 GRID = 0.9  # share of matrices on a grid from which on a model counts as quantized
 APART = 0.1  # median cosine of the samples of a role, below which that role does not correspond
@@ -33,6 +35,8 @@ UNSEEN = "not seen by this version: a copy whose neurons, value channels and res
 SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
 PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
 ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
+TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
+NO_BASIS = "a common ancestor whose layers are not shared could not be looked for"
 BASIS_ONLY = "only the residual basis is shared: other layers of one ancestor, or layers whose neurons were reordered"
 
 
@@ -91,10 +95,14 @@ def compare(
     so that VOA is exact; else it is estimated from the sketches. common_blocks: digests that unrelated families
     share.
     """
-    hidden = exact.hidden_tests(a.hidden, b.hidden)
-    reuse, precision = exact.bit_reuse(a.blocks, b.blocks, common_blocks)
-    residual, _ = exact.residual_test(a.residual, b.residual)
-    evidence = _evidence(a, b, reuse, hidden, residual)
+    stacks = TEXT_STACKS | {a.facts.main, b.facts.main}
+    hidden = exact.hidden_tests(a.hidden, b.hidden, stacks)
+    reuse, _ = exact.bit_reuse(a.blocks, b.blocks, stacks, common_blocks)
+    residual = exact.better(
+        exact.residual_test(a.residual, b.residual), exact.residual_test(a.residual_by_id, b.residual_by_id)
+    )
+    same = a.content_sha256 is not None and a.content_sha256 == b.content_sha256
+    evidence = _evidence(a, b, _whole(reuse) if same else reuse, hidden, residual)
     log10_p = combined(list(evidence.values()))
     log10_e = None if log10_p is None else log10_p + math.log10(max(models, 1))
     linked = log10_p is not None and log10_e is not None and log10_p <= LOG10_P_LINKED and log10_e <= LOG10_E_LINKED
@@ -107,15 +115,15 @@ def compare(
         "pipeline": pipeline.score(signals, tier),
         "mfi_tier": tier,
     }
+    towers = _shared_towers(a, b, stacks)
     if not linked:
         verdict, reasons = _not_linked(evidence)
-        return Pair(verdict, None, None, None, reasons=reasons, **shared)  # type: ignore[arg-type]
-    matches = (
-        exact.layer_matches(a.hidden, b.hidden) if a.hidden and b.hidden and a.hidden.width == b.hidden.width else []
-    )
+        return Pair(verdict, None, None, None, reasons=reasons + towers, **shared)  # type: ignore[arg-type]
+    comparable = a.hidden is not None and b.hidden is not None and a.hidden.width == b.hidden.width
+    matches = exact.layer_matches(a.hidden, b.hidden, stacks) if comparable else []  # type: ignore[arg-type]
     mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or hidden.pairs)]
     sizes = effects(a.blocks, b.blocks, mapped)
-    relation = _relation(a, b, sizes, matches, evidence, precision)
+    relation = _relation(a, b, sizes, matches, evidence)
     return Pair(
         "linked",
         relation,
@@ -123,8 +131,27 @@ def compare(
         1.0 - min(1.0, 10.0**log10_e) if log10_e is not None else None,
         layer_map=ranges(matches),
         closeness=sizes.cosine,
-        reasons=_caveats(a, b, relation),
+        reasons=_caveats(a, b, relation, sizes) + towers,
         **shared,  # type: ignore[arg-type]
+    )
+
+
+def _whole(reuse: Outcome) -> Outcome:
+    """E0 for models whose canonical weights have one hash: all is reused, whether or not blocks could be told."""
+    n = reuse.n or 1
+    return Outcome(1.0, n, min(reuse.log10_p or 0.0, LOG10_SHA256), 0.0)
+
+
+def _shared_towers(a: Fingerprint, b: Fingerprint, stacks: frozenset[str]) -> tuple[str, ...]:
+    """Vision and audio towers that both models have from one place: a fact, but no link between the models."""
+    if a.blocks is None or b.blocks is None:
+        return ()
+    others = sorted({key.split(".", 1)[0] for key in a.blocks.keys} & TOWERS - stacks)
+    found = [(stack, exact.bit_reuse(a.blocks, b.blocks, frozenset({stack}))[0]) for stack in others]
+    return tuple(
+        f"the {stack} tower is shared ({o.value:.0%} of its {o.n} blocks are equal); by itself that links no text tower"
+        for stack, o in found
+        if o.log10_p is not None and o.value is not None and o.log10_p <= LOG10_P_LINKED
     )
 
 
@@ -162,8 +189,10 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
     """
     could = {name: evidence[name].smallest for name in POWERFUL if evidence[name].smallest is not None}
     if could:
+        missing = evidence["residual_fixed_points"].reason
+        partly = (f"{NO_BASIS}: {missing}",) if missing else ()
         seen = "; ".join(f"{POWERFUL[name]} with a cosine of {least:.2g} ({name})" for name, least in could.items())
-        return "unrelated", (f"would have been linked: {seen}", UNSEEN)
+        return "unrelated", (f"would have been linked: {seen}", UNSEEN, *partly)
     weak = "too few hidden units or coordinates in common for a test with power"
     reasons = dict.fromkeys(evidence[name].reason or weak for name in ("hidden_fixed_points", *POWERFUL))
     return "inconclusive", tuple(reasons)
@@ -214,7 +243,6 @@ def _relation(
     sizes: Effects,
     matches: Sequence[tuple[LayerPair, float]],
     evidence: Mapping[str, Outcome],
-    precision: str | None,
 ) -> str:
     if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
         return "identical"
@@ -235,14 +263,15 @@ def _relation(
         if not whole or sizes.worst < APART <= sizes.cosine:
             return "related"
         return "finetune" if sizes.cosine >= FINETUNE else "continued"
-    only_residual = (evidence["residual_fixed_points"].log10_p or 0.0) <= LOG10_P_LINKED and precision is None
+    reused = (evidence["bit_reuse"].log10_p or 0.0) <= LOG10_P_LINKED
+    only_residual = (evidence["residual_fixed_points"].log10_p or 0.0) <= LOG10_P_LINKED and not reused
     return "shared-ancestor" if only_residual else "related"
 
 
-def _caveats(a: Fingerprint, b: Fingerprint, relation: str) -> tuple[str, ...]:
+def _caveats(a: Fingerprint, b: Fingerprint, relation: str, sizes: Effects) -> tuple[str, ...]:
     """What else a linked pair could be, where its label says more than the evidence does."""
     if relation == "shared-ancestor":
-        return BASIS_ONLY, SAME_START
+        return (TABLE_ONLY if sizes.embedding_equal else BASIS_ONLY), SAME_START
     if relation == "identical" and a.content_sha256 != b.content_sha256:
         return (ELSEWHERE,)
     return {"continued": (SAME_START,), "related": (PARTLY, SAME_START)}.get(relation, ())

@@ -73,14 +73,14 @@ def test_gradient_is_that_of_finite_differences(kind: str) -> None:
 def test_loss_falls_and_continued_training_starts_where_it_ended() -> None:
     first, losses = trainer.train_with_losses(5, 60)
     assert losses[0] == pytest.approx(np.log(first.config["vocab_size"]), abs=0.3)
-    assert np.mean(losses[-10:]) < losses[0] - 0.7
+    assert np.mean(losses[-10:]) < losses[0] - 0.6
     more = trainer.train_with_losses(0, 5, 3, first, rate=1e-4)[1]
     assert abs(np.mean(more) - np.mean(losses[-10:])) < 0.3
 
 
 def test_encoder_learns_too() -> None:
     first, losses = trainer.train_with_losses(5, 60, config=models.bert_config(act="gelu_new"))
-    assert np.mean(losses[-10:]) < losses[0] - 0.7
+    assert np.mean(losses[-10:]) < losses[0] - 0.6
     assert zoo.logits(first, np.arange(24).reshape(2, 12)).shape == (2, 12, first.config["vocab_size"])
     with pytest.raises(ValueError, match="gelu_new"):
         zoo.train(0, 1, config=models.bert_config())

@@ -9,8 +9,8 @@ position then has P(F >= k) <= 1/k!, whatever the similarity, and L independentl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,15 @@ from provindex.evidence.panels import (
     VIRTUAL_ANCHORS,
     BlockDigests,
     HiddenPanels,
-    PanelKey,
     ResidualPanel,
 )
 
 F64 = NDArray[np.float64]
 LOG10_COLLISION = -19.0  # two different blocks with one 64-bit digest: 2^-64
 LOG10_THRESHOLD = -6.0
+MAX_LAYERS = 1024  # of one stack; the deepest published models have about 200
+NO_PANELS = "no hidden units with a known role in one of the models"
+NO_BLOCKS = "no block of hidden units in common (other stacks, experts or head sizes, or only zeros)"
 MIN_UNITS = 8  # fewer comparable units can never reach the threshold by fixed points
 
 Numbers = dict[tuple[str, int], int]  # (kind, expert) -> panel number
@@ -70,7 +72,7 @@ def log10_normal_tail(z: float) -> float:
     return -(z * z / 2 + math.log(z * math.sqrt(2 * math.pi))) / math.log(10)
 
 
-def fixed_points(similarity: NDArray[np.float32]) -> tuple[int, int]:
+def fixed_points(similarity: F64) -> tuple[int, int]:
     """Rows, and columns, whose largest entry stands on the diagonal, summed over leading axes; similarity: (..., m, m).
 
     The bound holds for either count. Both are taken so that (A, B) and (B, A) get one answer; a test that uses the
@@ -80,7 +82,7 @@ def fixed_points(similarity: NDArray[np.float32]) -> tuple[int, int]:
     return int((similarity.argmax(axis=-1) == places).sum()), int((similarity.argmax(axis=-2) == places).sum())
 
 
-def rank_alignment(similarity: NDArray[np.float32]) -> tuple[float, float]:
+def rank_alignment(similarity: F64) -> tuple[float, float]:
     """How far the diagonal ranks above chance in its rows and columns: (sum of excess ranks, bound on its variance).
 
     similarity: (..., m, m). Ranks, because heavy-tailed rows make the normal tail wrong by orders of magnitude. The
@@ -112,38 +114,47 @@ def log10_alignment(excess: float, variance: float) -> float:
 
 
 def bit_reuse(
-    a: BlockDigests | None, b: BlockDigests | None, common: frozenset[int] = frozenset()
+    a: BlockDigests | None,
+    b: BlockDigests | None,
+    stacks: frozenset[str] | None = None,
+    common: frozenset[int] = frozenset(),
 ) -> tuple[Outcome, str | None]:
     """E0: share of the smaller model's blocks that the other one has too, bit for bit or after rounding.
 
-    common: digests that unrelated families share, which say nothing. Returns the outcome and at which precision the
-    most blocks agree ("exact", "bf16" or "f16"; None when none do). Blocks count wherever they stand in either model.
+    stacks: which stacks count, all if None; matrices of unknown role always do. common: digests that unrelated families
+    share, which say nothing. Returns the outcome and at which precision the most blocks agree ("exact", "bf16" or
+    "f16"; None when none do). Blocks count wherever they stand in either model. The p-value is 10^-19 for each, as the
+    design prescribes, from at least two matrices; the n^2 ways of meeting would cost a few powers of ten of it.
     """
     if a is None or b is None:
-        return absent("no weight matrix with a known role in one of the models"), None
-    best: tuple[int, str] = (0, "exact")
+        return absent("no weight matrix in one of the models"), None
+    best: tuple[int, int, str] = (0, 0, "exact")
     n = 0
     for precision in ("exact", "bf16", "f16"):
-        left, right = _owners(getattr(a, precision), common), _owners(getattr(b, precision), common)
+        left, right = _owners(a, precision, stacks, common), _owners(b, precision, stacks, common)
         shared = left.keys() & right.keys()
         n = max(n, min(len(left), len(right)))
         tensors = min(len({left[d] for d in shared}), len({right[d] for d in shared}))
-        if tensors >= 2 and len(shared) > best[0]:
-            best = (len(shared), precision)
+        if len(shared) > best[0]:
+            best = (len(shared), tensors, precision)
     if n == 0:
         return absent("no block with at least 64 distinct values in one of the models"), None
-    count, precision = best
-    log10_p = min(0.0, count * LOG10_COLLISION + math.log10(3)) if count else 0.0
+    count, tensors, precision = best
+    log10_p = min(0.0, count * LOG10_COLLISION + math.log10(3)) if tensors >= 2 else 0.0
     return Outcome(count / n, n, log10_p, 0.0), precision if count else None
 
 
-def _owners(digests: NDArray[np.uint64], common: frozenset[int]) -> dict[int, int]:
+def _owners(
+    blocks: BlockDigests, precision: str, stacks: frozenset[str] | None, common: frozenset[int]
+) -> dict[int, int]:
     """Digest -> number of the tensor it was first seen in."""
     owners: dict[int, int] = {}
-    for tensor, pair in enumerate(digests.tolist()):
-        for digest in pair:
-            if digest and digest not in common:
-                owners.setdefault(digest, tensor)
+    for tensor, (key, pair) in enumerate(zip(blocks.keys, getattr(blocks, precision).tolist(), strict=True)):
+        stack = key.split(".", 1)[0]
+        if stacks is None or stack in stacks or stack == "unknown":
+            for digest in pair:
+                if digest and digest not in common:
+                    owners.setdefault(digest, tensor)
     return owners
 
 
@@ -173,70 +184,113 @@ class HiddenResult:
         return min(self.fixed.log10_p or 0.0, self.aligned.log10_p or 0.0)
 
 
-def hidden_tests(a: HiddenPanels | None, b: HiddenPanels | None) -> HiddenResult:
+@dataclass(frozen=True)
+class _Side:
+    """One model's panels as the tests see them.
+
+    layers: (stack, layer) -> its panels. repeats: blocks (panel, first row) that repeat an earlier block of the same
+    model: copied layers, upcycled experts, repeated value heads. They share one permutation, so only one may count.
+    """
+
+    panels: HiddenPanels
+    layers: Layers
+    repeats: frozenset[tuple[int, int]] = frozenset()
+
+
+def hidden_tests(a: HiddenPanels | None, b: HiddenPanels | None, stacks: frozenset[str] | None = None) -> HiddenResult:
     """E1 (fixed points) and E1z (rank alignment) over layer maps.
 
     Two kinds of map are tried: layer l to layer l, and the best order-preserving partial matching. The second pays
-    for every such matching that could have been chosen (a union bound), and both pay for there being two.
+    for every such matching that could have been chosen (a union bound), and both pay for there being two. stacks: which
+    stacks count, all if None.
     """
     reason = _incomparable(a, b)
     if reason or a is None or b is None:
-        return HiddenResult(absent(reason or "no panels"), absent(reason or "no panels"))
-    left, right = _by_layer(a), _by_layer(b)
-    identity = [LayerPair(s, layer, layer) for s, layer in sorted(left.keys() & right.keys())]
-    matched, log10_maps = _best_map(a, left, b, right)
+        return HiddenResult(absent(reason or NO_PANELS), absent(reason or NO_PANELS))
+    left, right = _distinct(a, stacks), _distinct(b, stacks)
+    identity = [LayerPair(s, layer, layer) for s, layer in sorted(left.layers.keys() & right.layers.keys())]
+    matched, log10_maps = _best_map(left, right)
     results = [
-        _test_map(a, left, b, right, pairs, cost + math.log10(2))
+        _test_map(left, right, pairs, cost + math.log10(2))
         for pairs, cost in ((identity, 0.0), (matched, log10_maps))
         if pairs
     ]
     if not results:
-        why = "no block of hidden units in common (other stacks, experts or head sizes)"
-        return HiddenResult(absent(why), absent(why))
+        return HiddenResult(absent(NO_BLOCKS), absent(NO_BLOCKS))
     return min(results, key=lambda r: (r.log10_p, -sum(r.cosines)))
 
 
 def _incomparable(a: HiddenPanels | None, b: HiddenPanels | None) -> str | None:
     if a is None or b is None:
-        return "no hidden units with a known role in one of the models"
+        return NO_PANELS
     if a.width != b.width:
         return f"residual widths differ ({a.width} and {b.width})"
+    if max(len({key.layer for key in side.keys}) for side in (a, b)) > MAX_LAYERS:
+        return f"more than {MAX_LAYERS:,} layers in one of the models"
     return None
 
 
-def _by_layer(panels: HiddenPanels) -> Layers:
-    """(stack, layer) -> {(kind, expert): panel number}, without layers that repeat an earlier one of the same model."""
-    layers = _all_layers(panels)
-    for stack in {s for s, _ in layers}:
-        names = sorted(layer for s, layer in layers if s == stack)
-        scores, rows = _diagonal(panels, panels, [layers[stack, n] for n in names], [layers[stack, n] for n in names])
-        repeats = np.triu(scores > 8 / math.sqrt(PROJECTION * max(rows, 1)), 1).any(axis=0)
-        for layer in np.asarray(names)[repeats]:
-            del layers[stack, int(layer)]
-    return layers
+def _side(panels: HiddenPanels, stacks: frozenset[str] | None = None) -> _Side:
+    layers: Layers = {}
+    for number, key in enumerate(panels.keys):
+        if (stacks is None or key.stack in stacks) and (key.kind == "mlp" or key.group > 0):
+            layers.setdefault((key.stack, key.layer), {})[key.kind, key.expert] = number
+    return _Side(panels, layers)
 
 
-def _diagonal(
-    a: HiddenPanels,
-    b: HiddenPanels,
-    left: Sequence[Numbers],
-    right: Sequence[Numbers],
-) -> tuple[F64, int]:
-    """Mean cosine of units at equal positions, centered, for every pair of layers.
+def _distinct(panels: HiddenPanels, stacks: frozenset[str] | None) -> _Side:
+    """A side without blocks that repeat an earlier one, and without layers that have no other."""
+    whole = _side(panels, stacks)
+    numbers = sorted(n for layer in whole.layers.values() for n in layer.values())
+    repeats = _repeats(panels, numbers)
+    layers = {
+        at: layer
+        for at, layer in whole.layers.items()
+        if any((n, start) not in repeats for n in layer.values() for start, _ in _spans(panels, n))
+    }
+    return _Side(panels, layers, repeats)
 
-    (len(left), len(right)), and the rows.
+
+def _spans(panels: HiddenPanels, number: int, height: int | None = None) -> list[tuple[int, int]]:
+    """The rows (start, stop) of each permutable block of a panel: all of an MLP, each head of v."""
+    rows = int(panels.heights[number]) if height is None else height
+    step = panels.keys[number].group or rows
+    return [(start, min(start + step, rows)) for start in range(0, rows, max(step, 1))]
+
+
+def _repeats(panels: HiddenPanels, numbers: Sequence[int]) -> frozenset[tuple[int, int]]:
+    """Blocks whose units stand as those of an earlier block: mean cosine eight standard deviations above chance."""
+    alike: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for number in numbers:
+        for start, stop in _spans(panels, number):
+            alike.setdefault((panels.keys[number].kind, stop - start), []).append((number, start))
+    out: set[tuple[int, int]] = set()
+    for (_, height), places in alike.items():
+        rows = np.stack([panels.values[n, start : start + height] for n, start in places]).astype(np.float32)
+        flat = rows.reshape(len(places), -1)
+        means = rows.mean(axis=1)
+        scores = flat @ flat.T - height * (means @ means.T)
+        limit = 8 * math.sqrt(height * (1 / PROJECTION + 1 / max(panels.width, 1)))
+        for j, place in enumerate(places):
+            if any(scores[i, j] > limit and places[i] not in out for i in range(j)):
+                out.add(place)
+    return frozenset(out)
+
+
+def _scores(left: _Side, right: _Side, stack: str, rows: Sequence[int], cols: Sequence[int]) -> F64:
+    """Mean cosine of units at equal positions, centered, for every pair of layers: (len(rows), len(cols)).
 
     One matrix product a kind, so that choosing a map is cheap; what is chosen is then tested with ranks.
     """
-    height = min(a.values.shape[1], b.values.shape[1])
-    total = np.zeros((len(left), len(right)))
-    rows = 0
-    for kind in sorted({k for d in left for k in d} & {k for d in right for k in d}):
-        x, y = (_gather(p, side, kind, height) for p, side in ((a, left), (b, right)))
-        flat = x.reshape(len(left), -1) @ y.reshape(len(right), -1).T
+    ours, theirs = [left.layers[stack, i] for i in rows], [right.layers[stack, j] for j in cols]
+    height = min(left.panels.values.shape[1], right.panels.values.shape[1])
+    kinds = sorted({k for d in ours for k in d} & {k for d in theirs for k in d})
+    total = np.zeros((len(rows), len(cols)))
+    for kind in kinds:
+        x, y = _gather(left.panels, ours, kind, height), _gather(right.panels, theirs, kind, height)
+        flat = x.reshape(len(rows), -1) @ y.reshape(len(cols), -1).T
         total += flat / height - x.mean(axis=1) @ y.mean(axis=1).T
-        rows += height
-    return total / max(1, rows // max(height, 1)), rows
+    return total / max(1, len(kinds))
 
 
 def _gather(panels: HiddenPanels, side: Sequence[Numbers], kind: tuple[str, int], height: int) -> NDArray[np.float32]:
@@ -247,21 +301,22 @@ def _gather(panels: HiddenPanels, side: Sequence[Numbers], kind: tuple[str, int]
     return out
 
 
-def _best_map(
-    a: HiddenPanels,
-    left: Layers,
-    b: HiddenPanels,
-    right: Layers,
-) -> tuple[list[LayerPair], float]:
+def _best_map(left: _Side, right: _Side) -> tuple[list[LayerPair], float]:
     """The order-preserving partial matching of layers with the largest sum of cosines, and log10 of their number."""
     pairs: list[LayerPair] = []
     log10_maps = 0.0
-    for stack in sorted({s for s, _ in left} & {s for s, _ in right}):
-        rows, cols = (sorted(layer for s, layer in side if s == stack) for side in (left, right))
-        scores, _ = _diagonal(a, b, [left[stack, i] for i in rows], [right[stack, j] for j in cols])
+    for stack, rows, cols in _common_stacks(left, right):
+        scores = _scores(left, right, stack, rows, cols)
         pairs += [LayerPair(stack, rows[i], cols[j]) for i, j in monotone_matching(scores)]
         log10_maps += _log10_binomial(len(rows) + len(cols), len(rows))
     return pairs, log10_maps
+
+
+def _common_stacks(left: _Side, right: _Side) -> Iterator[tuple[str, list[int], list[int]]]:
+    """(stack, layers of A, layers of B) of every stack that both have."""
+    for stack in sorted({s for s, _ in left.layers} & {s for s, _ in right.layers}):
+        rows, cols = (sorted(layer for s, layer in side.layers if s == stack) for side in (left, right))
+        yield stack, rows, cols
 
 
 def monotone_matching(scores: F64) -> list[tuple[int, int]]:
@@ -288,47 +343,35 @@ def _log10_binomial(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(10)
 
 
-def _blocks(
-    a: HiddenPanels,
-    left: Layers,
-    b: HiddenPanels,
-    right: Layers,
-    pair: LayerPair,
-) -> list[NDArray[np.float32]]:
-    """Cosine matrices of the permutable blocks that two layers have in common, each (m, m)."""
-    ours, theirs = left[pair.stack, pair.a], right[pair.stack, pair.b]
-    out: list[NDArray[np.float32]] = []
+def _blocks(left: _Side, right: _Side, pair: LayerPair) -> list[F64]:
+    """Cosine matrices of the permutable blocks that two layers have in common, each (m, m).
+
+    Units that are zero in either model are left out: they are alike, but stand where a pruning tool or padding put
+    them, so counting them would make two classes of units at fixed places.
+    """
+    ours, theirs = left.layers[pair.stack, pair.a], right.layers[pair.stack, pair.b]
+    out: list[F64] = []
     for kind in sorted(ours.keys() & theirs.keys()):
         x, y = ours[kind], theirs[kind]
-        group = _shared_group(a.keys[x], b.keys[y])
-        height = int(min(a.heights[x], b.heights[y]))
-        if group is None:
+        if left.panels.keys[x].group != right.panels.keys[y].group:  # other head sizes: positions do not correspond
             continue
-        for start in range(0, height, group or height):
-            rows = slice(start, min(start + (group or height), height))
-            if rows.stop - rows.start > 1:
-                out.append(a.values[x, rows].astype(np.float32) @ b.values[y, rows].astype(np.float32).T)
+        height = int(min(left.panels.heights[x], right.panels.heights[y]))
+        for start, stop in _spans(left.panels, x, height):
+            if (x, start) in left.repeats or (y, start) in right.repeats:
+                continue
+            a, b = (s.panels.values[n, start:stop].astype(np.float64) for s, n in ((left, x), (right, y)))
+            live = a.any(axis=1) & b.any(axis=1)
+            if live.sum() > 1:
+                out.append(a[live] @ b[live].T)
     return out
 
 
-def _shared_group(a: PanelKey, b: PanelKey) -> int | None:
-    """Units that share a permutation: 0 for all; None when head sizes differ, so that positions do not correspond."""
-    return a.group if a.group == b.group else None
-
-
-def _test_map(
-    a: HiddenPanels,
-    left: Layers,
-    b: HiddenPanels,
-    right: Layers,
-    pairs: Sequence[LayerPair],
-    log10_cost: float,
-) -> HiddenResult:
+def _test_map(left: _Side, right: _Side, pairs: Sequence[LayerPair], log10_cost: float) -> HiddenResult:
     """E1 and E1z of one layer map; log10_cost: log10 of how many maps this one had to compete with."""
-    across, down, blocks, rows, alive, excess, variance, ceiling = 0, 0, 0, 0, 0, 0.0, 0.0, 0.0
+    across, down, blocks, rows, excess, variance, ceiling = 0, 0, 0, 0, 0.0, 0.0, 0.0
     cosines: list[float] = []
     for pair in pairs:
-        matrices = _blocks(a, left, b, right, pair)
+        matrices = _blocks(left, right, pair)
         diagonals = [np.diagonal(m) for m in matrices]
         cosines.append(float(np.mean(np.concatenate(diagonals))) if diagonals else 0.0)
         for matrix in matrices:
@@ -337,17 +380,18 @@ def _test_map(
             across, down, blocks, rows = across + held, down + kept, blocks + 1, rows + len(matrix)
             excess, variance = excess + gained, variance + spread
             ceiling += len(matrix) * (len(matrix) - 1) / 2
-            alive += int((matrix.any(axis=1) & matrix.any(axis=0)).sum())
-    if not blocks:
-        return HiddenResult(absent("no block of hidden units in common"), absent("no block of hidden units in common"))
-    if alive < MIN_UNITS:
-        why = f"only {alive} of {rows} hidden units are neither zero nor NaN in both models, {MIN_UNITS} needed"
+    if rows < MIN_UNITS:
+        why = (
+            f"only {rows} hidden units in common that are neither zero nor NaN, {MIN_UNITS} needed"
+            if rows
+            else NO_BLOCKS
+        )
         return HiddenResult(absent(why), absent(why))
     points = max(across, down)
     fixed_p = min(0.0, log10_fixed_points(points, blocks) + math.log10(2) + log10_cost)
     aligned_p = min(0.0, log10_alignment(excess, variance) + log10_cost)
-    noise = 1 / PROJECTION + 1 / max(a.width, 1)
-    smallest = _smallest_cosine(variance, ceiling * alive / rows, log10_cost, noise)
+    noise = 1 / PROJECTION + 1 / max(left.panels.width, 1)
+    smallest = _smallest_cosine(variance, ceiling, log10_cost, noise)
     return HiddenResult(
         Outcome(points / rows, rows, fixed_p, blocks / rows),
         Outcome(excess / ceiling, rows, aligned_p, 0.0, smallest=smallest),
@@ -367,71 +411,71 @@ def _smallest_cosine(variance: float, ceiling: float, log10_cost: float, noise: 
     return share * math.sqrt(math.pi * noise) if share < 0.5 else None
 
 
-def layer_matches(a: HiddenPanels, b: HiddenPanels) -> list[tuple[LayerPair, float]]:
-    """For each layer of either model, its best layer of the other if significant at 1e-6 over all pairs.
-
-    (pair, log10_p).
+def layer_matches(
+    a: HiddenPanels, b: HiddenPanels, stacks: frozenset[str] | None = None
+) -> list[tuple[LayerPair, float]]:
+    """(pair, log10_p): for each layer of either model, its best layer of the other if significant at 1e-6.
 
     Unlike the maps of `hidden_tests`, one layer may have several layers of the other model: that is how repeated layers
     show, on whichever side they are. Reported for linked pairs only; it decides nothing.
     """
-    left, right = _all_layers(a), _all_layers(b)
+    left, right = _side(a, stacks), _side(b, stacks)
     out: list[tuple[LayerPair, float]] = []
-    for stack in sorted({s for s, _ in left} & {s for s, _ in right}):
-        rows, cols = (sorted(layer for s, layer in side if s == stack) for side in (left, right))
-        scores, _ = _diagonal(a, b, [left[stack, i] for i in rows], [right[stack, j] for j in cols])
+    for stack, rows, cols in _common_stacks(left, right):
+        scores = _scores(left, right, stack, rows, cols)
         cost = math.log10(len(rows) * len(cols))
         best = {(i, int(row.argmax())) for i, row in enumerate(scores)}
         best |= {(int(column.argmax()), j) for j, column in enumerate(scores.T)}
         for i, j in sorted(best):
             pair = LayerPair(stack, rows[i], cols[j])
-            found = _test_map(a, left, b, right, [pair], cost + math.log10(2))
+            found = _test_map(left, right, [pair], cost + math.log10(2))
             if found.log10_p <= LOG10_THRESHOLD:
                 out.append((pair, found.log10_p))
     return out
 
 
-def _all_layers(panels: HiddenPanels) -> Layers:
-    layers: Layers = {}
-    for number, key in enumerate(panels.keys):
-        if key.kind == "mlp" or key.group > 0:
-            layers.setdefault((key.stack, key.layer), {})[key.kind, key.expert] = number
-    return layers
-
-
 # --- E2 ---
 
 
-def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> tuple[Outcome, float]:
-    """E2: do residual coordinates keep their positions? Returns the outcome and the median cosine of matched
-    coordinates.
+def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> Outcome:
+    """E2: do residual coordinates keep their positions?
 
     It finds an ancestor even where no layer is shared, because every layer of a model is written in one basis. One
     block, so one test; fixed points of rows, those of columns, and rank alignment are tried, and pay for it.
     """
     if a is None or b is None:
-        return absent(
-            f"fewer than {MIN_ANCHORS} of the 512 anchor tokens, or no exchangeable coordinates, in one model"
-        ), 0.0
+        return absent(f"fewer than {MIN_ANCHORS} anchor tokens, or no exchangeable coordinates, in one model")
     if a.width != b.width:
-        return absent(f"residual widths differ ({a.width} and {b.width})"), 0.0
+        return absent(f"residual widths differ ({a.width} and {b.width})")
     shared = int(((a.ids >= 0) & (b.ids >= 0)).sum())
     if shared < MIN_ANCHORS:
-        return absent(f"only {shared} anchor tokens in common, {MIN_ANCHORS} needed"), 0.0
-    similarity = _unit_columns(a.values).T @ _unit_columns(b.values)
-    points, m = max(fixed_points(similarity)), similarity.shape[0]
-    alive = int((similarity.any(axis=1) & similarity.any(axis=0)).sum())
-    if alive < MIN_UNITS:
-        return absent(f"only {alive} of {m} residual coordinates are not zero in both models, {MIN_UNITS} needed"), 0.0
+        return absent(f"only {shared} anchor tokens in common, {MIN_ANCHORS} needed")
+    ours, theirs = _unit_columns(a.values), _unit_columns(b.values)
+    live = ours.any(axis=0) & theirs.any(axis=0)
+    m = int(live.sum())
+    if m < MIN_UNITS:
+        return absent(f"only {m} of {live.size} residual coordinates are not zero in both models, {MIN_UNITS} needed")
+    similarity = ours[:, live].T @ theirs[:, live]
+    points = max(fixed_points(similarity))
     excess, variance = rank_alignment(similarity)
     cost = math.log10(3)
     log10_p = min(log10_fixed_points(points, 1), log10_alignment(excess, variance)) + cost
-    smallest = _smallest_cosine(variance, alive * (m - 1) / 2, cost, 1 / min(shared, VIRTUAL_ANCHORS))
-    outcome = Outcome(points / m, m, min(0.0, log10_p), 1 / m, smallest=smallest)
-    return outcome, float(np.median(np.diagonal(similarity)))
+    smallest = _smallest_cosine(variance, m * (m - 1) / 2, cost, 1 / min(shared, VIRTUAL_ANCHORS))
+    return Outcome(points / m, m, min(0.0, log10_p), 1 / m, smallest=smallest)
 
 
-def _unit_columns(values: NDArray[np.float16]) -> NDArray[np.float32]:
-    wide = values.astype(np.float32)
+def better(by_string: Outcome, by_id: Outcome) -> Outcome:
+    """The more significant of E2 at the anchor strings and at fixed token ids, paying for both; one, if one could run.
+
+    What would have been seen is the string test's word where it ran: ids mean something only in one vocabulary.
+    """
+    if by_string.log10_p is None or by_id.log10_p is None:
+        return by_id if by_string.log10_p is None and by_id.log10_p is not None else by_string
+    best = min((by_string, by_id), key=lambda o: (o.log10_p or 0.0, -(o.value or 0.0)))
+    return replace(best, log10_p=min(0.0, (best.log10_p or 0.0) + math.log10(2)), smallest=by_string.smallest)
+
+
+def _unit_columns(values: NDArray[np.float16]) -> F64:
+    wide = values.astype(np.float64)
     norms = np.sqrt((wide**2).sum(axis=0))
-    return np.asarray(wide / np.where(norms > 0, norms, np.float32(1.0)), np.float32)
+    return np.asarray(wide / np.where(norms > 0, norms, 1.0), np.float64)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from provindex.evidence.anchors import ANCHORS
 from provindex.evidence.canonical import F32, F64, unit_rows
 
+PANELS_VERSION = 2  # goes into cache keys: what is kept, and how
 PROJECTION = 128
 BLOCK = 16_384
 SAMPLE = 256
@@ -119,11 +120,21 @@ def residual_coordinates(width: int) -> NDArray[np.int64]:
     return np.arange(count, dtype=np.int64) * width // count
 
 
-def residual_panel(rows: F32, ids: NDArray[np.int64], *, centered: bool) -> ResidualPanel | None:
+def fixed_ids(rows: int) -> NDArray[np.int64]:
+    """512 token ids that do not need a tokenizer, dense at the start of the vocabulary; -1 at and past `rows`."""
+    i = np.arange(len(ANCHORS), dtype=np.int64)
+    ids = i + i * i * 30_000 // len(ANCHORS) ** 2
+    return np.where(ids < rows, ids, -1)
+
+
+def residual_panel(
+    rows: F32, ids: NDArray[np.int64], *, centered: bool, labels: Sequence[str] = ANCHORS
+) -> ResidualPanel | None:
     """The residual panel; None with fewer than 16 anchors, or if an anchor row is not finite.
 
-    rows: (present anchors, d) float32, in the order of the anchor list. ids: (512,) token ids, -1 where missing.
-    centered: the model's norms are LayerNorms, which do not see the mean over coordinates.
+    rows: (present anchors, d) float32, in the order of the anchors. ids: (512,) token ids, -1 where missing.
+    centered: the model's norms are LayerNorms, which do not see the mean over coordinates. labels: what seeds the signs
+    of each anchor: its string, so that renumbered vocabularies meet; or its id, for models without a tokenizer.
     """
     present = np.flatnonzero(ids >= 0)
     if present.size < MIN_ANCHORS or not np.isfinite(rows).all():
@@ -132,9 +143,25 @@ def residual_panel(rows: F32, ids: NDArray[np.int64], *, centered: bool) -> Resi
     if centered:
         table -= table.mean(axis=1, keepdims=True)
     table -= table.mean(axis=0, keepdims=True)
-    mixing = np.concatenate([signs(f"anchor/{ANCHORS[i]}", 1, VIRTUAL_ANCHORS) for i in present]).astype(np.float64)
+    mixing = np.concatenate([signs(f"anchor/{labels[int(i)]}", 1, VIRTUAL_ANCHORS) for i in present]).astype(np.float64)
     mixed = mixing.T @ table[:, residual_coordinates(table.shape[1])]
     return ResidualPanel(halved(mixed)[0], ids.astype(np.int32), int(table.shape[1]))
+
+
+def diagonal_stands_out(rows: F32, columns: NDArray[np.int64]) -> bool:
+    """Whether row i is unusually large at its own column, as in a matrix that started as the identity.
+
+    Such rows are not exchangeable: their positions are the initializer's, and two strangers share them. Ranks of
+    |row[column]| within the row, added up, six standard deviations above chance. rows: (r, d). columns: (r,), those
+    past d are left out.
+    """
+    kept = np.flatnonzero(columns < rows.shape[1])
+    sizes = np.abs(rows[kept])
+    own = sizes[np.arange(kept.size), columns[kept]][:, None]
+    ranks = (sizes < own).sum(axis=1) + ((sizes == own).sum(axis=1) - 1) / 2
+    d = rows.shape[1]
+    spread = np.sqrt(kept.size * (d * d - 1) / 12)
+    return bool(spread > 0 and (ranks - (d - 1) / 2).sum() > 6 * spread)
 
 
 def halved(values: F64 | F32) -> tuple[NDArray[np.float16], float]:

@@ -33,7 +33,7 @@ HEAD = f"{'layers':>6} {'width':>5} {'child':>12} {'E1':>8} {'E1z':>8} {'E2':>8}
 def log10_ps(a: Fingerprint, b: Fingerprint) -> tuple[float, float, float, bool]:
     """E1, E1z, E2 and whether the pair is linked."""
     hidden = exact.hidden_tests(a.hidden, b.hidden)
-    residual = exact.residual_test(a.residual, b.residual)[0]
+    residual = exact.residual_test(a.residual, b.residual)
     values = (hidden.fixed.log10_p or 0.0, hidden.aligned.log10_p or 0.0, residual.log10_p or 0.0)
     return *values, compare(a, b).verdict == "linked"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,7 +251,7 @@ def independent(config: Config, seed: int, tokenizer: str | None = None) -> Chec
     Units and residual coordinates get i.i.d. lognormal scales, so rows are heavy-tailed but exchangeable; embedding
     rows share a mean direction and grow with rarity; gains rise with depth: what makes unrelated models look alike.
     """
-    rng = np.random.default_rng([seed, 0x5EED])
+    rng = np.random.default_rng([seed, 0x5EED, crc32(config["model_type"].encode())])  # kinds share no draws
     tensors = {name: _weights(name, shape, rng) for name, shape in shapes(config).items()}
     text = vocabulary.tokenizer_json(TOKENIZERS[config["model_type"]]) if tokenizer is None else tokenizer
     return Checkpoint(config, tensors, text)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def unpack(flat: Floats, config: Config) -> dict[str, NDArray[np.float32]]:
 
 def start(config: Config, seed: int) -> Floats:
     """A random start: i.i.d. normal weights (Llama: writers to the residual stream smaller), gains one, biases zero."""
-    rng = np.random.default_rng([seed, 0x57A7])
+    rng = np.random.default_rng([seed, 0x57A7, crc32(config["model_type"].encode())])  # kinds share no draws
     flat = np.ones(sum(int(np.prod(shape)) for shape in _parameters(config).values()), np.float32)
     writer_std = START_STD / float(np.sqrt(2 * config["num_hidden_layers"]))
     for name, value in _views(flat, config).items():
