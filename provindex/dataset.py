@@ -34,7 +34,7 @@ LOCK = ".lock"
 MODELS, PANELS = "data/models", "data/panels"
 MODELS_PER_GROUP = 1000
 MAX_MANIFEST = 64 << 20
-MAX_READ = 1 << 29  # bytes that one read may take; a model's row takes 2 to 60 MB
+MAX_READ = 1 << 28  # bytes that one read may take; by this count a model's row has 2 to 60 MB, and 8,000 small rows fit
 PER_VALUE = 8  # a value and its levels in memory: a run-length bomb has few bytes and many values
 MAX_TEXT = 1 << 22  # bytes of one text; the longest, a model's files and config features, have some 20 KB
 VECTOR = "vector"
@@ -369,6 +369,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Wait until nobody else holds this lock on an index folder, and hold it; the system frees it if we are killed."""
     from filelock import FileLock
 
+    if (folder / LOCK).is_symlink():  # older releases of filelock empty the file that it leads to
+        raise IndexFormatError(
+            f"The lock file {LOCK} of {_name(folder)} is a link, which is not followed.", "Remove it."
+        )
     with FileLock(folder / LOCK):
         yield
 
