@@ -17,6 +17,7 @@ from pathlib import Path
 
 from provindex import dataset
 from provindex.errors import ProvindexError
+from provindex.evidence.panels import PANELS_VERSION
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint, workers
 from provindex.source import Model, Tensor
 
@@ -36,8 +37,8 @@ def folder() -> Path:
 def content_key(model: Model, mode: str, digests: Mapping[str, str] | None = None) -> str:
     """sha256 over everything that the fingerprint of a model is made from.
 
-    Tensors, config, tokenizer files, version and mode. digests: sha256 of the stored bytes of tensors, by name, where
-    they are known; the others are read.
+    That is tensors, config, tokenizer files, mode, and the versions of fingerprints and of their panels. digests:
+    sha256 of the stored bytes of tensors, by name, where they are known; the others are read.
     """
     known = digests or {}
 
@@ -60,7 +61,7 @@ def _key(model: Model, mode: str, digest: Callable[[Tensor], str]) -> str:
         tensors = (model.tensors[name] for name in sorted(model.tensors))
         lines = [f"{t.name} {t.dtype} {t.shape} {sha256}\n" for t, sha256 in zip(tensors, found, strict=True)]
     lines += [f"{name} {dataset.file_sha256(path)}\n" for name, path in sorted(model.tokenizer_files.items())]
-    lines.append(f"{sorted_json(model.config)} {model.config_reason} {mode} {FINGERPRINT_VERSION}\n")
+    lines.append(f"{sorted_json(model.config)} {model.config_reason} {mode} {FINGERPRINT_VERSION}.{PANELS_VERSION}\n")
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -81,9 +82,9 @@ def through(
 ) -> Fingerprint:
     """The fingerprint of a model from the cache, else made and kept there.
 
-    What is about this copy (id, revision, files, license, warnings of its reading) is always this copy's own. Sampled
-    mode reads little and is not cached: its key would cost a read of the whole file. digests: filled by `make` with
-    the sha256 of tensors that it read, see `fingerprint_model`.
+    What is about this copy (id, revision, files, license, claimed parents, warnings of its reading) is always this
+    copy's own. Sampled mode reads little and is not cached: its key would cost a read of the whole file. digests:
+    filled by `make` with the sha256 of tensors that it read, see `fingerprint_model`.
     """
     if mode != "exact":
         return make()
@@ -117,6 +118,7 @@ def _as_copy(kept: Fingerprint, model: Model) -> Fingerprint:
         model_id=model.model_id,
         revision=model.revision,
         license=model.license,
+        parents=model.base_models,
         files=model.files,
         warnings=(*model.warnings, *kept.warnings),
     )

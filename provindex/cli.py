@@ -347,8 +347,8 @@ def _print(written: str) -> None:
 def _denied(result: QueryResult, deny: list[str], opened: Index) -> int:
     """Exit status of the gate: 1 if a denied id is linked, 3 if one could not be tested or is not indexed, else 0.
 
-    Why it is not 0 is said on standard error, also with --quiet.
-    The query's own row is not compared with itself: to deny the model that is asked about is to deny a linked one.
+    Why it is not 0 is said on standard error, also with --quiet. The query's own row is not compared with itself: to
+    deny the model that is asked about is to deny a linked one.
     """
     status = 0
     for reference in deny:

@@ -64,10 +64,11 @@ def largest(model: Model) -> Tensor:
 def test_a_second_time_nothing_is_made_and_the_copy_keeps_its_own_name(through: Maker, model: Model) -> None:
     first = through(replace(model, warnings=("of the first copy",)))
     copy = replace(model, model_id="second", revision="abc", license="mit", warnings=("of the second copy",))
-    second = through(copy)
+    second = through(replace(copy, base_models=("org/base",)))
     assert through.made == 1
     assert to_row(second)["row_sha256"] == to_row(first)["row_sha256"]
     assert (second.model_id, second.revision, second.license) == ("second", "abc", "mit")
+    assert (first.parents, second.parents) == ((), ("org/base",))
     assert "of the first copy" in first.warnings
     assert "of the second copy" in second.warnings
     assert "of the first copy" not in second.warnings
@@ -91,6 +92,13 @@ def test_another_config_or_tokenizer_is_another_entry(
     through(model)
     through(replace(model, **change))  # type: ignore[arg-type]
     assert through.made == 2
+
+
+def test_other_panels_are_another_entry(through: Maker, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    through(model)
+    monkeypatch.setattr(cache, "PANELS_VERSION", cache.PANELS_VERSION + 1)
+    through(model)
+    assert (through.made, len(entries())) == (2, 2)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 and no more", None])
