@@ -161,7 +161,7 @@ def _read(path: Path, table: str, groups: Sequence[int] | None = None) -> list[R
 
     wanted = schema(table)
     try:
-        metadata = _metadata(path, *_stamp(path))
+        metadata = pq.read_metadata(path, memory_map=True) if groups is None else _kept_metadata(path, *_stamp(path))
         _check_columns(metadata.schema.to_arrow_schema().names, wanted.names, path.name)
         chosen = list(range(metadata.num_row_groups) if groups is None else groups)
         with pa.memory_map(str(path)) as mapped:
@@ -183,8 +183,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=16)
-def _metadata(path: Path, *stamp: int) -> Any:
-    """A file's footer: that of a large shard takes longer to parse than a row to read, and many rows are read."""
+def _kept_metadata(path: Path, *stamp: int) -> Any:
+    """A shard's footer, parsed once for many rows: that of a large shard takes longer to parse than a row to read."""
     import pyarrow.parquet as pq
 
     return pq.read_metadata(path, memory_map=True)
