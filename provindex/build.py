@@ -15,6 +15,7 @@ from provindex.errors import ModelNotFoundError, ProvindexError, UsageError
 from provindex.fingerprint import Fingerprint
 from provindex.index import Index
 
+CLASH = "Other weights are in the index as {name}. Rename the folder or file."
 SAVE_EVERY = 20  # models a shard while a long build runs: what was done stays done
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")  # read, or refused by name
 
@@ -68,6 +69,10 @@ def fill(
                 report(f"failed   {source}: {error}")
                 continue
             for fp in fingerprints:
+                if _clashes(index, fp):
+                    failed.append((source, CLASH.format(name=_label(fp))))
+                    report(f"failed   {source}: {CLASH.format(name=_label(fp))}")
+                    continue
                 new = index.add(fp)
                 (added if new else present).append(_label(fp))
                 report(f"{'added   ' if new else 'present '} {_label(fp)}")
@@ -81,6 +86,12 @@ def fill(
     if not (folder / dataset.MANIFEST).exists():
         return Built(index, (), (), tuple(failed))
     return Built(Index.load(folder), tuple(added), tuple(present), tuple(failed))
+
+
+def _clashes(index: Index, fp: Fingerprint) -> bool:
+    """Whether other weights are in the index under the same name: answers could not tell the two apart."""
+    same = [e for e in index.find(fp.model_id) if e.row["variant"] == fp.variant and e.row["revision"] == fp.revision]
+    return bool(same) and index.own(fp) is None
 
 
 def _label(fp: Fingerprint) -> str:

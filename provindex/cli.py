@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from provindex.api import Resolved
     from provindex.fingerprint import Fingerprint
-    from provindex.index import Index, QueryResult
+    from provindex.index import Index
 
 Format = Literal["text", "json"]
 Mode = Literal["exact", "sampled"]
@@ -89,6 +89,7 @@ def query(
     verbose: VerboseOption = False,
 ) -> None:
     """The likely ancestors of a model."""
+    from provindex.gate import gate
     from provindex.progress import Bar
     from provindex.report import document
 
@@ -97,8 +98,12 @@ def query(
     found = _resolve(model, opened, mode, offline, quiet, verbose)
     with Bar("comparing", "candidates", quiet=quiet) as bar:
         result = opened.query(found.fingerprint, top, candidates, also=deny or (), progress=bar)
-    _answer(document.query_document(result), json, format, output)
-    raise typer.Exit(_denied(result, deny or [], opened))
+    denied = gate(result, deny or [], opened)
+    _answer(document.query_document(result, denied), json, format, output)
+    for found_one in denied:
+        if found_one.status:
+            _say(f"denied {found_one.id}: {found_one.reason}", False)
+    raise typer.Exit(min((d.status for d in denied if d.status), default=0))
 
 
 @app.command()
@@ -288,7 +293,8 @@ def _described(label: str, fp: Fingerprint) -> str:
         else f"{_size(fp.bytes_total)}"
     )
     kind = ", ".join(filter(None, (facts.architecture or "unknown architecture", facts.precision)))
-    return f"model  {label}, {_count(facts.parameters)} parameters, {kind}; {fp.mode}, {read}"
+    origin = "; from the index" if fp.indexed else ""
+    return f"model  {label}, {_count(facts.parameters)} parameters, {kind}; {fp.mode}, {read}{origin}"
 
 
 def _count(parameters: int) -> str:
@@ -342,28 +348,3 @@ def _print(written: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _denied(result: QueryResult, deny: list[str], opened: Index) -> int:
-    """Exit status of the gate: 1 if a denied id is linked, 3 if one could not be tested or is not indexed, else 0.
-
-    Why it is not 0 is said on standard error, also with --quiet. The query's own row is not compared with itself: to
-    deny the model that is asked about is to deny a linked one.
-    """
-    status = 0
-    for reference in deny:
-        rows = opened.find(reference)
-        if any(result.is_query(entry) for entry in rows):
-            _say(f"denied {reference}: it is the model itself", False)
-            status = 1
-            continue
-        keys = {entry.key for entry in rows}
-        linked = [m for m in result.linked if m.entry.key in keys]
-        tested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict == "unrelated"]
-        if linked:
-            _say(f"denied {reference}: linked ({linked[0].pair.relation})", False)
-            status = 1
-        elif not keys or len(tested) < len(keys):
-            _say(f"denied {reference}: {'it could not be tested' if keys else 'it is not in the index'}", False)
-            status = status or 3
-    return status

@@ -74,7 +74,8 @@ class Fingerprint:
     """All that provindex keeps of a model.
 
     The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, None in sampled
-    mode. A signal or panel that is None is explained in `absences` under its name (EAS, hidden, ...).
+    mode. A signal or panel that is None is explained in `absences` under its name (EAS, hidden, ...). `indexed`: loaded
+    from a row of an index.
     """
 
     model_id: str
@@ -108,6 +109,7 @@ class Fingerprint:
     files: tuple[FileFact, ...] = ()
     bytes_read: int = 0
     bytes_total: int = 0
+    indexed: bool = False
 
 
 @dataclass(frozen=True)

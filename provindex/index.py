@@ -24,6 +24,7 @@ from provindex.verdict import Pair, compare
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")  # org/name, org/name@revision
 SEED = Path(__file__).parent / "seed"
+EMBEDDED = "embedded"  # what --index calls it
 ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
 
@@ -112,16 +113,13 @@ class QueryResult:
     families: tuple[Family, ...]
     status: str
     top: int
+    own: Entry | None
     settings: Mapping[str, object]
     warnings: tuple[str, ...] = ()
 
     @property
     def matches(self) -> tuple[Match, ...]:
         return self.linked[: self.top]
-
-    def is_query(self, entry: Entry) -> bool:
-        """Whether a row of the index is the query's own, which is left out of the answer."""
-        return entry.key == _own_key(self.query)
 
     def to_json(self) -> str:
         """The document of the JSON contract (provindex.query/1), as text."""
@@ -236,7 +234,12 @@ class Index:
         return iter(self._entries.values())
 
     def find(self, reference: str) -> list[Entry]:
-        """Rows of `model_id[@revision][#variant]`, originals before variants; empty if the id is not in the index."""
+        """Rows of `model_id[@revision][#variant]`, originals before variants; empty if the id is not in the index.
+
+        The spelling of reports, `model_id [variant]`, is understood too.
+        """
+        if reference.endswith("]"):
+            reference = reference[:-1].replace(" [", "#", 1)
         name, _, variant = reference.partition("#")
         model_id, _, revision = name.partition("@")
         found = [
@@ -247,6 +250,10 @@ class Index:
             and (not variant or entry.row["variant"] == variant)
         ]
         return sorted(found, key=lambda e: (e.row["variant"], e.key))
+
+    def named(self, reference: str) -> list[Entry]:
+        """Rows of an id, or of a family if no row has that id."""
+        return self.find(reference) or [entry for entry in self if entry.family == reference]
 
     def __contains__(self, reference: str) -> bool:
         return bool(self.find(reference))
@@ -264,14 +271,14 @@ class Index:
 
     def query(
         self,
-        fp: Fingerprint,
+        fp: Fingerprint | str | os.PathLike[str],
         top: int = 10,
         candidates: int = 50,
         *,
         also: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> QueryResult:
-        """The likely relatives of a fingerprint.
+        """The likely relatives of a model, given as a fingerprint or as any model reference.
 
         top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also:
         ids that are compared whatever retrieval says. The query's own row is left out; another id with equal content
@@ -279,6 +286,10 @@ class Index:
         """
         if top < 1 or candidates < 1:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
+        if not isinstance(fp, Fingerprint):
+            from provindex import api
+
+            fp = api.fingerprint(fp, index=self)
         ranked = self.nearest(fp, candidates, also)
         found: list[Match] = []
         for done, (entry, rank, score) in enumerate(ranked, 1):
@@ -294,6 +305,7 @@ class Index:
             linked=tuple(matches),
             candidates=rest,
             families=self._families(matches),
+            own=self.own(fp),
             status=_status(matches, rest),
             top=top,
             settings={"top": top, "candidates": candidates, "mode": fp.mode},
@@ -307,9 +319,9 @@ class Index:
         """
         import faiss
 
-        own = _own_key(fp)
-        entries = [entry for entry in self if entry.key != own]
-        asking = self._entries[own].row[dataset.VECTOR] if own in self._entries else vector(fp)
+        own = self.own(fp)
+        entries = [entry for entry in self if entry is not own]
+        asking = own.row[dataset.VECTOR] if own else vector(fp)
         if not entries:
             return []
         rows = dataset.vectors([entry.row for entry in entries])
@@ -317,8 +329,12 @@ class Index:
         searcher.add(rows)
         order = in_turn(searcher.search(searches(asking), len(entries) if also else min(count, len(entries)))[1])
         ranked = [(entries[i], rank, float(asking @ rows[i])) for rank, i in enumerate(order, 1)]
-        asked = {entry.key for reference in also for entry in self.find(reference)}
+        asked = {entry.key for reference in also for entry in self.named(reference)}
         return [r for r in ranked if r[1] <= count or r[0].key in asked]
+
+    def own(self, fp: Fingerprint) -> Entry | None:
+        """The row of the same id, revision, variant and content, which a query leaves out; None if there is none."""
+        return self._entries.get((fp.model_id, fp.revision or "", fp.variant, to_row(fp)["row_sha256"]))
 
     def _families(self, matches: Sequence[Match]) -> tuple[Family, ...]:
         groups: dict[str, list[Match]] = {}
@@ -337,10 +353,6 @@ class Index:
         return [problem for folder in self.folders for problem in _verify(folder)]
 
 
-def _own_key(fp: Fingerprint) -> tuple[str, str, str, str]:
-    return (fp.model_id, fp.revision or "", fp.variant, to_row(fp)["row_sha256"])
-
-
 def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The folders that were named, else those of PROVINDEX_INDEX, else the seed."""
     named = references or [p for p in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if p]
@@ -350,7 +362,7 @@ def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
                 f"There is no folder {reference}, and this version does not pull indexes from the Hub.",
                 "Download the dataset and name its folder, or build an index with `provindex index build`.",
             )
-    return [Path(r) for r in named] or [SEED]
+    return [SEED if r == EMBEDDED and not Path(r).exists() else Path(r) for r in named] or [SEED]
 
 
 def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInfo, list[Entry]]:
@@ -377,7 +389,7 @@ def _loader(folder: Path, shard: dataset.Shard, number: int, row: Row) -> Callab
                 f"The panels of {row['model_id']} belong to another row.",
                 "Check the index with `provindex index verify`.",
             )
-        return dataset.checked({**panels, **row})
+        return replace(dataset.checked({**panels, **row}), indexed=True)
 
     return load
 

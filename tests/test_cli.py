@@ -128,8 +128,8 @@ def test_a_gate_that_fails_says_why_even_if_quiet(models: Path, index: Path) -> 
     denied = said("query", models / "child", "--deny", LONG, "--deny", "stranger", "--deny", "a/b", "--deny", "narrow")
     assert denied.splitlines() == [
         f"denied {LONG}: linked (finetune)",
-        "denied a/b: it is not in the index",
-        "denied narrow: it could not be tested",
+        "denied a/b: it is neither a model nor a family of the index",
+        "denied narrow: could not be tested: residual widths differ (64 and 32)",
     ]
     expected = said("compare", models / "child", models / "stranger", "--expect", "linked")
     assert expected.startswith("expected linked: unrelated, log10 p ") and expected.count("\n") == 1
@@ -402,3 +402,30 @@ def test_offline_opens_no_socket(how: str, tmp_path: Path) -> None:
     flags, env = (["--offline"], {}) if how == "--offline" else ([], {"HF_HUB_OFFLINE": "1"})
     ran = run_closed((), "query", "org/not-here", *flags, cwd=tmp_path, **env)
     assert ran.status == 2 and "org/not-here is not in the Hub cache" in ran.err
+
+
+def test_deny_takes_a_family_and_the_spelling_of_reports() -> None:
+    e5 = "cnmoro/portuguese-multilingual-e5-small"
+    family = run("query", e5, "--deny", "microsoft/Multilingual-MiniLM-L12-H384", "--json")
+    assert family.status == 1 and json.loads(family.out)["denied"][0]["status"] == 1
+    spelled = run("query", e5, "-q", "--deny", "intfloat/multilingual-e5-small [q4-dequantized]")
+    assert (spelled.status, "linked" in spelled.err) == (1, True)
+
+
+def test_the_embedded_index_has_a_name_beside_a_private_one(index: Path) -> None:
+    both = run("query", "openai/whisper-base", "--index", "embedded", "--index", index)
+    assert both.status == 0 and "seed+" in both.err and "from the index" in both.err
+
+
+def test_a_copy_of_an_indexed_model_is_told_that_it_is_there(models: Path, index: Path) -> None:
+    ran = run("query", models / "stranger", "--index", index)
+    assert "The index has these very weights as stranger; that row is left out." in ran.out
+    assert "Trained from scratch" not in ran.out
+
+
+def test_other_weights_under_a_name_that_is_taken_are_refused(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        zoo.write(zoo.llama(seed), tmp_path / str(seed) / "model")
+    ran = run("index", "build", tmp_path / "1" / "model", tmp_path / "2" / "model", "-o", tmp_path / "index")
+    assert ran.status == 2 and "Other weights are in the index as model" in ran.err
+    assert run("index", "status", "--index", tmp_path / "index", "--json").out.count('"model_id": "model"') == 1

@@ -190,12 +190,12 @@ def test_a_terminal_of_one_column_gets_sixty(documents: dict[str, dict[str, Any]
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("decided", "Family: org/parent (2 of its 5 models in this index matched)."),
+        ("decided", "Family: org/parent (2 of its 5 models in this index matched"),
         ("decided", "2 matches of 4 candidates; the next candidate, org/stranger, is at chance level."),
         ("decided", "1 of 4 could not be tested: residual widths differ."),
         ("cut", "2 matches of 4 candidates (1 shown)"),
         ("none", "No ancestor in this index: 1 candidate re-verified, none above chance."),
-        ("none", "its base is not among the 2 models indexed."),
+        ("none", "Its base is not among these."),
         ("inconclusive", "Inconclusive: the only candidate could not be tested.\n  residual widths differ"),
         ("empty", "Inconclusive: the index has no other model to compare with."),
         ("linked", "Linked: org/pruned descends from org/parent (pruned, log10 p"),

@@ -7,7 +7,7 @@ bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from provindex.api import Comparison
 from provindex.build import Built
 from provindex.evidence.exact import Outcome
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from provindex.gate import Denied
 from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
 from provindex.rows import to_row
 from provindex.signals.score import Score
@@ -72,6 +73,7 @@ def model_facts(fp: Fingerprint) -> Document:
         "mode": fp.mode,
         "bytes_read": fp.bytes_read,
         "bytes_total": fp.bytes_total,
+        "indexed": fp.indexed,
     }
 
 
@@ -84,10 +86,10 @@ def notes(fp: Fingerprint) -> list[str]:
     return [*fp.warnings, said]
 
 
-def query_document(result: QueryResult) -> Document:
-    """provindex.query/1"""
+def query_document(result: QueryResult, denied: Sequence[Denied] = ()) -> Document:
+    """provindex.query/1; denied: what the gate found for each id that was denied."""
     return {
-        **_head("provindex.query/1", result.index, result.settings, result.status),
+        **_head("provindex.query/1", result.index, {**result.settings, "deny": [d.id for d in denied]}, result.status),
         "warnings": list(dict.fromkeys([*notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
         "matches": [_match(m) for m in result.matches],
@@ -98,10 +100,12 @@ def query_document(result: QueryResult) -> Document:
                 "best_model_id": f.best_model_id,
                 "matches": f.matches,
                 "models": f.models,
-                "log10_p": f.log10_p,
+                "log10_p": _rounded(f.log10_p),
             }
             for f in result.families
         ],
+        "own_row": None if result.own is None else {"model_id": result.own.model_id, "family": result.own.family},
+        "denied": [{"id": d.id, "status": d.status, "reason": d.reason} for d in denied],
     }
 
 
@@ -140,7 +144,7 @@ def _pair(pair: Pair, direction: str | None) -> Document:
         "direction": direction,
         "confidence": pair.confidence,
         "log10_p": _rounded(pair.log10_p),
-        "e_value": pair.e_value,
+        "e_value": None if pair.e_value is None else float(f"{pair.e_value:.6g}"),
         "log10_e": _rounded(pair.log10_e),
         "pipeline_score": pair.pipeline.value,
         "pipeline": {

@@ -40,7 +40,8 @@ def _query(d: Document, width: int, color: bool) -> list[str]:
     lines: list[str] = []
     if d["matches"]:
         lines += [*_table(_match_columns(d["matches"]), width, color), ""]
-    first, *more = [*_headline(d), *map(_family, d["families"]), *_closing(d)]
+    own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
+    first, *more = [*own, *_headline(d), *(_family(f, d["own_row"]) for f in d["families"]), *_closing(d)]
     lines += _heading(first, width, color)
     return lines + [line for sentence in more for line in _wrapped(sentence, width)]
 
@@ -70,8 +71,16 @@ def _label(m: Document) -> str:
     return f"{m['model_id']} [{m['variant']}]" if m["variant"] else str(m["model_id"])
 
 
-def _family(f: Document) -> str:
-    return f"Family: {f['family']} ({f['matches']} of its {_plural(f['models'], 'model')} in this index matched)."
+def _copy(d: Document) -> bool:
+    """Whether the query is a copy of its row in the index, and not that row itself."""
+    return bool(d["own_row"]) and not d["query"]["indexed"]
+
+
+def _family(f: Document, own: Document | None) -> str:
+    itself = "; the query is one more" if own and own["family"] == f["family"] else ""
+    return (
+        f"Family: {f['family']} ({f['matches']} of its {_plural(f['models'], 'model')} in this index matched{itself})."
+    )
 
 
 def _closing(d: Document) -> list[str]:
@@ -86,11 +95,14 @@ def _closing(d: Document) -> list[str]:
         return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested))]
     could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."] if untested else []
     if d["status"] == "none":
-        said = (
-            f"No ancestor in this index: {_plural(tested, 'candidate')} re-verified, none above chance. Trained from "
-            f"scratch, or its base is not among the {_plural(d['index']['models'], 'model')} indexed."
-        )
-        return [said, *could_not]
+        kind = "No other relative" if _copy(d) else "No ancestor"
+        first = f"{kind} in this index: {_plural(tested, 'candidate')} re-verified, none above chance."
+        if untested:  # little was tested: say no more than that
+            return [f"{first} Its base is not among these.", *could_not]
+        if _copy(d):
+            return [first]
+        among = f"the {_plural(d['index']['models'], 'model')} indexed"
+        return [f"{first} Trained from scratch, or its base is not among {among}."]
     return [_matched(d, total), *could_not]
 
 
@@ -178,7 +190,7 @@ def _compare(d: Document, width: int, color: bool) -> list[str]:
         for name, s in d["signals"].items()
     ]
     evidence = [
-        (name, f"{e['value']:.3f}", f"{e['chance']:.3f}", f"{e['n']}", f"{e['log10_p']:.1f}")
+        (name, f"{e['value']:.3f}", f"{e['chance']:.3f}", f"{e['n']}", f"{e['log10_p'] + 0:.1f}".replace("-0.0", "0.0"))
         if e["value"] is not None
         else (name, "absent", "", e["reason"], "")
         for name, e in d["evidence"].items()
@@ -188,7 +200,8 @@ def _compare(d: Document, width: int, color: bool) -> list[str]:
     unknown = dict.fromkeys(s["chance_reason"] for s in d["signals"].values() if "chance_reason" in s)
     lines += [*(line for reason in unknown for line in _wrapped(f"  CHANCE -: {reason}", width)), ""]
     for run in d["layer_map"]:
-        where = f"{run['stack']} layers {_span(run['from'])} of A are layers {_span(run['to'])} of B"
+        layers = "layer" if run["from"][0] == run["from"][1] else "layers"
+        where = f"{run['stack']} {layers} {_span(run['from'])} of A: {layers} {_span(run['to'])} of B"
         lines += _wrapped(f"{where} (log10 p {run['log10_p']:.1f})", width)
     lines += [""] if d["layer_map"] else []
     score = d["pipeline_score"]
@@ -222,13 +235,13 @@ def _span(ends: Sequence[int]) -> str:
 
 def _verdict(d: Document) -> list[str]:
     a, b = _label(d["a"]), _label(d["b"])
+    if a == b:
+        a, b = f"A ({a})", f"B ({b})"
     if d["verdict"] == "inconclusive":
         return [f"Inconclusive: {a} and {b} could not be tested.", *(f"  {reason}" for reason in d["reasons"])]
     if d["verdict"] == "unrelated":
-        aligned = d["evidence"]["hidden_alignment"]
-        smallest = aligned.get("smallest_cosine")
-        seen = f" A cosine of {smallest:.2f} between matched hidden units would have been seen." if smallest else ""
-        return [f"Unrelated: no evidence that {a} and {b} share weights (log10 p {d['log10_p']:.1f}).{seen}"]
+        said = f"Unrelated: no evidence that {a} and {b} share weights (log10 p {d['log10_p']:.1f})."
+        return [said, *(f"  {reason}" for reason in d["reasons"])]
     said = {
         "ancestor": f"{b} descends from {a}",
         "descendant": f"{a} descends from {b}",
