@@ -33,6 +33,7 @@ LATER = "not computed by this version: "
 POWERFUL = {"hidden_alignment": "hidden units", "residual_fixed_points": "residual coordinates"}
 UNSEEN = "not seen by this version: a copy whose neurons, value channels and residual coordinates were all reordered"
 SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
+SIBLING = "any checkpoint within half a step of the one that was quantized would look the same"
 PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
 ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
 TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
@@ -274,7 +275,8 @@ def _caveats(a: Fingerprint, b: Fingerprint, relation: str, sizes: Effects) -> t
         return (TABLE_ONLY if sizes.embedding_equal else BASIS_ONLY), SAME_START
     if relation == "identical" and a.content_sha256 != b.content_sha256:
         return (ELSEWHERE,)
-    return {"continued": (SAME_START,), "related": (PARTLY, SAME_START)}.get(relation, ())
+    caveats = {"continued": (SAME_START,), "related": (PARTLY, SAME_START), "quantized": (SIBLING,)}
+    return caveats.get(relation, ())
 
 
 def _covers(a: Fingerprint, b: Fingerprint, matches: Sequence[tuple[LayerPair, float]]) -> bool:
