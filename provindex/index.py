@@ -290,7 +290,8 @@ class Index:
             from provindex import api
 
             fp = api.fingerprint(fp, index=self)
-        ranked = self.nearest(fp, candidates, also)
+        own = self.own(fp)
+        ranked = self._nearest(fp, own, candidates, also)
         found: list[Match] = []
         for done, (entry, rank, score) in enumerate(ranked, 1):
             pair = compare(fp, entry.load(), models=len(self))
@@ -305,7 +306,7 @@ class Index:
             linked=tuple(matches),
             candidates=rest,
             families=self._families(matches),
-            own=self.own(fp),
+            own=own,
             status=_status(matches, rest),
             top=top,
             settings={"top": top, "candidates": candidates, "mode": fp.mode},
@@ -317,9 +318,13 @@ class Index:
 
         score: the inner product of the whole vectors. The query's own row is left out.
         """
+        return self._nearest(fp, self.own(fp), count, also)
+
+    def _nearest(
+        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str]
+    ) -> list[tuple[Entry, int, float]]:
         import faiss
 
-        own = self.own(fp)
         entries = [entry for entry in self if entry is not own]
         asking = own.row[dataset.VECTOR] if own else vector(fp)
         if not entries:

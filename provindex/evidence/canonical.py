@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex import names
 from provindex.names import Arch, Part
 
 F32 = NDArray[np.float32]
@@ -52,15 +53,8 @@ def key_of(part: Part) -> PartKey:
 
 def part_shape(shape: tuple[int, ...], part: Part) -> tuple[int, int]:
     """(rows, columns) of a part in canonical (out, in) orientation; a vector has one column."""
-    inner = shape[1:] if part.lead is not None else shape
-    rows, cols = (inner[0], int(np.prod(inner[1:], dtype=np.int64))) if inner else (1, 1)
-    if part.transposed and len(inner) > 1:
-        rows, cols = cols, rows
-    if isinstance(part.rows, tuple):
-        rows = part.rows[1] - part.rows[0]
-    elif part.rows is not None:
-        rows = len(part.rows)
-    return rows, cols
+    sizes = names.part_shape(part, shape)
+    return (sizes[0], int(np.prod(sizes[1:], dtype=np.int64))) if sizes else (1, 1)
 
 
 def read_rows(tensor: Readable, part: Part, start: int, stop: int) -> F32:

@@ -95,7 +95,7 @@ def _embedding_equal(a: BlockDigests, b: BlockDigests) -> bool | None:
     places = [[i for i, key in enumerate(d.keys) if key.endswith(".embed.weight")] for d in (a, b)]
     if not all(places):
         return None
-    return bool((a.exact[places[0][0]] == b.exact[places[1][0]]).all())
+    return bool(_same(a.exact, b.exact, np.array([[places[0][0], places[1][0]]])).all())
 
 
 def _samples(a: BlockDigests, b: BlockDigests, i: int, j: int) -> tuple[F64, F64] | None:
