@@ -1,0 +1,1 @@
+"""The generated zoo: small models trained for real, and descendants whose truth is known."""
