@@ -8,16 +8,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import prints
 import pytest
 import zoo
 
+from build_index.calibrate import Compared, calibration_of
 from provindex.api import Comparison, compare
 from provindex.build import Built
+from provindex.calibration import STRATA
+from provindex.evidence.exact import Outcome
 from provindex.fingerprint import Fingerprint
 from provindex.index import Index, Problem
 from provindex.report import document, text
+from provindex.verdict import Pair
 
+STRATUM = STRATA[0]
 SIGNALS = ["MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC"]
 EVIDENCE = [
     "bit_reuse", "hidden_fixed_points", "hidden_alignment", "residual_fixed_points", "residual_gram",
@@ -86,6 +92,31 @@ KINDS = [
     "decided", "cut", "none", "inconclusive", "empty", "linked", "unrelated", "untested", "fingerprint", "status",
     "verified", "damaged", "built",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def calibrated(made: dict[str, Fingerprint]) -> dict[str, dict[str, Any]]:
+    """The same answers of an index with a calibration: 1,200 pairs of this stratum, 600 of which have a WVC."""
+    null = np.random.default_rng(1).beta(5, 5, 1200).round(4).tolist()
+    rows = [
+        dict.fromkeys(SIGNALS, value) | {"WVC": value / 100 if number % 2 else None, "branch_sketch": value / 10}
+        for number, value in enumerate(null)
+    ]
+    levels = calibration_of([Compared("a", "b", STRATUM, values, {}) for values in rows])
+
+    def with_chance(pair: Pair) -> Pair:
+        ranked = Outcome(0.7, 12, -3.08, 0.05, null=levels.chance("branch_sketch", STRATUM))
+        evidence = {**pair.evidence, "branch_sketch": ranked}
+        return replace(pair, signals=levels.with_chance(pair.signals, STRATUM), evidence=evidence)
+
+    index = Index.build([replace(fp, family="org/parent", license="mit") for fp in made.values()], name="zoo")
+    result = index.query(made["org/child"])
+    linked = tuple(replace(m, pair=with_chance(m.pair)) for m in result.linked)
+    pair = with_chance(compare(made["org/child"], made["org/parent"]))
+    return {
+        "query": document.query_document(replace(result, linked=linked)),
+        "compare": document.compare_document(Comparison(made["org/child"], made["org/parent"], pair, index.info, {})),
+    }
 
 
 def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -199,7 +230,7 @@ def test_a_terminal_of_one_column_gets_sixty(documents: dict[str, dict[str, Any]
         ("inconclusive", "Inconclusive: the only candidate could not be tested.\n  residual widths differ"),
         ("empty", "Inconclusive: the index has no other model to compare with."),
         ("linked", "Linked: org/pruned descends from org/parent (pruned, log10 p"),
-        ("linked", "it decides nothing"),
+        ("linked", "peer-compatible, not decisive"),
         ("unrelated", "Unrelated: no evidence that org/child and org/stranger share weights"),
         ("untested", "Inconclusive: org/child and org/narrow could not be tested."),
         ("fingerprint", "written  child.parquet"),
@@ -236,3 +267,73 @@ def test_every_column_is_there_where_there_is_room_and_ids_are_never_cut(documen
     long = json.loads(json.dumps(documents["decided"]).replace("org/parent", "org/" + "p" * 70))
     assert "org/" + "p" * 70 in text.render(long, width=80)
     assert "WVC    EAS" in text.render(long, width=80)
+
+
+# --- chance levels beside every value ---
+
+
+def test_a_signal_has_its_chance_level_and_whether_it_is_above(calibrated: dict[str, dict[str, Any]]) -> None:
+    d = json.loads(document.dumps(calibrated["compare"]))
+    check_pair(d)
+    for name, signal in d["signals"].items():
+        chance = signal["chance"]
+        assert chance["stratum"] == STRATUM and chance["n"] == (600 if name == "WVC" else 1200)
+        assert 0 <= chance["median"] < chance["p99"] <= 1 and "chance_reason" not in signal
+        if name == "WVC":
+            assert chance["p999"] is signal["above_chance"] is None
+            assert chance["reason"] == "600 unrelated pairs of this kind, a 99.9th percentile needs 1,000"
+        else:
+            assert signal["above_chance"] is (signal["value"] > chance["p999"]) and "reason" not in chance
+    null = d["evidence"]["branch_sketch"]["null"]
+    assert null["stratum"] == STRATUM and null["n"] == 1200 and null["p999"] < 0.1
+    assert "null" not in d["evidence"]["bit_reuse"]
+
+
+def test_without_a_calibration_every_signal_says_so(documents: dict[str, dict[str, Any]]) -> None:
+    for signal in documents["linked"]["signals"].values():
+        assert signal["value"] is None or (signal["chance"] is None and "no calibration" in signal["chance_reason"])
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
+@pytest.mark.parametrize("kind", ["query", "compare"])
+def test_lines_with_chance_levels_fit(calibrated: dict[str, dict[str, Any]], kind: str, width: int) -> None:
+    plain = text.render(calibrated[kind], width=width)
+    assert max(map(len, plain.splitlines())) <= width and not re.search(r" +\n", plain)
+
+
+def test_the_table_of_signals_shows_chance_and_what_is_above_it(calibrated: dict[str, dict[str, Any]]) -> None:
+    shown = text.render(calibrated["compare"], width=140)
+    chance = calibrated["compare"]["signals"]["EAS"]["chance"]
+    eas = next(line for line in shown.splitlines() if line.startswith("  EAS"))
+    assert eas.split()[2:4] == [f"{chance['median']:.3f}..{chance['p999']:.3f}", "yes"]
+    wvc = next(line for line in shown.splitlines() if line.startswith("  WVC"))
+    assert wvc.split()[2].endswith("*") and wvc.split()[3] == "-"
+    sketch = next(line for line in shown.splitlines() if line.startswith("  branch_sketch"))
+    assert ".." in sketch.split()[2]
+    assert f"CHANCE: median..99.9 % of 1,200 unrelated pairs ({STRATUM})" in shown
+    assert "*: 99 %, not 99.9 %: 600 unrelated pairs of this kind" in shown
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_query_s_table_ends_with_the_level_of_unrelated_pairs(
+    calibrated: dict[str, dict[str, Any]], width: int
+) -> None:
+    d = calibrated["query"]
+    lines = text.render(d, width=width).splitlines()
+    last = lines[len(d["matches"]) + 1]
+    assert last.startswith("  unrelated pairs, 99.9 %") and lines[len(d["matches"]) + 2] == ""
+    at = lines[0].index("EAS") + 3  # right-aligned
+    assert last[:at].endswith(f"{d['matches'][0]['signals']['EAS']['chance']['p999']:.3f}")
+    assert "-" in last.split()
+
+
+def test_what_was_undone_and_what_tells_the_direction_is_said(documents: dict[str, dict[str, Any]]) -> None:
+    linked = documents["linked"]
+    assert linked["undone"] == [] == documents["unrelated"]["undone"]
+    said = text.render(
+        {**linked, "relation": "laundered", "log10_p": None, "direction_reasons": ["fewer layers"],
+         "undone": ["neurons reordered", "residual basis rotated or norms folded"]}
+    )  # fmt: skip
+    assert "Linked: org/pruned descends from org/parent (laundered).\n" in said
+    assert "  undone to see it: neurons reordered, residual basis rotated or norms folded\n" in said
+    assert "  direction: fewer layers\n" in said

@@ -23,6 +23,7 @@ from provindex.evidence.panels import (
     HiddenPanels,
     ResidualPanel,
 )
+from provindex.signals.score import Chance
 
 F64 = NDArray[np.float64]
 LOG10_COLLISION = -19.0  # two different blocks with one 64-bit digest: 2^-64
@@ -42,7 +43,8 @@ class Outcome:
 
     value: the effect, in [-1, 1]; n: how many things were compared; log10_p: at most 0; chance: the value that
     unrelated models take on average. Absent tests have only a reason. smallest: about the smallest cosine between
-    matched hidden units (residual coordinates) that this test would have called linked, where that can be said.
+    matched hidden units (residual coordinates) that this test would have called linked, where that can be said. null:
+    of a conformal test, the scores of unrelated pairs that its value was ranked among.
     """
 
     value: float | None = None
@@ -51,6 +53,7 @@ class Outcome:
     chance: float | None = None
     reason: str | None = None
     smallest: float | None = None
+    null: Chance | None = None
 
 
 def absent(reason: str) -> Outcome:

@@ -14,18 +14,19 @@ from typing import Any
 import provindex
 from provindex.api import Comparison
 from provindex.build import Built
+from provindex.calibration import NO_CALIBRATION
 from provindex.evidence.exact import Outcome
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.gate import Denied
 from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
 from provindex.rows import to_row
-from provindex.signals.score import Score
+from provindex.signals.score import Chance, Score
 from provindex.tokenizer import NO_TOKENIZER
 from provindex.verdict import LOG10_E_LINKED, LOG10_P_LINKED, Pair
 
 Document = dict[str, Any]
 
-NO_CALIBRATION = "this index has no calibration: chance levels of the signals are not known"
+PEER_NOTE = "peer-compatible (cisco model-provenance-kit 1.0.0), not decisive"
 
 
 def dumps(document: Document) -> str:
@@ -142,6 +143,8 @@ def _pair(pair: Pair, direction: str | None) -> Document:
         "verdict": pair.verdict,
         "relation": pair.relation,
         "direction": direction,
+        "direction_reasons": list(getattr(pair, "direction_reasons", ())),
+        "undone": list(getattr(pair, "undone", ())),
         "confidence": pair.confidence,
         "log10_p": _rounded(pair.log10_p),
         "e_value": None if pair.e_value is None else float(f"{pair.e_value:.6g}"),
@@ -155,7 +158,7 @@ def _pair(pair: Pair, direction: str | None) -> Document:
             "tokenizer": pair.pipeline.tokenizer,
             "mfi_tier": pair.mfi_tier,
             "missing": list(pair.pipeline.missing),
-            "note": "peer-compatible (cisco model-provenance-kit 1.0.0); it decides nothing",
+            "note": PEER_NOTE,
         },
         "signals": {name: _signal(score) for name, score in pair.signals.items()},
         "evidence": {name: _outcome(outcome) for name, outcome in pair.evidence.items()},
@@ -174,7 +177,18 @@ def _rounded(value: float | None) -> float | None:
 def _signal(score: Score) -> Document:
     if score.value is None:
         return {"value": None, "reason": score.reason}
-    return {"value": score.value, "chance": None, "chance_reason": NO_CALIBRATION, "n": score.n}
+    if score.chance is None:
+        return {"value": score.value, "chance": None, "chance_reason": NO_CALIBRATION, "n": score.n}
+    above = score.chance.exceeded_by(score.value)
+    return {"value": score.value, "chance": _chance(score.chance), "above_chance": above, "n": score.n}
+
+
+def _chance(chance: Chance) -> Document:
+    """Quantiles over the unrelated pairs, how many and which pairs; the reason if there is no 99.9th percentile."""
+    found: Document = {
+        "median": chance.median, "p999": chance.p999, "p99": chance.p99, "n": chance.n, "stratum": chance.stratum,
+    }  # fmt: skip
+    return found if chance.reason is None else {**found, "reason": chance.reason}
 
 
 def _outcome(outcome: Outcome) -> Document:
@@ -186,6 +200,8 @@ def _outcome(outcome: Outcome) -> Document:
         "log10_p": _rounded(outcome.log10_p),
         "chance": _rounded(outcome.chance),
     }
+    if outcome.null is not None:
+        found["null"] = _chance(outcome.null)
     if outcome.smallest is not None:
         found["smallest_cosine"] = _rounded(outcome.smallest)
     return found

@@ -12,6 +12,9 @@ NEEDED = 3  # columns of a higher priority number are left out where the termina
 SIGNALS = ("WVC", "EAS", "LEP", "NLF", "END", "VOA", "TFV", "MFI")
 MIN_WIDTH = 60  # narrower than that the tables of `compare` say nothing
 PLAIN_WIDTH = 200  # when the output is not a terminal
+UNRELATED = "unrelated pairs, 99.9 %"
+EVIDENCE_HEAD = ("EVIDENCE", "VALUE", "CHANCE", "N", "LOG10 P")
+SIGNAL_HEAD = ("SIGNAL", "VALUE", "CHANCE", "ABOVE", "N")
 
 
 def render(document: Document, *, width: int = PLAIN_WIDTH, color: bool = False) -> str:
@@ -121,15 +124,19 @@ def _why(untested: Sequence[Document]) -> list[str]:
 
 
 def _match_columns(matches: Sequence[Document]) -> list[Column]:
+    chance = matches[0]["signals"] if any(s.get("chance") for s in matches[0]["signals"].values()) else {}
+    below = [""] if chance else []  # a last row: what 99.9 % of unrelated pairs like the first one stay below
     columns: list[Column] = [
-        ("MODEL", [_label(m) for m in matches], 0, False),
-        ("RELATION", [m["relation"] or "-" for m in matches], 1, False),
-        ("DIRECTION", [m["direction"] or "-" for m in matches], 1, False),
-        ("E-VALUE", [_e_value(m) for m in matches], 1, True),
+        ("MODEL", [*map(_label, matches), *([UNRELATED] if chance else [])], 0, False),
+        ("RELATION", [*(m["relation"] or "-" for m in matches), *below], 1, False),
+        ("DIRECTION", [*(m["direction"] or "-" for m in matches), *below], 1, False),
+        ("E-VALUE", [*map(_e_value, matches), *below], 1, True),
     ]
     for rank, name in enumerate(SIGNALS):
-        columns.append((name, [_number(m["signals"][name]["value"]) for m in matches], 2 + rank + (rank > 2), True))
-    columns.append(("LICENSE", [m["license"] or "-" for m in matches], 5, False))
+        last = [_number((chance[name].get("chance") or {}).get("p999"))] if chance else []
+        cells = [*(_number(m["signals"][name]["value"]) for m in matches), *last]
+        columns.append((name, cells, 2 + rank + (rank > 2), True))
+    columns.append(("LICENSE", [*(m["license"] or "-" for m in matches), *below], 5, False))
     return columns
 
 
@@ -185,20 +192,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _compare(d: Document, width: int, color: bool) -> list[str]:
-    signals = [
-        (name, _number(s["value"]), "-", str(s["n"])) if s["value"] is not None else (name, "absent", "", s["reason"])
-        for name, s in d["signals"].items()
-    ]
-    evidence = [
-        (name, f"{e['value']:.3f}", f"{e['chance']:.3f}", f"{e['n']}", f"{e['log10_p'] + 0:.1f}".replace("-0.0", "0.0"))
-        if e["value"] is not None
-        else (name, "absent", "", e["reason"], "")
-        for name, e in d["evidence"].items()
-    ]
-    lines = [*_rows([("EVIDENCE", "VALUE", "CHANCE", "N", "LOG10 P"), *evidence], width, color), ""]
-    lines += _rows([("SIGNAL", "VALUE", "CHANCE", "N"), *signals], width, color)
-    unknown = dict.fromkeys(s["chance_reason"] for s in d["signals"].values() if "chance_reason" in s)
-    lines += [*(line for reason in unknown for line in _wrapped(f"  CHANCE -: {reason}", width)), ""]
+    lines = [*_rows([EVIDENCE_HEAD, *map(_evidence_row, d["evidence"].items())], width, color), ""]
+    lines += _rows([SIGNAL_HEAD, *map(_signal_row, d["signals"].items())], width, color)
+    lines += [*(line for note in _chance_notes(d) for line in _wrapped(f"  {note}", width)), ""]
     for run in d["layer_map"]:
         layers = "layer" if run["from"][0] == run["from"][1] else "layers"
         where = f"{run['stack']} {layers} {_span(run['from'])} of A: {layers} {_span(run['to'])} of B"
@@ -207,16 +203,59 @@ def _compare(d: Document, width: int, color: bool) -> list[str]:
     score = d["pipeline_score"]
     value = "absent" if score is None else f"{score:.4f}"
     decision = d["pipeline"]["decision"]
-    lines += _wrapped(f"Peer-compatible pipeline score: {value} ({decision}); it decides nothing.", width)
+    lines += _wrapped(f"Pipeline score: {value} ({decision}); peer-compatible, not decisive.", width)
     head, *rest = _verdict(d)
     return [*lines, *_heading(head, width, color), *(line for text in rest for line in _wrapped(text, width))]
+
+
+def _evidence_row(item: tuple[str, Document]) -> tuple[str, ...]:
+    name, e = item
+    if e["value"] is None:
+        return (name, "absent", "", e["reason"], "")
+    chance = _range(e["null"]) if e.get("null") else _number(e["chance"])
+    p = "-" if e["log10_p"] is None else f"{e['log10_p'] + 0:.1f}".replace("-0.0", "0.0")
+    return (name, f"{e['value']:.3f}", chance, f"{e['n']}", p)
+
+
+def _signal_row(item: tuple[str, Document]) -> tuple[str, ...]:
+    name, s = item
+    if s["value"] is None:
+        return (name, "absent", "", s["reason"])
+    if s["chance"] is None:
+        return (name, _number(s["value"]), "-", "-", str(s["n"]))
+    above = {True: "yes", False: "no", None: "-"}[s["above_chance"]]
+    return (name, _number(s["value"]), _range(s["chance"]), above, str(s["n"]))
+
+
+def _range(chance: Document) -> str:
+    """Median and 99.9th percentile; the 99th, marked, where there are too few pairs for that."""
+    if chance["p999"] is not None:
+        return f"{_number(chance['median'])}..{_number(chance['p999'])}"
+    return f"{_number(chance['median'])}..{_number(chance['p99'])}{'*' if chance['p99'] is not None else ''}"
+
+
+def _chance_notes(d: Document) -> list[str]:
+    """What the chance columns are made of: one line for each kind of pairs, and why a level is missing."""
+    values = [s for s in d["signals"].values() if s["value"] is not None]
+    nulls = [s["chance"] for s in values if s["chance"]]
+    nulls += [e["null"] for e in d["evidence"].values() if e["value"] is not None and e.get("null")]
+    notes = [f"CHANCE -: {s['chance_reason']}" for s in values if "chance_reason" in s]
+    pairs: dict[str, int] = {}
+    for null in nulls:
+        pairs[null["stratum"]] = max(pairs.get(null["stratum"], 0), null["n"])
+    notes += [f"CHANCE: median..99.9 % of {count:,} unrelated pairs ({name})" for name, count in pairs.items()]
+    starred = [f"*: 99 %, not 99.9 %: {null['reason']}" for null in nulls if null["p999"] is None and null["p99"]]
+    missing = [f"CHANCE -: {null['reason']}" for null in nulls if null["p999"] is None and not null["p99"]]
+    return list(dict.fromkeys([*notes, *starred, *missing]))
 
 
 def _rows(rows: Sequence[tuple[str, ...]], width: int, color: bool) -> list[str]:
     """Aligned columns; a reason in place of numbers runs on to the end of the line, and is wrapped under itself."""
     plain = [r for r in rows if r[1] != "absent"]
     first = max(len(r[0]) for r in rows)
-    widths = [max([len(r[i]) for r in plain] + [6]) for i in range(1, len(rows[0]))]
+    widths = [max(len(r[i]) for r in plain) for i in range(1, len(rows[0]))]
+    if 2 + first + sum(2 + max(w, 6) for w in widths) <= width:  # narrow columns are harder to read
+        widths = [max(w, 6) for w in widths]
     lines = []
     for number, row in enumerate(rows):
         start = "  " + row[0].ljust(first)
@@ -240,17 +279,23 @@ def _verdict(d: Document) -> list[str]:
     if d["verdict"] == "inconclusive":
         return [f"Inconclusive: {a} and {b} could not be tested.", *(f"  {reason}" for reason in d["reasons"])]
     if d["verdict"] == "unrelated":
-        said = f"Unrelated: no evidence that {a} and {b} share weights (log10 p {d['log10_p']:.1f})."
+        said = f"Unrelated: no evidence that {a} and {b} share weights{_p(d, ' (', ')')}."
         return [said, *(f"  {reason}" for reason in d["reasons"])]
     said = {
         "ancestor": f"{b} descends from {a}",
         "descendant": f"{a} descends from {b}",
     }.get(d["direction"], f"{a} and {b} share weights")
     direction = "" if d["direction"] in ("ancestor", "descendant") else "; the weights do not say which came first"
-    caveats = [f"  {reason}" for reason in d["reasons"]]
+    more = [f"  undone to see it: {', '.join(d['undone'])}"] if d["undone"] else []
+    more += [f"  direction: {reason}" for reason in d["direction_reasons"]]
+    more += [f"  {reason}" for reason in d["reasons"]]
     if d["relation"] == "identical":
-        return [f"Linked: {a} and {b} have identical weights (log10 p {d['log10_p']:.1f}).", *caveats]
-    return [f"Linked: {said} ({d['relation']}, log10 p {d['log10_p']:.1f}){direction}.", *caveats]
+        return [f"Linked: {a} and {b} have identical weights{_p(d, ' (', ')')}.", *more]
+    return [f"Linked: {said} ({d['relation']}{_p(d, ', ')}){direction}.", *more]
+
+
+def _p(d: Document, before: str, after: str = "") -> str:
+    return "" if d["log10_p"] is None else f"{before}log10 p {d['log10_p']:.1f}{after}"
 
 
 # --- fingerprint and index ---
