@@ -2,7 +2,8 @@
 
     python -m build_index.build_seed [--root DIR] [--output DIR]
 
-Real models only. The same snapshots give the same bytes: the date is SOURCE_DATE_EPOCH, or the constant below.
+Real models only, with the chance levels of `calibration.json` (`build_index.calibrate` makes it). The same snapshots
+give the same bytes: the date is SOURCE_DATE_EPOCH, or the constant below.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from build_index import calibrate
 from build_index.catalog import CatalogEntry, load_catalog
 from build_index.seed_sources import default_root
 from provindex.errors import ProvindexError
@@ -52,8 +54,11 @@ def seed_fingerprint(entry: CatalogEntry, root: Path) -> Fingerprint:
     )
 
 
-def build(root: Path, output: Path) -> Index:
-    """Write the seed index, whole or not at all; raises ProvindexError naming what is missing or too large."""
+def build(root: Path, output: Path, calibration: Path = calibrate.OUTPUT) -> Index:
+    """Write the seed index, whole or not at all; raises ProvindexError naming what is missing or too large.
+
+    calibration: the file of chance levels, copied in and named in the manifest.
+    """
     catalog = load_catalog(CATALOG)
     missing = [e.snapshot for e in catalog if not (root / "snapshots" / e.snapshot / "SOURCE.json").exists()]
     if missing:
@@ -61,11 +66,17 @@ def build(root: Path, output: Path) -> Index:
             f"{len(missing)} of {len(catalog)} snapshots are not there: {', '.join(missing)}.",
             "Make them with `python -m build_index.seed_sources`.",
         )
+    if not calibration.exists():
+        raise ProvindexError(
+            f"There is no {calibration.name}, which the seed carries.",
+            "Make it with `python -m build_index.calibrate`.",
+        )
     os.environ.setdefault("SOURCE_DATE_EPOCH", BUILT)
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         fresh = Path(scratch) / "seed"
         index = Index.build((seed_fingerprint(entry, root) for entry in catalog), name="seed")
         index.save(fresh, who="seed")
+        calibrate.attach(fresh, calibration.read_bytes())
         size = sum(f.stat().st_size for f in fresh.rglob("*") if f.is_file())
         if size > MAX_BYTES:
             raise ProvindexError(f"The seed index has {size:,} bytes, at most {MAX_BYTES:,} are allowed.")
@@ -79,9 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m build_index.build_seed", description=__doc__)
     parser.add_argument("--root", type=Path, default=default_root(), help="where seed_sources put its snapshots")
     parser.add_argument("--output", type=Path, default=SEED, help="the index folder to replace")
+    parser.add_argument("--calibration", type=Path, default=calibrate.OUTPUT, help="the chance levels that it carries")
     options = parser.parse_args(arguments)
     try:
-        index = build(options.root, options.output)
+        index = build(options.root, options.output, options.calibration)
     except ProvindexError as error:
         print(error, file=sys.stderr)
         return 2
