@@ -109,12 +109,16 @@ def _nulls(members: Sequence[Mapping[str, float | None]]) -> Iterator[tuple[str,
 
 
 def zoo_models(folder: Path) -> list[Path]:
-    """The models of a zoo, none derived from another, by name; ProvindexError if there are fewer than 2."""
-    found = sorted(path.parent for path in folder.rglob("model.safetensors"))
+    """The models of a zoo that descend from no other, by name; ProvindexError if there are fewer than 2.
+
+    A model is a folder with a zoo.json, which `build_index.zoo` writes last.
+    """
+    facts = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("zoo.json"))}
+    found = [path for path, said in facts.items() if said["truth"]["kind"] == "base"]
     if len(found) < 2:
         raise ProvindexError(
             f"{folder.name} has {len(found)} models; pairs need 2.",
-            "Make the zoo with `python -m build_index.zoo`.",
+            "Make the zoo with `python -m build_index.zoo calibration`.",
         )
     return found
 
@@ -190,7 +194,8 @@ def _null_document(null: Null) -> dict[str, Any]:
     found: dict[str, Any] = {"n": null.n, "median": null.median, "p99": null.p99, "p999": null.p999}
     if null.p999 is None:
         found["reason"] = calibration.too_few(null.n)
-    return found | ({"scores": list(null.scores)} if null.scores else {})
+    runs = [[value, len(list(equal))] for value, equal in itertools.groupby(null.scores)]
+    return found | ({"scores": runs} if runs else {})
 
 
 def dumps(document: Mapping[str, Any]) -> bytes:
@@ -271,6 +276,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _described(fp: Fingerprint) -> list[str]:
+    """What tells a model of the zoo: its id, and the beginning of the hash of its weights."""
+    return [fp.model_id, (fp.content_sha256 or "")[:16]]
+
+
 def build(zoo: Path, folder: Path | None, processes: int = 1) -> tuple[Calibration, list[Compared], dict[str, Any]]:
     """The calibration of a zoo and, if it has enough families, of an index; its pairs, and what it was made from."""
     folders = zoo_models(zoo)
@@ -278,7 +288,7 @@ def build(zoo: Path, folder: Path | None, processes: int = 1) -> tuple[Calibrati
     pairs = zoo_pairs(models, lambda line: print(line, file=sys.stderr))
     origin: dict[str, Any] = {
         "by": f"provindex {provindex.__version__}, numpy {np.__version__}",
-        "zoo": {"models": [[fp.model_id, fp.content_sha256] for fp in models], "pairs": len(pairs), "rule": RULE},
+        "zoo": {"models": [_described(fp) for fp in models], "pairs": len(pairs), "rule": RULE},
         "index": None,
     }
     if folder is not None:

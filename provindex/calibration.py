@@ -44,6 +44,7 @@ QUANTILES = {"p99": (0.99, 100), "p999": (0.999, 1000)}  # name: level, the fewe
 FOLDER = "calibration"  # in an index folder; the file is named by its content
 MAX_BYTES = 4 << 20
 MAX_SCORES = 100_000  # of one test in one stratum
+MAX_STRATA = 32
 MAX_PAIRS = 10**9
 NO_CALIBRATION = "this index has no calibration: chance levels are not known"
 _NAME = re.compile(rf"{FOLDER}/[0-9a-f]{{8}}\.json")
@@ -217,8 +218,8 @@ def read(document: Mapping[str, Any]) -> Calibration:
         if version != FINGERPRINT_VERSION:
             raise ValueError(f"it is of fingerprint version {version}, this provindex makes {FINGERPRINT_VERSION}")
         listed = document["strata"]
-        if not isinstance(listed, list) or len(listed) > 100:
-            raise ValueError("its strata are no list of at most 100")
+        if not isinstance(listed, list) or len(listed) > MAX_STRATA:
+            raise ValueError(f"its strata are no list of at most {MAX_STRATA}")
         strata = {s.name: s for s in map(_stratum, listed) if s.name in (*STRATA, POOLED)}
         return Calibration(version, _count(document["models"]), strata)
     except KeyError as error:
@@ -246,13 +247,18 @@ def _null(statistic: str, entry: Mapping[str, Any], pairs: int) -> Null:
 
 
 def _scores(statistic: str, listed: Any, n: int) -> tuple[float, ...]:
-    if not isinstance(listed, list) or len(listed) > MAX_SCORES:
-        raise ValueError(f"the scores of {statistic} are no list of at most {MAX_SCORES:,}")
-    scores = tuple(map(_value, listed))
-    ordered = all(low <= high for low, high in itertools.pairwise(scores))
-    if len(scores) != (n if statistic in CONFORMAL else 0) or not ordered:
+    """Scores from pairs [value, how often], values ascending."""
+    most = min(n, MAX_SCORES)
+    if not isinstance(listed, list) or len(listed) > most:
+        raise ValueError(f"the scores of {statistic} are no list of at most {most:,}")
+    if not all(isinstance(run, list) and len(run) == 2 for run in listed):
+        raise ValueError(f"the scores of {statistic} are no values with their counts")
+    values = [_value(value) for value, _ in listed]
+    counts = [_count(count) for _, count in listed]
+    ordered = all(low < high for low, high in itertools.pairwise(values))
+    if sum(counts) != (n if statistic in CONFORMAL else 0) or sum(counts) > MAX_SCORES or not ordered:
         raise ValueError(f"the scores of {statistic} are not its {n:,} values in ascending order")
-    return scores
+    return tuple(itertools.chain.from_iterable(map(itertools.repeat, values, counts)))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

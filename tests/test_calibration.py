@@ -249,7 +249,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "a count is no number": lambda d: d.update(models=True),
     "a count is no number of": lambda d: d.update(models=10**12),
     "its strata are no list": lambda d: d.update(strata={}),
-    "its strata are no list of at most 100": lambda d: d.update(strata=d["strata"] * 40),
+    "its strata are no list of at most 32": lambda d: d.update(strata=d["strata"] * 40),
     "an object is expected": lambda d: d.update(strata=[[]]),
     "a stratum has no name": lambda d: d["strata"][0].update(name=[1]),
     "a value is no number from -1 to 1": lambda d: first(d).update(median=float("nan")),
@@ -258,13 +258,16 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "counts of EAS contradict each other": lambda d: first(d).update(n=1201),
     "quantiles or counts of EAS contradict": lambda d: first(d).update(median=1.0),
     "500 pairs are too few for the quantiles of EAS": lambda d: first(d).update(n=500),
-    "scores of EAS are not its": lambda d: first(d).update(scores=[0.5]),
+    "scores of EAS are not its": lambda d: first(d).update(scores=[[0.5, 1200]]),
     "branch_sketch are not its 1,200 values in ascending order": lambda d: first(d, "branch_sketch")["scores"].pop(),
     "branch_sketch are not its": lambda d: first(d, "branch_sketch")["scores"].reverse(),
     "scores of branch_sketch are no list": lambda d: first(d, "branch_sketch").update(scores="0.5"),
-    "scores of triple_agreement are no list of at most 100,000": lambda d: first(d, "triple_agreement").update(
-        scores=[0] * 100_001
+    "scores of triple_agreement are no list of at most 100,000": lambda d: (
+        d["strata"][0].update(pairs=10**6) or first(d, "triple_agreement").update(n=100_001, scores=[[0, 1]] * 100_001)
     ),
+    "branch_sketch are no list of at most 1,200": lambda d: first(d, "branch_sketch").update(scores=[[0, 1]] * 1201),
+    "scores of branch_sketch are no values with their counts": lambda d: first(d, "branch_sketch").update(scores=[0.5]),
+    "a count": lambda d: first(d, "branch_sketch").update(scores=[[0.5, -1]]),
 }
 
 
@@ -299,8 +302,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("calibration-zoo")
     for name, checkpoint in {
         "a": zoo.llama(1), "b": zoo.llama(2), "c": zoo.gpt2(3), "d": zoo.gpt2(4), "e": zoo.bert(5),
+        "child": zoo.finetune_noise(zoo.llama(1), 0.99, 6),
     }.items():  # fmt: skip
-        zoo.write(checkpoint, root / name)
+        zoo.write(checkpoint, root / "calibration" / name)
+        truth = {"name": name, "kind": "base" if name != "child" else "finetune"}
+        (root / "calibration" / name / "zoo.json").write_text(json.dumps({"truth": truth}))
+    zoo.write(zoo.llama(9), root / "calibration" / "unfinished")
     return root
 
 
