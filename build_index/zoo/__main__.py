@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from provindex.errors import ProvindexError
 
@@ -33,33 +34,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProvindexError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.list:
-        results = [(job, facts_of(options.root, job) or "missing") for job in jobs]
-    else:
-        _use_one_thread()
-        results = []
-        for job, facts in complete(options.root, jobs):
-            results.append((job, facts))
-            print(_line(job.name, facts), flush=True)
-    made = [facts for _, facts in results if isinstance(facts, dict)]
+    found = {job.name: facts_of(options.root, job) for job in jobs}
+    if not options.list and not all(found.values()) and not _use_one_thread():
+        print("error: Models are missing, and torch is not installed. pip install -e '.[zoo]'", file=sys.stderr)
+        return 2
+    listed = ((name, facts or "missing") for name, facts in found.items())
+    results = listed if options.list else complete(options.root, jobs)
+    return _tell(options.zoo, results)
+
+
+def _tell(zoo: str, results: Iterable[tuple[str, dict[str, Any] | str]]) -> int:
+    """A line for each model as it is made, and the sum; the exit status."""
+    count, made = 0, []
+    for name, facts in results:
+        count += 1
+        print(_line(name, facts), flush=True)
+        if isinstance(facts, dict):
+            made.append(facts)
     seconds = sum(facts["cpu_seconds"] for facts in made)
-    print(f"{options.zoo}: {len(made)} of {len(jobs)} models, {seconds / 60:.1f} minutes of one core")
-    for job, facts in results:
-        if isinstance(facts, str):
-            print(f"missing: {job.name}: {facts}")
-    return 0 if len(made) == len(jobs) else 1
+    print(f"{zoo}: {len(made)} of {count} models, {seconds / 60:.1f} minutes of one core")
+    return 0 if len(made) == count else 1
 
 
-def _use_one_thread() -> None:
-    """Sums depend on the number of threads, and a zoo must not."""
-    import torch
-
+def _use_one_thread() -> bool:
+    """Sums depend on the number of threads, and a zoo must not. False if torch is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
     torch.set_num_threads(1)
+    return True
 
 
-def _line(name: str, facts: object) -> str:
-    if not isinstance(facts, dict):
-        return f"{name:<32} failed: {facts}"
+def _line(name: str, facts: dict[str, Any] | str) -> str:
+    if isinstance(facts, str):
+        return f"{name:<32} {facts}"
     loss = f"{facts['loss_before']:.3f} -> {facts['loss_after']:.3f}"
     return f"{name:<32} {facts['parameters']:>9,} parameters  loss {loss}  {facts['cpu_seconds']:>5.1f} s"
 

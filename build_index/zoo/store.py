@@ -16,7 +16,7 @@ from typing import Any
 from provindex.errors import ProvindexError, UsageError
 
 from .descendants import Truth, free_descendants
-from .plan import PARENTS, ZOOS, Job, config_of
+from .plan import ZOOS, Job, config_of
 from .snapshot import Snapshot
 
 FACTS = "zoo.json"  # written last: with it, a model is whole
@@ -32,7 +32,7 @@ def default_root() -> Path:
 
 def jobs_of(zoo: str, only: Sequence[str] = ()) -> list[Job]:
     """The trainings of a zoo whose names begin with one of `only`, with the bases that they need. Raises UsageError."""
-    jobs = ZOOS[zoo]()
+    jobs = list(_plan(zoo).values())
     wanted = {job.name for job in jobs if not only or job.name.startswith(tuple(only))}
     if not wanted:
         raise UsageError(f"No model of the {zoo} zoo is called {', '.join(only)}.", "Names begin like llama-00.")
@@ -43,9 +43,14 @@ def jobs_of(zoo: str, only: Sequence[str] = ()) -> list[Job]:
 def key_of(job: Job) -> str:
     """A digest of everything that decides the weights: the code without its comments, and the settings."""
     config = config_of(job.shape, job.vocabulary.size)
-    base = next((key_of(j) for j in ZOOS[job.zoo]() if j.name == job.base), "")
+    base = key_of(_plan(job.zoo)[job.base]) if job.base else ""
     text = json.dumps([_code_digest(), asdict(job), config, base], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _plan(zoo: str) -> dict[str, Job]:
+    return {job.name: job for job in ZOOS[zoo]()}
 
 
 @cache
@@ -72,16 +77,17 @@ def facts_of(root: Path, job: Job) -> dict[str, Any] | None:
     return facts if facts["key"] == key_of(job) else None
 
 
-def complete(root: Path, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | str]]:
-    """Make what is missing; yields each job with its facts, or with why it failed."""
+def complete(root: Path, jobs: Sequence[Job]) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Make what is missing; yields each model's name with its facts, or with why it failed."""
     for job in jobs:
         try:
-            yield job, facts_of(root, job) or _make(root, job)
+            yield job.name, facts_of(root, job) or _make(root, job)
         except FAILURES as error:
-            yield job, f"{type(error).__name__}: {error}"
+            yield job.name, f"failed, {type(error).__name__}: {error}"
 
 
 def _make(root: Path, job: Job) -> dict[str, Any]:
+    """Train a model and write it; the wall and processor seconds are of the training alone."""
     from .make import make
 
     folder = root / job.zoo / job.name
@@ -112,7 +118,7 @@ def load(root: Path, zoo: str, name: str) -> tuple[Snapshot, Truth]:
 
 def trained(root: Path, zoo: str) -> list[str]:
     """The names of the models that are there, in the order of the plan."""
-    return [job.name for job in ZOOS[zoo]() if (root / zoo / job.name / FACTS).is_file()]
+    return [name for name in _plan(zoo) if (root / zoo / name / FACTS).is_file()]
 
 
 def free(root: Path, zoo: str, base: str) -> list[tuple[Snapshot, Truth]]:
@@ -130,6 +136,3 @@ def everything(root: Path, zoo: str) -> Iterator[tuple[Snapshot, Truth]]:
         yield load(root, zoo, name)
     for name in names:
         yield from free(root, zoo, name)
-
-
-__all__ = ["PARENTS", "complete", "default_root", "everything", "facts_of", "free", "jobs_of", "load", "trained"]
