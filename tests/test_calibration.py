@@ -167,6 +167,7 @@ def models() -> dict[str, Fingerprint]:
         "deep": zoo.llama(4, layers=5),
         "gpt2": zoo.gpt2(5),
         "bert": zoo.bert(6),
+        "more words": zoo.extend_vocabulary(zoo.llama(10), ["new", "words"], 3),
         "nameless": replace(zoo.llama(7), tokenizer=None),
         "configless": replace(zoo.llama(8, intermediate=192), config={}),
     }
@@ -180,6 +181,7 @@ def models() -> dict[str, Fingerprint]:
         ("llama", "wide", "same tokenizer, different shape, gated"),
         ("llama", "deep", "same tokenizer, different shape, gated"),
         ("llama", "bert", "different tokenizer, different shape, mixed"),
+        ("llama", "more words", "same tokenizer, same shape, gated"),
         ("gpt2", "gpt2", "same tokenizer, same shape, two-matrix"),
         ("llama", "nameless", "same tokenizer, same shape, gated"),  # as many embedding rows
         ("gpt2", "bert", "different tokenizer, same shape, two-matrix"),
