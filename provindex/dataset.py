@@ -36,6 +36,12 @@ MODELS_PER_GROUP = 1000
 MAX_MANIFEST = 64 << 20
 MAX_READ = 1 << 28  # bytes that one read may take; by this count a model's row has 2 to 60 MB, and 8,000 small rows fit
 PER_VALUE = 8  # a value and its levels in memory: a run-length bomb has few bytes and many values
+NAMED = ("row_sha256", "model_id", "revision", "variant", "family")  # of every row, when an index is opened
+PHYSICAL: Mapping[str, np.dtype[Any]] = {  # how Parquet stores numbers
+    "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8"), "FLOAT": np.dtype("<f4"), "DOUBLE": np.dtype("<f8"),
+    "FIXED_LEN_BYTE_ARRAY": np.dtype("<f2"),
+}  # fmt: skip
+UNPACKED = {"ZSTD": "zstd", "UNCOMPRESSED": ""}
 MAX_TEXT = 1 << 22  # bytes of one text; the longest, a model's files and config features, have some 20 KB
 VECTOR = "vector"
 
@@ -108,7 +114,7 @@ def _arrow_type(name: str) -> Any:
     import pyarrow as pa
 
     plain = {
-        "string": pa.string(), "int": pa.int64(), "int32": pa.int32(), "uint64": pa.uint64(),
+        "string": pa.string(), "int": pa.int64(), "int32": pa.int32(), "int8": pa.int8(), "uint64": pa.uint64(),
         "float16": pa.float16(), "float32": pa.float32(), "float64": pa.float64(),
     }  # fmt: skip
     return pa.list_(plain[name[5:-1]]) if name.startswith("list<") else plain[name]
@@ -140,6 +146,7 @@ def _write(path: Path, rows: Sequence[Row], table: str, group: int) -> None:
     pq.write_table(
         pa.table(columns, schema=wanted), path, compression="zstd", compression_level=9,
         row_group_size=group, use_dictionary=strings, column_encoding=split, store_schema=True,
+        write_statistics=False,  # a third of a footer of many row groups, and nobody filters by them
     )  # fmt: skip
 
 
@@ -150,30 +157,36 @@ def _plain(value: Any) -> Any:
 _AGAIN = "Check the index with `provindex index verify`, or get it again."
 
 
-def _read(path: Path, table: str, groups: Sequence[int] | None = None) -> list[Row]:
-    """Rows of a Parquet file, of some row groups or of all, as plain columns.
+@dataclass(frozen=True)
+class _File:
+    """A Parquet file, mapped, its footer parsed. leaves: which column of the file holds a name's values."""
 
-    Sizes are checked before anything is unpacked. Raises IndexFormatError if the file is not a whole "models",
-    "panels" or "both" table.
-    """
+    name: str
+    metadata: Any
+    arrow: Any
+    buffer: Any
+    leaves: Mapping[str, int]
+
+
+def _mapped(path: Path) -> _File:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = schema(table)
-    try:
-        metadata = pq.read_metadata(path, memory_map=True) if groups is None else _kept_metadata(path, *_stamp(path))
-        _check_columns(metadata.schema.to_arrow_schema().names, wanted.names, path.name)
-        chosen = list(range(metadata.num_row_groups) if groups is None else groups)
-        with pa.memory_map(str(path)) as mapped:
-            _check_size(metadata, chosen, memoryview(mapped.read_buffer()).cast("B"), path.name)
-            mapped.seek(0)
-            texts = [_leaf(f) for f in wanted if _is_text(f)]
-            with pq.ParquetFile(mapped, metadata=metadata, read_dictionary=texts) as file:
-                # One thread: a model's columns are small, and handing them out costs more than reading them.
-                read = file.read_row_groups(chosen, columns=wanted.names, use_threads=False)
-            return _rows(read, wanted, path.name)
-    except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
-        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", _AGAIN) from error
+    metadata = pq.read_metadata(path, memory_map=True)
+    with pa.memory_map(str(path)) as mapped:
+        buffer = mapped.read_buffer()
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    leaves = {place.split(".")[0]: i for i, place in enumerate(paths)}
+    return _File(path.name, metadata, metadata.schema.to_arrow_schema(), buffer, leaves)
+
+
+@lru_cache(maxsize=64)
+def _kept(path: Path, *stamp: int) -> _File:
+    """A shard, which many rows are read from: its footer alone takes longer to parse than a row to read.
+
+    Shards are never rewritten; `stamp` is what would change if one were. A footer of 256 rows takes 4 to 7 MB.
+    """
+    return _mapped(path)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -182,12 +195,93 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-@lru_cache(maxsize=16)
-def _kept_metadata(path: Path, *stamp: int) -> Any:
-    """A shard's footer, parsed once for many rows: that of a large shard takes longer to parse than a row to read."""
+def _shard_file(path: Path) -> _File:
+    return _kept(path, *_stamp(path))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a Parquet file is read, as one sentence."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
+        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", _AGAIN) from error
+
+
+def _read(path: Path, table: str) -> list[Row]:
+    """Rows of a Parquet file as plain columns.
+
+    Sizes are checked before anything is unpacked. Raises IndexFormatError if the file is not a whole "models",
+    "panels" or "both" table.
+    """
+    with _readable(path):
+        columns = _columns(_mapped(path), list(schema(table)))
+        return [_row(columns, number) for number in range(len(next(iter(columns.values()))))]
+
+
+def _columns(file: _File, fields: Sequence[Any], groups: Sequence[int] | None = None) -> dict[str, Any]:
+    """Columns as Arrow arrays without holes, of some row groups or of all; sizes are checked first."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_metadata(path, memory_map=True)
+    _check_columns(file.arrow.names, [f.name for f in fields], file.name)
+    chosen = list(range(file.metadata.num_row_groups) if groups is None else groups)
+    _check_size(file, chosen, [f.name for f in fields])
+    texts = [_leaf(f) for f in fields if _is_text(f)]
+    with pq.ParquetFile(pa.BufferReader(file.buffer), metadata=file.metadata, read_dictionary=texts) as opened:
+        # One thread: a model's columns are small, and handing them out costs more than reading them.
+        read = opened.read_row_groups(chosen, columns=[f.name for f in fields], use_threads=False)
+    return _checked_columns(read, fields, file.name)
+
+
+def _one(file: _File, fields: Sequence[Any], group: int) -> Row:
+    """Columns of the one row of a row group; IndexFormatError if it has another number of rows.
+
+    Long lists of numbers are taken from their pages directly: unpacking them as a table of lists takes five times as
+    long, and reading the candidates would be half of a query.
+    """
+    names = [f.name for f in fields]
+    _check_columns(file.arrow.names, names, file.name)
+    rows = file.metadata.row_group(group).num_rows if 0 <= group < file.metadata.num_row_groups else 0
+    if rows != 1:
+        raise IndexFormatError(f"{file.name} has {rows} rows in row group {group}, expected 1.", _AGAIN)
+    _check_size(file, [group], names)
+    direct = {f.name: values for f in fields if (values := _direct(file, group, f)) is not None}
+    others = [f for f in fields if f.name not in direct]
+    row = _row(_columns(file, others, [group]), 0) if others else {}
+    return {name: direct[name] if name in direct else row[name] for name in names}
+
+
+def _direct(file: _File, group: int, field: Any) -> np.ndarray[Any, Any] | None:
+    """The numbers of a list column of one row, from its pages; None where only Arrow can tell, good or bad."""
+    import pyarrow as pa
+
+    if not pa.types.is_list(field.type) or _is_text(field) or file.arrow.field(field.name).type != field.type:
+        return None
+    leaf = file.metadata.schema.column(file.leaves[field.name])
+    column = file.metadata.row_group(group).column(file.leaves[field.name])
+    stored = PHYSICAL.get(leaf.physical_type)
+    if stored is None or column.compression not in UNPACKED or column.has_dictionary_page:
+        return None
+    if (leaf.max_definition_level, leaf.max_repetition_level) != (3, 1) or leaf.length not in (0, stored.itemsize):
+        return None
+    unpack = pa.Codec(UNPACKED[column.compression]).decompress if UNPACKED[column.compression] else None
+    start, data = column.data_page_offset, memoryview(file.buffer).cast("B")
+    try:
+        raw = parquet_pages.one_list(data, start, start + column.total_compressed_size, stored.itemsize, unpack)
+    except ValueError:
+        return None
+    return None if raw is None else _as(raw.view(stored), np.dtype(field.type.value_type.to_pandas_dtype()))
+
+
+def _as(values: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
+    """Stored numbers as those of the schema: of one size the same bits, narrower ones only if they fit."""
+    if values.dtype.itemsize == dtype.itemsize:
+        return values.view(dtype)
+    narrow = values.astype(dtype)
+    return narrow if np.array_equal(narrow, values) else None
 
 
 def _is_text(field: Any) -> bool:
@@ -217,27 +311,27 @@ def _check_columns(names: Sequence[str], wanted: Sequence[str], name: str) -> No
         )
 
 
-def _check_size(metadata: Any, groups: Sequence[int], data: memoryview, name: str) -> None:
-    """Refuse what would not fit or cannot be ours, before anything is unpacked.
+def _check_size(file: _File, groups: Sequence[int], names: Sequence[str]) -> None:
+    """Refuse columns that would not fit or cannot be ours, before anything is unpacked.
 
     By the footer first, then by the page headers, which must bear the footer out: a reader allocates by them.
     """
-    columns = [
-        (metadata.row_group(group).num_rows, metadata.row_group(group).column(i))
-        for group in groups
-        for i in range(metadata.num_columns)
-    ]
-    if sum(max(column.num_values, 0) * PER_VALUE for _, column in columns) > MAX_READ:
-        raise IndexFormatError(f"{name} states more values than {MAX_READ >> 20} MB, the most that is read.", _AGAIN)
-    total = 0
-    for rows, column in columns:
-        values, size = _pages(column, data, name)
-        title = column.path_in_schema.split(".")[0]
+    chosen = [file.metadata.row_group(group) for group in groups]
+    columns = [(group.num_rows, name, group.column(file.leaves[name])) for group in chosen for name in names]
+    if sum(max(column.num_values, 0) * PER_VALUE for _, _, column in columns) > MAX_READ:
+        raise IndexFormatError(
+            f"{file.name} states more values than {MAX_READ >> 20} MB, the most that is read.", _AGAIN
+        )
+    total, data = 0, memoryview(file.buffer).cast("B")
+    for rows, title, column in columns:
+        values, size = _pages(column, data, file.name)
         if values > rows * LIMITS.get(title, MAX_READ):
-            raise IndexFormatError(f"{name}: {values:,} values of {title}, at most {LIMITS[title]:,} a row.", _AGAIN)
+            raise IndexFormatError(
+                f"{file.name}: {values:,} values of {title}, at most {LIMITS[title]:,} a row.", _AGAIN
+            )
         total += size + values * PER_VALUE
     if total > MAX_READ:
-        raise IndexFormatError(f"{name} holds {total:,} bytes, {MAX_READ:,} are the most that is read.", _AGAIN)
+        raise IndexFormatError(f"{file.name} holds {total:,} bytes, {MAX_READ:,} are the most that is read.", _AGAIN)
 
 
 def _pages(column: Any, data: memoryview, name: str) -> tuple[int, int]:
@@ -257,13 +351,13 @@ def _pages(column: Any, data: memoryview, name: str) -> tuple[int, int]:
     return values, size
 
 
-def _rows(read: Any, wanted: Any, name: str) -> list[Row]:
-    """Arrow columns to plain values: strings, ints, lists of strings, numpy arrays."""
+def _checked_columns(read: Any, fields: Sequence[Any], name: str) -> dict[str, Any]:
+    """Columns of a table as arrays, of the schema's types, without empty cells, with no more text than is read."""
     import pyarrow as pa
 
-    rows: list[Row] = [{} for _ in range(read.num_rows)]
+    columns: dict[str, Any] = {}
     text_bytes = 0
-    for expected in wanted:
+    for expected in fields:
         array = read.column(expected.name).combine_chunks()
         nested = pa.types.is_list(expected.type) or pa.types.is_fixed_size_list(expected.type)
         if _plain_type(array.type) != expected.type:
@@ -277,10 +371,22 @@ def _rows(read: Any, wanted: Any, name: str) -> list[Row]:
             text_bytes += _text_bytes(array.values if nested else array, expected.name, name)
             if text_bytes > MAX_READ:
                 raise IndexFormatError(f"{name} has more text than {MAX_READ >> 20} MB.", _AGAIN)
-        numeric = nested and not _is_text(expected)
-        for i, row in enumerate(rows):
-            row[expected.name] = _numbers(array[i].values) if numeric else array[i].as_py()
-    return rows
+        columns[expected.name] = array
+    return columns
+
+
+def _row(columns: Mapping[str, Any], number: int) -> Row:
+    """One row of Arrow columns: strings, ints, lists of strings, numpy arrays."""
+    return {name: _cell(array, number) for name, array in columns.items()}
+
+
+def _cell(array: Any, number: int) -> Any:
+    import pyarrow as pa
+
+    nested = pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type)
+    if nested and not pa.types.is_dictionary(array.type.value_type):
+        return _numbers(array[number].values)
+    return array[number].as_py()
 
 
 def _plain_type(found: Any) -> Any:
@@ -498,21 +604,68 @@ def _inside(name: Any) -> str:
 
 
 def read_models(folder: Path, shard: Shard) -> list[Row]:
-    """The small columns of a shard; IndexFormatError if it has another number of rows than the manifest says."""
+    """The small columns of a shard and its vectors; IndexFormatError if it has not as many rows as the manifest says."""
     rows = _read(folder / shard.models, "models")
-    if len(rows) != shard.rows:
-        raise IndexFormatError(f"{shard.models} has {len(rows)} rows, the manifest says {shard.rows}.", _AGAIN)
+    _check_rows(shard, len(rows))
     return rows
+
+
+def _check_rows(shard: Shard, rows: int) -> None:
+    if rows != shard.rows:
+        raise IndexFormatError(f"{shard.models} has {rows} rows, the manifest says {shard.rows}.", _AGAIN)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a search needs of a shard: the columns of NAMED, as tuples of str or None, and (rows, 3008) float32."""
+
+    columns: Mapping[str, Sequence[str | None]]
+    vectors: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def read_names(folder: Path, shard: Shard) -> Names:
+    """Who the rows of a shard are, and their vectors; the rest is read for candidates only (`read_model`)."""
+    path = folder / shard.models
+    with _readable(path):
+        columns = _columns(_shard_file(path), [f for f in schema("models") if f.name in (*NAMED, VECTOR)])
+    _check_rows(shard, len(columns[VECTOR]))
+    vectors = _numbers(columns[VECTOR].flatten()).reshape(-1, DIMENSIONS)
+    return Names({name: _texts(columns[name]) for name in NAMED}, vectors)
+
+
+def _texts(array: Any) -> list[str | None]:
+    """A column of texts; each different one is made once."""
+    different = array.dictionary.to_pylist()
+    if array.null_count:
+        return [None if place is None else different[place] for place in array.indices.to_pylist()]
+    return [different[place] for place in _numbers(array.indices).tolist()]
+
+
+def read_model(folder: Path, shard: Shard, number: int) -> Row:
+    """The small columns of one row of a shard, without the vector."""
+    path = folder / shard.models
+    with _readable(path):
+        columns = _small_columns(path, _stamp(path))
+        _check_rows(shard, len(columns["row_sha256"]))
+        return _row(columns, number)
+
+
+@lru_cache(maxsize=64)
+def _small_columns(path: Path, stamp: tuple[int, int, int]) -> dict[str, Any]:
+    """A models shard without its vectors, as Arrow columns: cells are unpacked when somebody asks for their row."""
+    return _columns(_kept(path, *stamp), [f for f in schema("models") if f.name != VECTOR])
 
 
 def read_panels(folder: Path, shard: Shard, number: int) -> Row:
     """The arrays of one row of a shard: its row group, nothing else is read."""
-    rows = _read(folder / shard.panels, "panels", [number])
-    if len(rows) != 1:
-        raise IndexFormatError(f"{shard.panels} has {len(rows)} rows in row group {number}, expected 1.", _AGAIN)
-    return rows[0]
+    return read_columns(folder, shard, number, [f.name for f in schema("panels")])
 
 
-def vectors(rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The retrieval vectors of rows, (len(rows), 2368) float32."""
-    return np.stack([r[VECTOR] for r in rows]) if rows else np.zeros((0, DIMENSIONS), np.float32)
+def read_columns(folder: Path, shard: Shard, number: int, names: Sequence[str]) -> Row:
+    """A few columns of the panels of one row. The row's hash cannot be checked by them.
+
+    Raises IndexFormatError as the others do.
+    """
+    path = folder / shard.panels
+    with _readable(path):
+        return _one(_shard_file(path), [schema("panels").field(name) for name in names], number)

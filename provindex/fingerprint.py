@@ -10,24 +10,24 @@ import hashlib
 import itertools
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.branches import Anchors, Branched, branches
 from provindex.errors import ModelError
-from provindex.evidence import canonical, panels
+from provindex.evidence import aligned, canonical, panels, sketch
 from provindex.evidence.anchors import ANCHORS, anchor_ids
-from provindex.names import Arch, Layout, Part, Placement, resolve
+from provindex.names import Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
 from provindex.source import FileFact, Model, Tensor
 from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
+from provindex.weights import MAX_VECTOR, Meter, Progress, Scan, Weights, element_width, one_blas_thread
 
 if TYPE_CHECKING:
     from provindex.index import Index
@@ -36,17 +36,15 @@ FINGERPRINT_VERSION = 1
 CHUNK = 1 << 18  # elements decoded at a time: 1 MB of float32 and 2 MB of float64, which stay in cache
 RUN = 1 << 12  # elements squared and added by one call of BLAS, which starts threads of its own for longer ones
 MAX_WORKERS = 16  # each holds about 5 MB
-MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
 MAX_UNKNOWN = 4096  # matrices with names that no table knows, of which blocks are digested
-MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model
 MAX_EMBEDDING_ROWS = 1_000_000  # the peer's limit for EAS and END
 MODES = ("exact", "sampled")
 NO_UNITS = "no MLP or value rows with a known role in the text tower"
+NO_LAYER = "no MLP or attention with known roles in the text tower"
 PLACED = "its positions are the initializer's and say nothing"
 NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
 
 F32 = NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +101,9 @@ class Fingerprint:
     hidden: panels.HiddenPanels | None = None
     residual: panels.ResidualPanel | None = None
     residual_by_id: panels.ResidualPanel | None = None
+    sketches: sketch.BranchSketches | None = None
+    sketches_by_id: sketch.BranchSketches | None = None
+    neurons: aligned.NeuronPanels | None = None
     blocks: panels.BlockDigests | None = None
     absences: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -110,18 +111,6 @@ class Fingerprint:
     bytes_read: int = 0
     bytes_total: int = 0
     indexed: bool = False
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What one pass over a tensor's elements gives."""
-
-    sum_of_squares: float
-    nonfinite: int
-    precision: str
-    digest: str
-    row_norms: F32 | None
-    stored: bool  # whether the digest is that of the stored bytes
 
 
 def fingerprint_model(
@@ -133,16 +122,25 @@ def fingerprint_model(
     more. progress: called with (bytes done, bytes in all). digests: if given, takes the sha256 of the stored bytes of
     each tensor for which the pass made it anyway, by name. Raises ModelError if the model has no weight tensor.
     """
+    with one_blas_thread():
+        return _fingerprint_model(model, mode, progress, digests)
+
+
+def _fingerprint_model(
+    model: Model, mode: str, progress: Progress | None, digests: dict[str, str] | None
+) -> Fingerprint:
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
     places = _weights(model, layout)
     tokenizer = read_tokenizer(model.tokenizer_files, model.config)
     known = tokenizer if isinstance(tokenizer, Tokenizer) else None
-    meter = _Meter(progress, sum(t.nbytes for t in model.tensors.values()))
+    meter = Meter(progress, sum(t.nbytes for t in model.tensors.values()))
     scans = _scan_all(model, places, meter) if mode == "exact" else {}
     if digests is not None:
         digests.update((name, scan.digest) for name, scan in scans.items() if scan.stored)
     absences: dict[str, str] = {}
-    weights = _Weights(model, layout, places, scans, meter, absences)
+    weights = Weights(model, layout, places, scans, meter, absences)
+    by_string, by_id = _at_strings(weights, known), _at_ids(weights)
+    branched = _branches(weights, (by_string, by_id))
     features = {
         "eas": _eas(weights, known),
         "eas_by_id": _half(_eas(weights, None, note="eas_by_id")),
@@ -151,8 +149,11 @@ def fingerprint_model(
         "lep": _lep(weights),
         "wvc": _wvc(weights),
         "hidden": _hidden(weights),
-        "residual": _residual(weights, known),
-        "residual_by_id": _residual_by_id(weights),
+        "residual": _residual(weights, by_string, "residual"),
+        "residual_by_id": _residual(weights, by_id, "residual_by_id"),
+        "sketches": branched.by_string,
+        "sketches_by_id": branched.by_id,
+        "neurons": branched.neurons,
         "blocks": _blocks(weights),
     }
     if isinstance(tokenizer, TokenizerAbsence):
@@ -178,79 +179,6 @@ def fingerprint_model(
     )
 
 
-class _Meter:
-    """Counts the bytes that were read, and tells whoever wants to know; for several threads."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.done, self.total, self._progress = 0, total, progress
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self.done += count
-            if self._progress:
-                self._progress(min(self.done, self.total), self.total)
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """A model being fingerprinted, as the extractors below see it."""
-
-    model: Model
-    layout: Layout
-    places: tuple[Placement, ...]
-    scans: Mapping[str, _Scan]
-    meter: _Meter
-    absences: dict[str, str]
-
-    @property
-    def arch(self) -> Arch | None:
-        return self.layout.archs.get(self.layout.main)
-
-    @cached_property
-    def experts(self) -> dict[tuple[str, int], tuple[int, ...]]:
-        """The experts kept of each MoE layer: the four whose router rows are longest."""
-        chosen: dict[tuple[str, int], tuple[int, ...]] = {}
-        for place, part in self.parts("router"):
-            shape = self.model.tensors[place.name].shape
-            if part.layer is not None and len(shape) == 2:
-                router = self.rows(place, part, 0, canonical.part_shape(shape, part)[0]).astype(np.float64)
-                order = np.argsort(-np.square(router).sum(axis=1), kind="stable")
-                chosen[part.stack, part.layer] = tuple(sorted(int(i) for i in order[: panels.EXPERTS]))
-        return chosen
-
-    def kept(self, part: Part) -> bool:
-        """Whether a part is dense, or belongs to one of the experts that are kept."""
-        if part.expert is None or part.layer is None:
-            return True
-        return part.expert in self.experts.get((part.stack, part.layer), range(panels.EXPERTS))
-
-    def parts(self, role: str, param: str = "weight") -> list[tuple[Placement, Part]]:
-        """Every part with a role, in canonical order; a second part at one address is left out."""
-        found: dict[canonical.PartKey, tuple[Placement, Part]] = {}
-        for place in self.places:
-            for part in place.parts:
-                if part.role == role and part.param == param:
-                    found.setdefault(canonical.key_of(part), (place, part))
-        return [found[key] for key in sorted(found, key=str)]
-
-    def rows(self, place: Placement, part: Part, start: int, stop: int) -> F32:
-        """Rows of a part, counted as read in sampled mode. Raises ModelError for rows that no model has."""
-        tensor = self.model.tensors[place.name]
-        height, columns = canonical.part_shape(tensor.shape, part)
-        if max((min(stop, height) - start) * columns, *tensor.shape) > MAX_PANEL:
-            shape = "x".join(map(str, tensor.shape))
-            raise ModelError(f"Tensor {place.name} is {shape}; no weight matrix is that large.", "Check its shape.")
-        rows = canonical.read_rows(tensor, part, start, stop)
-        if not self.scans:
-            self.meter.add(rows.size * _width(tensor))
-        return rows
-
-
-def _width(tensor: Tensor) -> int:
-    return tensor.nbytes // tensor.size if tensor.size else 0
-
-
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
     """Weight tensors in canonical order: the order of their canonical names as strings."""
     places = [p for p in layout.placements.values() if p.weight and model.tensors[p.name].size]
@@ -271,14 +199,14 @@ def workers() -> int:
     return min(usable, MAX_WORKERS)
 
 
-def _scan_all(model: Model, places: tuple[Placement, ...], meter: _Meter) -> dict[str, _Scan]:
+def _scan_all(model: Model, places: tuple[Placement, ...], meter: Meter) -> dict[str, Scan]:
     """Scans by tensor name, in the order of the places."""
     embeddings = {p.name for p in places if any(part.role == "embed" for part in p.parts)}
 
-    def scan(tensor: Tensor) -> _Scan:
+    def scan(tensor: Tensor) -> Scan:
         rows = tensor.name in embeddings and _has_row_norms(tensor.shape)
         result = _scan(tensor, row=tensor.shape[1] if rows else None)
-        meter.add(tensor.nbytes)
+        meter.add(tensor, tensor.nbytes)
         return result
 
     # The largest first, so that no thread is left alone with it at the end.
@@ -292,7 +220,7 @@ def _has_row_norms(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and shape[0] <= MAX_EMBEDDING_ROWS and shape[1] <= CHUNK
 
 
-def _scan(tensor: Tensor, *, row: int | None) -> _Scan:
+def _scan(tensor: Tensor, *, row: int | None) -> Scan:
     """Digest and statistics of a tensor in one pass, and the norms of its rows of `row` elements if that is given.
 
     What is hashed are the elements in their narrowest precision. Where that is how they are stored, the stored bytes
@@ -300,7 +228,7 @@ def _scan(tensor: Tensor, *, row: int | None) -> _Scan:
     """
     precision = _narrowest(tensor)
     as_stored = _STORED_AS.get(tensor.dtype) == precision
-    digest, stored, width = hashlib.sha256(), as_stored, _width(tensor)
+    digest, stored, width = hashlib.sha256(), as_stored, element_width(tensor)
     run = row or RUN
     step = CHUNK // run * run
     wide = np.empty(min(step, -(-tensor.size // run) * run))
@@ -320,7 +248,7 @@ def _scan(tensor: Tensor, *, row: int | None) -> _Scan:
         if row:
             norms.append(np.sqrt(squares).astype(np.float32))
         total += part
-    return _Scan(total, bad, precision, digest.hexdigest(), np.concatenate(norms) if norms else None, stored)
+    return Scan(total, bad, precision, digest.hexdigest(), np.concatenate(norms) if norms else None, stored)
 
 
 def _squares(chunk: F32, run: int, wide: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -374,7 +302,7 @@ def _narrow(values: F32, precision: str) -> bytes | memoryview:
         return values.astype("<f2" if precision == "f16" else "<f4", copy=False).data
 
 
-def _content_digest(layout: Layout, places: tuple[Placement, ...], model: Model, scans: Mapping[str, _Scan]) -> str:
+def _content_digest(layout: Layout, places: tuple[Placement, ...], model: Model, scans: Mapping[str, Scan]) -> str:
     """sha256 over (canonical name, shape, digest) of every weight; a head that repeats the embedding counts once."""
     embeddings = {scans[p.name].digest for p in places if any(part.role == "embed" for part in p.parts)}
     lines = []
@@ -389,7 +317,7 @@ def _content_digest(layout: Layout, places: tuple[Placement, ...], model: Model,
 # --- facts and warnings ---
 
 
-def _facts(w: _Weights) -> Facts:
+def _facts(w: Weights) -> Facts:
     sizes: dict[str, int] = {}
     parameters = 0
     seen: set[str] = set()
@@ -417,7 +345,7 @@ def _facts(w: _Weights) -> Facts:
     )
 
 
-def _warnings(model: Model, layout: Layout, scans: Mapping[str, _Scan]) -> tuple[str, ...]:
+def _warnings(model: Model, layout: Layout, scans: Mapping[str, Scan]) -> tuple[str, ...]:
     out = [*model.warnings, *layout.notes]
     if model.config_reason:
         out.append(model.config_reason)
@@ -434,7 +362,7 @@ def _warnings(model: Model, layout: Layout, scans: Mapping[str, _Scan]) -> tuple
 # --- the eight signals ---
 
 
-def _embedding(w: _Weights, signal: str) -> tuple[Placement, Part] | None:
+def _embedding(w: Weights, signal: str) -> tuple[Placement, Part] | None:
     """The token embedding, or None with the reason noted."""
     found = [(place, part) for place, part in w.parts("embed") if len(w.model.tensors[place.name].shape) == 2]
     if not found:
@@ -446,14 +374,14 @@ def _embedding(w: _Weights, signal: str) -> tuple[Placement, Part] | None:
     return found[0]
 
 
-def _embedding_rows(w: _Weights, place: Placement, ids: NDArray[np.int64]) -> F32:
+def _embedding_rows(w: Weights, place: Placement, ids: NDArray[np.int64]) -> F32:
     tensor = w.model.tensors[place.name]
     if not w.scans:
-        w.meter.add(ids.size * tensor.shape[1] * _width(tensor))
+        w.meter.add(tensor, ids.size * tensor.shape[1] * element_width(tensor))
     return tensor.rows(ids)
 
 
-def _eas(w: _Weights, tokenizer: Tokenizer | None, note: str = "EAS") -> F32 | None:
+def _eas(w: Weights, tokenizer: Tokenizer | None, note: str = "EAS") -> F32 | None:
     """EAS at the peer's anchors; without a tokenizer at fixed ids, for retrieval where a tokenizer is withheld."""
     found = _embedding(w, note)
     if found is None:
@@ -476,7 +404,7 @@ def _half(values: F32 | None) -> F32 | None:
     return None if values is None else values.astype(np.float16).astype(np.float32)
 
 
-def _end(w: _Weights) -> NDArray[np.float64] | None:
+def _end(w: Weights) -> NDArray[np.float64] | None:
     if not w.scans:
         w.absences["END"] = NEEDS_EXACT
         return None
@@ -496,14 +424,15 @@ def _end(w: _Weights) -> NDArray[np.float64] | None:
     return histogram
 
 
-def _nlf(w: _Weights) -> nlf.NormTensors | None:
+def _nlf(w: Weights) -> nlf.NormTensors | None:
     kept = [(p.canonical, p.name) for p in w.places if nlf.is_norm(p.canonical, w.model.tensors[p.name].shape)]
     if any(w.model.tensors[name].size > MAX_VECTOR for _, name in kept):
         w.absences["NLF"] = f"a norm tensor of more than {MAX_VECTOR:,} elements"
         return None
     values = [w.model.tensors[name].flat() for _, name in kept]
     if not w.scans:
-        w.meter.add(sum(w.model.tensors[name].nbytes for _, name in kept))
+        for _, name in kept:
+            w.meter.add(w.model.tensors[name], w.model.tensors[name].nbytes)
     if not kept:
         w.absences["NLF"] = f"no norm tensor of {nlf.MIN_ELEMENTS} or more elements"
         return None
@@ -515,11 +444,11 @@ def _nlf(w: _Weights) -> nlf.NormTensors | None:
     )
 
 
-def _layered(w: _Weights) -> list[Placement]:
+def _layered(w: Weights) -> list[Placement]:
     return [p for p in w.places if p.layer is not None and len(w.model.tensors[p.name].shape) >= 2]
 
 
-def _lep(w: _Weights) -> dict[str, F32]:
+def _lep(w: Weights) -> dict[str, F32]:
     if not w.scans:
         w.absences["LEP"] = NEEDS_EXACT
         return {}
@@ -539,7 +468,7 @@ def _lep(w: _Weights) -> dict[str, F32]:
     }
 
 
-def _wvc(w: _Weights) -> wvc.Samples | None:
+def _wvc(w: Weights) -> wvc.Samples | None:
     if not w.scans:
         w.absences["WVC"] = NEEDS_EXACT
         return None
@@ -566,19 +495,8 @@ def _wvc(w: _Weights) -> wvc.Samples | None:
 # --- evidence ---
 
 
-def _gains(w: _Weights) -> dict[tuple[str, str, int | None], F32]:
-    """Norm gains by (stack, role, layer); cross-attention's norms apart."""
-    gains: dict[tuple[str, str, int | None], F32] = {}
-    for role in ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_embed"):
-        for place, part in w.parts(role):
-            if not part.cross and w.model.tensors[place.name].size <= MAX_VECTOR:
-                gains[part.stack, role, part.layer] = w.model.tensors[place.name].flat()
-    return gains
-
-
-def _hidden(w: _Weights) -> panels.HiddenPanels | None:
+def _hidden(w: Weights) -> panels.HiddenPanels | None:
     width = w.arch.hidden if w.arch else 0
-    gains = _gains(w)
     entries: list[tuple[panels.PanelKey, NDArray[np.float16]]] = []
     stacks = {stack: arch for stack, arch in w.layout.archs.items() if arch.hidden == width}
     depth = {s: len({p.layer for p in w.places if p.stack == s and p.layer is not None}) for s in stacks}
@@ -592,7 +510,7 @@ def _hidden(w: _Weights) -> panels.HiddenPanels | None:
     identities = 0
     for key, found in readers.items():
         arch, height = stacks[key.stack], panels.panel_height(depth[key.stack])
-        gain = canonical.find_gain(gains, key.stack, arch, "attn" if key.kind == "v" else "mlp", key.layer)
+        gain = canonical.find_gain(w.gains, key.stack, arch, "attn" if key.kind == "v" else "mlp", key.layer)
         rows = [w.rows(place, part, 0, height) for place, part in found]
         if any(panels.diagonal_stands_out(r, np.arange(len(r))) for r in rows):
             identities += 1
@@ -607,29 +525,34 @@ def _hidden(w: _Weights) -> panels.HiddenPanels | None:
     return made
 
 
-def _residual(w: _Weights, tokenizer: Tokenizer | None) -> panels.ResidualPanel | None:
-    """The residual panel at the anchor strings."""
+@dataclass(frozen=True)
+class _AnchorRows:
+    """Embedding rows of anchor tokens, in the residual stream; ids: (512,), -1 where missing; labels: their signs."""
+
+    rows: F32
+    ids: NDArray[np.int64]
+    labels: Sequence[str]
+
+
+def _at_strings(w: Weights, tokenizer: Tokenizer | None) -> _AnchorRows | None:
     if tokenizer is None:
         w.absences["residual"] = "no tokenizer, so the anchor tokens cannot be found"
         return None
-    return _residual_at(w, "residual", lambda rows: anchor_ids(tokenizer.vocab, rows), ANCHORS)
+    return _anchor_rows(w, "residual", lambda rows: anchor_ids(tokenizer.vocab, rows), ANCHORS)
 
 
-def _residual_by_id(w: _Weights) -> panels.ResidualPanel | None:
-    """The residual panel at fixed token ids, for when a tokenizer is withheld or is not the model's own."""
+def _at_ids(w: Weights) -> _AnchorRows | None:
+    """Fixed token ids, for when a tokenizer is withheld or is not the model's own."""
     labels = [f"id {i}" for i in panels.fixed_ids(1 << 62)]
-    return _residual_at(w, "residual_by_id", panels.fixed_ids, labels)
+    return _anchor_rows(w, "residual_by_id", panels.fixed_ids, labels)
 
 
-def _residual_at(
-    w: _Weights, note: str, choose: Callable[[int], NDArray[np.int64]], labels: Sequence[str]
-) -> panels.ResidualPanel | None:
+def _anchor_rows(
+    w: Weights, note: str, choose: Callable[[int], NDArray[np.int64]], labels: Sequence[str]
+) -> _AnchorRows | None:
     found = _embedding(w, note)
     if found is None or w.arch is None:
         w.absences.setdefault(note, "the architecture is not known")
-        return None
-    if w.arch.fixed_positions:
-        w.absences[note] = "fixed sinusoidal positions: residual coordinates are not exchangeable"
         return None
     ids = choose(w.model.tensors[found[0].name].shape[0])
     rows = _embedding_rows(w, found[0], ids[ids >= 0])
@@ -641,13 +564,39 @@ def _residual_at(
     elif panels.diagonal_stands_out(rows, ids[ids >= 0]):
         w.absences[note] = f"the embedding started as the identity: {PLACED}"
         return None
-    made = panels.residual_panel(rows, ids, centered=w.arch.norm == "layer", labels=labels)
+    if rows.shape[1] != w.arch.hidden:
+        w.absences[note] = "the embedding is not as wide as the residual stream"
+        return None
+    return _AnchorRows(rows, ids, labels)
+
+
+def _residual(w: Weights, at: _AnchorRows | None, note: str) -> panels.ResidualPanel | None:
+    if at is None or w.arch is None:
+        return None
+    if w.arch.fixed_positions:
+        w.absences[note] = "fixed sinusoidal positions: residual coordinates are not exchangeable"
+        return None
+    made = panels.residual_panel(at.rows, at.ids, centered=w.arch.norm == "layer", labels=at.labels)
     if made is None:
         w.absences[note] = f"fewer than {panels.MIN_ANCHORS} anchor tokens, or values that are not finite"
     return made
 
 
-def _blocks(w: _Weights) -> panels.BlockDigests | None:
+def _branches(w: Weights, at: Sequence[_AnchorRows | None]) -> Branched:
+    """Sketches and neuron panels, by string and by id."""
+    centered = w.arch is not None and w.arch.norm == "layer"
+    virtual = [None if a is None else sketch.virtual_anchors(a.rows, a.ids, a.labels, centered=centered) for a in at]
+    made = branches(w, Anchors(*virtual), workers())
+    if made.by_string is None and made.by_id is None:
+        w.absences["branches"] = next(
+            (w.absences[n] for n in ("residual", "residual_by_id") if n in w.absences), NO_LAYER
+        )
+    if made.neurons is None:
+        w.absences["neurons"] = w.absences.get("branches", NO_LAYER)
+    return made
+
+
+def _blocks(w: Weights) -> panels.BlockDigests | None:
     entries: dict[str, tuple[F32, F32]] = {}
     unknown = {n for n in w.layout.unknown[:MAX_UNKNOWN] if len(w.model.tensors[n].shape) == 2}
     for place in w.places:
@@ -667,7 +616,7 @@ def _blocks(w: _Weights) -> panels.BlockDigests | None:
     return made
 
 
-def _two_blocks(w: _Weights, place: Placement, part: Part) -> tuple[F32, F32]:
+def _two_blocks(w: Weights, place: Placement, part: Part) -> tuple[F32, F32]:
     """The elements at the first row of a matrix, and at its middle row."""
     rows, cols = canonical.part_shape(w.model.tensors[place.name].shape, part)
     need = -(-panels.BLOCK // cols)

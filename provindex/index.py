@@ -1,59 +1,150 @@
 """An index of fingerprints: load, build, add, query, save, verify. Several indexes act as one.
 
-Retrieval brings candidates (one FAISS inner-product search, nothing filtered); each is then compared in full, from
-its stored fingerprint alone. A candidate is not a claim. The vectors that are searched are 2,368 float32 wide, 9.5 KB
-a model, and in memory while an index is open; the panels of a model stay on disk until it is a candidate.
+Retrieval brings candidates (FAISS inner-product searches over every vector, so recall is that of the vector itself,
+and nothing is filtered; the first few hundred are ranked again by their layers); each is then compared in full, from
+its stored fingerprint alone. A candidate is not a claim. An open index holds who its rows are, and their vectors; all
+else stays on disk until a row is a candidate.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from provindex import dataset
 from provindex.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
-from provindex.retrieval import in_turn, searches, vector
-from provindex.rows import Row, row_hash, to_row
+from provindex.retrieval import DIMENSIONS, RERANKED, Sketches, in_turn, rerank, searches, vector
+from provindex.rows import COLUMNS, Row, row_hash, sketches, to_row
 from provindex.verdict import Pair, compare
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")  # org/name, org/name@revision
 SEED = Path(__file__).parent / "seed"
 EMBEDDED = "embedded"  # what --index calls it
+THREADS = 4  # that read and compare candidates: more would wait for the interpreter
+SKETCHES = tuple(c.name for c in COLUMNS if c.name.startswith("sketch"))
 ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One model of an index: its small columns, and how to get the rest."""
+F32 = NDArray[np.float32]
 
-    row: Row
-    load: Callable[[], Fingerprint] = field(repr=False)
+
+class Rows(Protocol):
+    """Where rows are kept: vectors at hand, the rest when it is asked for. Raises IndexFormatError if it is damaged."""
 
     @property
-    def model_id(self) -> str:
-        return str(self.row["model_id"])
+    def vectors(self) -> F32:
+        """Retrieval vectors, (rows, DIMENSIONS)."""
+
+    def row(self, number: int) -> Row:
+        """The small columns of a row."""
+
+    def load(self, number: int) -> Fingerprint: ...
+
+    def sketches(self, number: int) -> Sketches:
+        """The branch sketches alone, unverified: they say which candidates come first, and nothing else."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Entry:
+    """One model of an index: who it is, and where the rest is."""
+
+    model_id: str
+    revision: str | None
+    variant: str
+    stated_family: str | None
+    row_sha256: str
+    rows: Rows = field(repr=False)
+    number: int = 0
+
+    @property
+    def row(self) -> Row:
+        """Its small columns."""
+        return self.rows.row(self.number)
+
+    @property
+    def vector(self) -> F32:
+        """Its retrieval vector."""
+        return np.asarray(self.rows.vectors[self.number])
+
+    def load(self) -> Fingerprint:
+        """The whole fingerprint; IndexFormatError if it does not match its own hash."""
+        return self.rows.load(self.number)
 
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What makes two rows the same row: id, revision, variant and content."""
-        return (self.model_id, self.row["revision"] or "", self.row["variant"], self.row["row_sha256"])
+        return (self.model_id, self.revision or "", self.variant, self.row_sha256)
 
     @property
     def family(self) -> str:
         """Root of the weight lineage; a model whose family nobody stated is its own."""
-        return str(self.row["family"] or self.model_id)
+        return self.stated_family or self.model_id
 
     @property
     def label(self) -> str:
         """The id, with the variant in brackets."""
-        return f"{self.model_id} [{self.row['variant']}]" if self.row["variant"] else self.model_id
+        return f"{self.model_id} [{self.variant}]" if self.variant else self.model_id
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A fingerprint in memory, as the only row."""
+
+    fingerprint: Fingerprint
+    small: Row
+    vectors: F32
+
+    def row(self, number: int) -> Row:
+        return self.small
+
+    def load(self, number: int) -> Fingerprint:
+        return self.fingerprint
+
+    def sketches(self, number: int) -> Sketches:
+        return self.fingerprint.sketches, self.fingerprint.sketches_by_id
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """The rows of a shard."""
+
+    folder: Path
+    shard: dataset.Shard
+    vectors: F32
+
+    def row(self, number: int) -> Row:
+        return dataset.read_model(self.folder, self.shard, number)
+
+    def load(self, number: int) -> Fingerprint:
+        row, panels = self.row(number), dataset.read_panels(self.folder, self.shard, number)
+        if panels["row_sha256"] != row["row_sha256"]:
+            raise IndexFormatError(
+                f"The panels of {row['model_id']} belong to another row.",
+                "Check the index with `provindex index verify`.",
+            )
+        return replace(dataset.checked({**panels, **row}), indexed=True)
+
+    def sketches(self, number: int) -> Sketches:
+        row = dataset.read_columns(self.folder, self.shard, number, SKETCHES)
+        try:
+            return sketches(row, "sketch"), sketches(row, "sketch_id")
+        except ValueError as error:
+            raise IndexFormatError(
+                f"The sketches of row {number} of {self.shard.panels} are damaged: {error}.",
+                "Check the index with `provindex index verify`.",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -147,6 +238,10 @@ class Index:
         self.info = info
         self.folders = tuple(folders)
         self._entries = {entry.key: entry for entry in entries}
+        self._searched: tuple[list[Entry], Any] | None = None  # rows in the order of the searcher, made when needed
+        self._by_id: dict[str, list[Entry]] = {}
+        for entry in self:
+            self._by_id.setdefault(entry.model_id, []).append(entry)
 
     # --- opening and filling ---
 
@@ -193,10 +288,14 @@ class Index:
                 f"The fingerprint of {fp.model_id} has version {fp.version}, the index has {FINGERPRINT_VERSION}.",
                 "Make the fingerprint again with this provindex.",
             )
-        entry = Entry({**to_row(fp), dataset.VECTOR: vector(fp)}, lambda: fp)
+        row = to_row(fp)
+        held = _Held(fp, row, vector(fp)[None])
+        entry = Entry(fp.model_id, fp.revision, fp.variant, fp.family, row["row_sha256"], held)
         if entry.key in self._entries:
             return False
         self._entries[entry.key] = entry
+        self._by_id.setdefault(entry.model_id, []).append(entry)
+        self._searched = None
         self.info = replace(self.info, revision="unsaved", models=len(self))
         return True
 
@@ -244,12 +343,11 @@ class Index:
         model_id, _, revision = name.partition("@")
         found = [
             entry
-            for entry in self
-            if entry.model_id == model_id
-            and (not revision or (entry.row["revision"] or "").startswith(revision))
-            and (not variant or entry.row["variant"] == variant)
+            for entry in self._by_id.get(model_id, ())
+            if (not revision or (entry.revision or "").startswith(revision))
+            and (not variant or entry.variant == variant)
         ]
-        return sorted(found, key=lambda e: (e.row["variant"], e.key))
+        return sorted(found, key=lambda e: (e.variant, e.key))
 
     def named(self, reference: str) -> list[Entry]:
         """Rows of an id, or of a family if no row has that id."""
@@ -292,12 +390,18 @@ class Index:
             fp = api.fingerprint(fp, index=self)
         own = self.own(fp)
         ranked = self._nearest(fp, own, candidates, also)
-        found: list[Match] = []
-        for done, (entry, rank, score) in enumerate(ranked, 1):
+
+        def verified(candidate: tuple[Entry, int, float]) -> Match:
+            entry, rank, score = candidate
             pair = compare(fp, entry.load(), models=len(self))
-            found.append(Match(entry, _variant_rule(fp, entry, pair), rank, score))
-            if progress:
-                progress(done, len(ranked))
+            return Match(entry, _variant_rule(fp, entry, pair), rank, score)
+
+        found: list[Match] = []
+        with ThreadPoolExecutor(_threads()) as pool:
+            for match in pool.map(verified, ranked):  # in the order of `ranked`, whichever is done first
+                found.append(match)
+                if progress:
+                    progress(len(found), len(ranked))
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=_closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         return QueryResult(
@@ -323,31 +427,58 @@ class Index:
     def _nearest(
         self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str]
     ) -> list[tuple[Entry, int, float]]:
-        import faiss
-
-        entries = [entry for entry in self if entry is not own]
-        asking = own.row[dataset.VECTOR] if own else vector(fp)
-        if not entries:
+        if not len(self) or (own and len(self) == 1):
             return []
-        rows = dataset.vectors([entry.row for entry in entries])
-        searcher = faiss.IndexFlatIP(rows.shape[1])
-        searcher.add(rows)
-        order = in_turn(searcher.search(searches(asking), len(entries) if also else min(count, len(entries)))[1])
-        ranked = [(entries[i], rank, float(asking @ rows[i])) for rank, i in enumerate(order, 1)]
+        asking = own.vector if own else vector(fp)
+        entries, searcher = self._searcher()
+        wanted = len(entries) if also else min(max(count, RERANKED) + 1, len(entries))  # one may be its own row
+        found = []
+        for scores, places in zip(*searcher.search(searches(asking), wanted), strict=True):
+            kept = np.array([entries[i] is not own for i in places])
+            found.append((places[kept], scores[kept]))
+        again = self._ranked_again(fp, in_turn(found)[:RERANKED], entries)
+        order = in_turn([*found, again] if again else found)
+        ranked = [(entries[i], rank, float(asking @ entries[i].vector)) for rank, i in enumerate(order, 1)]
         asked = {entry.key for reference in also for entry in self.named(reference)}
         return [r for r in ranked if r[1] <= count or r[0].key in asked]
 
+    def _searcher(self) -> tuple[list[Entry], Any]:
+        """All rows, and a FAISS index over their vectors in the same order; made once, until a row is added."""
+        if self._searched is None:
+            import faiss
+
+            entries = list(self)
+            flat = faiss.IndexFlatIP(DIMENSIONS)
+            for _, run in groupby(entries, key=lambda entry: id(entry.rows)):
+                together = list(run)
+                flat.add(together[0].rows.vectors[[entry.number for entry in together]])
+            self._searched = entries, flat
+        return self._searched
+
+    def _ranked_again(
+        self, fp: Fingerprint, places: Sequence[int], entries: Sequence[Entry]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Some rows in the order of their layers' sketches, with scores; None for a model without sketches."""
+        asking = (fp.sketches, fp.sketches_by_id)
+        if asking == (None, None):
+            return None
+        with ThreadPoolExecutor(_threads()) as pool:
+            sketched = list(pool.map(lambda i: entries[i].rows.sketches(entries[i].number), places))
+        scores = rerank(asking, sketched)
+        order = np.argsort(-scores, kind="stable")
+        return np.array(places, np.int64)[order], scores[order]
+
     def own(self, fp: Fingerprint) -> Entry | None:
         """The row of the same id, revision, variant and content, which a query leaves out; None if there is none."""
-        return self._entries.get((fp.model_id, fp.revision or "", fp.variant, to_row(fp)["row_sha256"]))
+        alike = [e for e in self._by_id.get(fp.model_id, ()) if e.key[1:3] == (fp.revision or "", fp.variant)]
+        digest = to_row(fp)["row_sha256"] if alike else ""  # hashing a large fingerprint takes a while
+        return next((entry for entry in alike if entry.row_sha256 == digest), None)
 
     def _families(self, matches: Sequence[Match]) -> tuple[Family, ...]:
         groups: dict[str, list[Match]] = {}
         for match in matches:
             groups.setdefault(match.entry.family, []).append(match)
-        sizes: dict[str, int] = {}
-        for entry in self:
-            sizes[entry.family] = sizes.get(entry.family, 0) + 1
+        sizes = Counter(entry.family for entry in self)
         return tuple(
             Family(name, group[0].entry.model_id, len(group), sizes[name], min(m.pair.log10_p or 0.0 for m in group))
             for name, group in groups.items()
@@ -374,29 +505,33 @@ def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInf
     """An index folder's rows; with a list of problems, a shard that cannot be read goes there and is passed over."""
     manifest = dataset.read_manifest(folder)
     entries: list[Entry] = []
-    for shard in manifest.shards:
-        try:
-            rows = dataset.read_models(folder, shard)
-        except IndexFormatError as error:
-            if problems is None:
-                raise
-            problems.append(Problem(shard.models, error.message))
-            continue
-        entries += [Entry(row, _loader(folder, shard, number, row)) for number, row in enumerate(rows)]
+    with ThreadPoolExecutor(_threads()) as pool:
+        reading = [pool.submit(_stored, folder, shard) for shard in manifest.shards]
+        for shard, read in zip(manifest.shards, reading, strict=True):
+            try:
+                entries += read.result()
+            except IndexFormatError as error:
+                if problems is None:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                problems.append(Problem(shard.models, error.message))
     return IndexInfo(manifest.id, manifest.revision, manifest.built, manifest.models), entries
 
 
-def _loader(folder: Path, shard: dataset.Shard, number: int, row: Row) -> Callable[[], Fingerprint]:
-    def load() -> Fingerprint:
-        panels = dataset.read_panels(folder, shard, number)
-        if panels["row_sha256"] != row["row_sha256"]:
-            raise IndexFormatError(
-                f"The panels of {row['model_id']} belong to another row.",
-                "Check the index with `provindex index verify`.",
-            )
-        return replace(dataset.checked({**panels, **row}), indexed=True)
+def _stored(folder: Path, shard: dataset.Shard) -> list[Entry]:
+    """The rows of a shard."""
+    names = dataset.read_names(folder, shard)
+    rows = _Stored(folder, shard, names.vectors)
+    told = zip(*(names.columns[name] for name in dataset.NAMED), strict=True)
+    return [
+        Entry(str(model_id), revision, str(variant), family, str(digest), rows, number)
+        for number, (digest, model_id, revision, variant, family) in enumerate(told)
+    ]
 
-    return load
+
+def _threads() -> int:
+    """How many threads read and compare: pages and hashes are unpacked without the interpreter's lock."""
+    return min(THREADS, os.cpu_count() or 1)
 
 
 def _merged(infos: Sequence[IndexInfo]) -> IndexInfo:
@@ -461,10 +596,8 @@ def _verify_row(row: Row, panels: Row) -> str | None:
 
 def _variant_rule(fp: Fingerprint, entry: Entry, pair: Pair) -> Pair:
     """A variant is the same model in another dress: never an ancestor of its source."""
-    same_model = fp.model_id == entry.model_id and fp.variant != entry.row["variant"]
-    wrong = (pair.direction == "descendant" and not fp.variant) or (
-        pair.direction == "ancestor" and not entry.row["variant"]
-    )
+    same_model = fp.model_id == entry.model_id and fp.variant != entry.variant
+    wrong = (pair.direction == "descendant" and not fp.variant) or (pair.direction == "ancestor" and not entry.variant)
     return replace(pair, direction="unknown") if same_model and wrong else pair
 
 

@@ -1,14 +1,16 @@
 """The vector by which candidates are found: a candidate is not a claim, so the vector only has to bring relatives near.
 
 Blocks, each a unit vector times the square root of its weight, so that an inner product is a weighted mean of
-similarities: the embedding's anchor geometry (EAS, at anchor strings and at fixed ids), a sketch of the WVC samples
-that does not depend on which layers are left, and, with little weight because unrelated models agree on them, LEP,
-END and NLF. Size, config and tokenizer never filter.
+similarities: VABS (what the branches do, at anchor strings and at fixed ids: it survives disguises), the embedding's
+anchor geometry (EAS, the same two ways), a sketch of the WVC samples (where faint inheritance shows) and one of the
+block digests (for models without tokens), neither of which depends on which layers are left; and, with little weight
+because unrelated models agree on them, LEP, END and NLF. Size, config and tokenizer never filter.
 
-Relatives may share one thing only: the layers but not the embedding, or the embedding but no layer. In the mean the
-other blocks' chance agreement would drown that, so candidates are taken in turn from three searches: by the mean, by
-the weights alone, and by the embedding alone. A sketch of n numbers blurs a cosine by 1/sqrt(n): that is
-why the sketch of the weights, where faint inheritance shows, is the widest (2,048: a cosine of .1 is 4.5 deviations).
+Relatives may share one thing only: the layers but not the embedding, or the reverse. In the mean the other blocks'
+chance agreement would drown that, so candidates are taken in turn from several searches, the one whose best hit stands
+out most first. A sketch of n numbers blurs a cosine by 1/sqrt(n): that is why the sketch of the weights is the widest
+(2,048: a cosine of .1 is 4.5 deviations). The first few hundred are ranked again by their layers' sketches, which
+survives other depths and merges by layer.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.evidence.sketch import BranchSketches, late_interaction, similarities
 from provindex.fingerprint import Fingerprint
 from provindex.signals import nlf
 from provindex.signals.wvc import SAMPLES
@@ -29,23 +33,37 @@ from provindex.signals.wvc import SAMPLES
 F64 = NDArray[np.float64]
 
 BLOCKS: Mapping[str, tuple[int, float]] = {  # name: (dimensions, weight)
-    "eas": (128, 0.25),
-    "eas_by_id": (128, 0.25),
-    "wvc": (2048, 0.35),
+    "vabs": (256, 0.15),
+    "vabs_by_id": (256, 0.15),
+    "eas": (128, 0.15),
+    "eas_by_id": (128, 0.15),
+    "wvc": (2048, 0.2),
+    "digests": (128, 0.05),
     "lep": (16, 0.05),
     "end": (20, 0.05),
     "nlf": (28, 0.05),
 }
 DIMENSIONS = sum(width for width, _ in BLOCKS.values())
-SEARCHES: tuple[tuple[str, ...], ...] = (tuple(BLOCKS), ("wvc",), ("eas", "eas_by_id"))
+SEARCHES: tuple[tuple[str, ...], ...] = (
+    tuple(BLOCKS),
+    ("vabs",),
+    ("vabs_by_id",),
+    ("wvc",),
+    ("eas", "eas_by_id"),
+    ("digests",),
+)
+RERANKED = 300  # candidates whose layers are compared
 
 
 def vector(fp: Fingerprint) -> NDArray[np.float32]:
-    """The retrieval vector, (2368,) float32; the block of a missing signal is zero, so its length is at most 1."""
+    """The retrieval vector, (3008,) float32; the block of a missing signal is zero, so its length is at most 1."""
     made = {
+        "vabs": None if fp.sketches is None else fp.sketches.whole.astype(np.float64),
+        "vabs_by_id": None if fp.sketches_by_id is None else fp.sketches_by_id.whole.astype(np.float64),
         "eas": _triangle(fp.eas) if fp.tfv else None,  # without a tokenizer EAS is taken at ids, not at strings
         "eas_by_id": _triangle(fp.eas_by_id),
         "wvc": _wvc(fp),
+        "digests": _digests(fp),
         "lep": _curve(fp.lep.get(fp.facts.main), BLOCKS["lep"][0]),
         "end": fp.end,
         "nlf": _nlf(fp.nlf),
@@ -64,9 +82,7 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
 
 
 def searches(asking: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors to search with, (up to 3, 2368): the whole one, then its weights and its embedding alone if it has
-    them.
-    """
+    """The vectors to search with, (up to 6, 3008): the whole one, then its parts alone if it has them."""
     found = [asking]
     for blocks in SEARCHES[1:]:
         kept = np.concatenate([np.full(width, name in blocks) for name, (width, _) in BLOCKS.items()])
@@ -76,9 +92,38 @@ def searches(asking: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack(found)
 
 
-def in_turn(orders: NDArray[np.int64]) -> list[int]:
-    """Rows of several searches, (searches, n) row numbers, best first: one of each in turn, each row once."""
-    return list(dict.fromkeys(int(i) for i in orders.T.ravel()))
+Sketches = tuple[BranchSketches | None, BranchSketches | None]  # at anchor strings, at fixed token ids
+
+
+def rerank(asking: Sketches, candidates: Sequence[Sketches]) -> NDArray[np.float64]:
+    """Late interaction of each candidate's layers with the query's, (n,): the better of both namings; 0 without any."""
+    return np.array([max((s for s in layer_scores(asking, other)), default=0.0) for other in candidates])
+
+
+def layer_scores(a: Sketches, b: Sketches) -> list[float]:
+    """The late-interaction score of two models under each naming that both have."""
+    return [late_interaction(similarities(x, y)) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+
+
+def in_turn(found: Sequence[tuple[NDArray[np.int64], NDArray[np.floating[Any]]]]) -> list[int]:
+    """Rows of several searches (row numbers and scores, best first): one of each in turn, each row once.
+
+    The search whose best hit stands out most comes first: by the spread of its own scores, so that a search in which
+    everybody is alike does not decide who is named first.
+    """
+    ordered = sorted(found, key=lambda f: -_prominence(f[1]))
+    length = max((rows.size for rows, _ in ordered), default=0)
+    turns = (int(rows[i]) for i in range(length) for rows, _ in ordered if i < rows.size)
+    return list(dict.fromkeys(turns))
+
+
+def _prominence(scores: NDArray[np.floating[Any]]) -> float:
+    """How far the best score stands above the median, in median absolute deviations."""
+    if scores.size < 3:
+        return 0.0
+    middle = float(np.median(scores))
+    spread = float(np.median(np.abs(scores - middle)))
+    return (float(scores.max()) - middle) / max(spread, 1e-6)
 
 
 def _triangle(similarity: NDArray[np.float32] | None) -> F64 | None:
@@ -107,6 +152,19 @@ def _wvc(fp: Fingerprint) -> F64 | None:
     for where, added in sums.items():
         total += _sketch(added, f"retrieval/wvc/{where}", total.size)
     return total
+
+
+def _digests(fp: Fingerprint) -> F64 | None:
+    """A sketch of the set of block digests: inner products are about the share that two models have in common."""
+    if fp.blocks is None:
+        return None
+    found = sorted({int(d) for d in fp.blocks.exact.ravel() if d})
+    width = BLOCKS["digests"][0]
+    total = np.zeros(width)
+    for digest in found:
+        stream = hashlib.shake_256(b"provindex/1/retrieval/digests/%d" % digest).digest(width // 8)
+        total += np.unpackbits(np.frombuffer(stream, np.uint8)) * 2.0 - 1.0
+    return total if found else None
 
 
 def _sketch(values: F64, label: str, width: int) -> F64:

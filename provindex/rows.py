@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.errors import IndexFormatError
-from provindex.evidence import panels
+from provindex.evidence import aligned, panels, sketch
 from provindex.fingerprint import FINGERPRINT_VERSION, Facts, Fingerprint
 from provindex.signals import mfi, nlf, tfv, wvc
 from provindex.source import FileFact
 
 
 class Column(NamedTuple):
-    """name; type: "string", "int", "list<string>" or "list<float16|float32|float64|int32|uint64>"; table: "models" or
+    """name; type: "string", "int", "list<string>" or "list<float16|float32|float64|int8|int32|uint64>"; table: "models" or
     "panels"; content: whether the row's hash covers it; meaning: one line for the column reference."""
 
     name: str
@@ -86,6 +86,19 @@ COLUMNS: tuple[Column, ...] = (
     Column("residual_panel", "list<float16>", "panels", True, "residual panel: 64 virtual anchors by coordinates"),
     Column("residual_by_id", "list<float16>", "panels", True, "the same at 512 fixed token ids"),
     Column("residual_by_id_width", "int", "panels", True, "its residual width; 0 if there is none"),
+    Column("sketch_keys", "list<string>", "panels", True, "branch sketches at anchor strings: stack/layer"),
+    Column("sketch_layers", "list<float16>", "panels", True, "branch sketches: unit rows of 128, layer after layer"),
+    Column("sketch_whole", "list<float16>", "panels", True, "branch sketches: the whole model, 256 values"),
+    Column("sketch_id_keys", "list<string>", "panels", True, "branch sketches at fixed token ids: stack/layer"),
+    Column("sketch_id_layers", "list<float16>", "panels", True, "the same as sketch_layers at fixed token ids"),
+    Column("sketch_id_whole", "list<float16>", "panels", True, "the same as sketch_whole at fixed token ids"),
+    Column("neuron_keys", "list<string>", "panels", True, "neuron panels: stack/layer"),
+    Column("neuron_heights", "list<int32>", "panels", True, "neuron panels: neurons of each layer"),
+    Column("neuron_parts", "int", "panels", True, "neuron panels: 3 (gate, up, down) or 2 (up, down); 0 without any"),
+    Column("neuron_units", "list<int32>", "panels", True, "neuron panels: where each neuron stands in its layer"),
+    Column("neuron_lengths", "list<float32>", "panels", True, "neuron panels: lengths of its parts"),
+    Column("neurons", "list<int8>", "panels", True, "neuron panels: parts by 64 anchor coordinates at strings"),
+    Column("neurons_by_id", "list<int8>", "panels", True, "the same at fixed token ids"),
     Column("block_keys", "list<string>", "panels", True, "blocks: canonical addresses of the matrices"),
     Column("block_exact", "list<uint64>", "panels", True, "blocks: two digests a matrix"),
     Column("block_bf16", "list<uint64>", "panels", True, "blocks: the same after rounding to bfloat16"),
@@ -99,7 +112,14 @@ NULLABLE = frozenset({"revision", "family", "license", "id_certainty", "source",
 MAX_ANCHORS, MAX_PANEL, END_BINS = 64, 64, 20  # what the extractors make; a row that claims more is not ours
 
 Row = dict[str, Any]
-_EMPTY = {"uint64": np.uint64, "float16": np.float16, "float32": np.float32, "float64": np.float64, "int32": np.int32}
+_EMPTY = {
+    "int8": np.int8,
+    "uint64": np.uint64,
+    "float16": np.float16,
+    "float32": np.float32,
+    "float64": np.float64,
+    "int32": np.int32,
+}
 
 
 def to_row(fp: Fingerprint) -> Row:
@@ -123,7 +143,8 @@ def to_row(fp: Fingerprint) -> Row:
     }  # fmt: skip
     for part in (_nlf_columns(fp.nlf), _wvc_columns(fp.wvc), _hidden_columns(fp.hidden)):
         row |= part
-    row |= _residual_columns(fp.residual) | _block_columns(fp.blocks)
+    row |= _residual_columns(fp.residual) | _block_columns(fp.blocks) | _neuron_columns(fp.neurons)
+    row |= _sketch_columns(fp.sketches, "sketch") | _sketch_columns(fp.sketches_by_id, "sketch_id")
     if fp.residual_by_id is not None:
         row |= {"residual_by_id": fp.residual_by_id.values, "residual_by_id_width": fp.residual_by_id.width}
     return _complete(row)
@@ -200,6 +221,23 @@ def _residual_columns(r: panels.ResidualPanel | None) -> Row:
     return {} if r is None else {"residual_width": r.width, "residual_ids": r.ids, "residual_panel": r.values}
 
 
+def _sketch_columns(s: sketch.BranchSketches | None, prefix: str) -> Row:
+    if s is None:
+        return {}
+    keys = [f"{stack}/{layer}" for stack, layer in s.keys]
+    return {f"{prefix}_keys": keys, f"{prefix}_layers": s.layers, f"{prefix}_whole": s.whole}
+
+
+def _neuron_columns(n: aligned.NeuronPanels | None) -> Row:
+    if n is None:
+        return {}
+    return {
+        "neuron_keys": [f"{stack}/{layer}" for stack, layer in n.keys],
+        "neuron_heights": n.heights, "neuron_parts": n.parts, "neuron_units": n.units,
+        "neuron_lengths": n.lengths, "neurons": n.by_string, "neurons_by_id": n.by_id,
+    }  # fmt: skip
+
+
 def _block_columns(b: panels.BlockDigests | None) -> Row:
     if b is None:
         return {}
@@ -272,6 +310,9 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
             panels.fixed_ids(row["vocabulary"]).astype(np.int32),
             row["residual_by_id_width"],
         ),
+        sketches=sketches(row, "sketch"),
+        sketches_by_id=sketches(row, "sketch_id"),
+        neurons=_neurons(row),
         blocks=_blocks(row),
         absences=_texts(json.loads(row["absences"])),
         warnings=tuple(row["warnings"]),
@@ -346,6 +387,46 @@ def _hidden(row: Mapping[str, Any]) -> panels.HiddenPanels | None:
 
 def _residual(values: NDArray[np.float16], ids: NDArray[np.int32], width: int) -> panels.ResidualPanel | None:
     return panels.ResidualPanel(values.reshape(panels.VIRTUAL_ANCHORS, -1), ids, width) if width else None
+
+
+def sketches(row: Mapping[str, Any], prefix: str) -> sketch.BranchSketches | None:
+    """The sketches of a row at anchor strings (prefix "sketch") or at fixed ids ("sketch_id").
+
+    Raises ValueError if the columns do not fit together.
+    """
+    keys = _layer_keys(row[f"{prefix}_keys"])
+    if not keys:
+        return None
+    layers, whole = row[f"{prefix}_layers"], row[f"{prefix}_whole"]
+    if whole.size != sketch.MODEL:
+        raise ValueError(f"{whole.size} values in a model sketch, {sketch.MODEL} expected")
+    return sketch.BranchSketches(keys, layers.reshape(len(keys), sketch.LAYER), whole)
+
+
+def _layer_keys(texts: list[str]) -> tuple[tuple[str, int], ...]:
+    keys = tuple((stack, int(layer)) for stack, _, layer in (text.partition("/") for text in texts))
+    if len(set(keys)) != len(keys):
+        raise ValueError("a layer that is named twice")
+    return keys
+
+
+def _neurons(row: Mapping[str, Any]) -> aligned.NeuronPanels | None:
+    keys, parts, units = _layer_keys(row["neuron_keys"]), row["neuron_parts"], row["neuron_units"]
+    if not keys:
+        return None
+    if parts not in (2, 3) or len(keys) != row["neuron_heights"].size:
+        raise ValueError("neuron panels whose counts do not fit together")
+    _split(units, row["neuron_heights"])
+    _at_most(row["neuron_heights"], 1 << 13, "layers of neurons")
+    if (row["neuron_heights"] > aligned.NEURONS).any():
+        raise ValueError(f"more than {aligned.NEURONS} neurons of a layer")
+    shape = (units.size, parts, sketch.ANCHORS_KEPT)
+    by_string, by_id = (
+        None if (v := _some(row[n])) is None else v.reshape(shape) for n in ("neurons", "neurons_by_id")
+    )
+    return aligned.NeuronPanels(
+        keys, row["neuron_heights"], units, row["neuron_lengths"].reshape(units.size, parts), by_string, by_id
+    )
 
 
 def _blocks(row: Mapping[str, Any]) -> panels.BlockDigests | None:

@@ -64,7 +64,7 @@ def read_rows(tensor: Readable, part: Part, start: int, stop: int) -> F32:
     """
     rows, cols = part_shape(tensor.shape, part)
     stop = min(stop, rows)
-    index = _source_rows(part, start, stop)
+    index = source_rows(part, start, stop)
     inner = tensor.shape[1:] if part.lead is not None else tensor.shape
     size = int(np.prod(inner, dtype=np.int64))
     base = (part.lead or 0) * size
@@ -93,7 +93,7 @@ def _columns(tensor: Readable, base: int, shape: tuple[int, int], index: NDArray
     return out
 
 
-def _source_rows(part: Part, start: int, stop: int) -> NDArray[np.int64]:
+def source_rows(part: Part, start: int, stop: int) -> NDArray[np.int64]:
     if part.rows is None:
         return np.arange(start, stop, dtype=np.int64)
     if isinstance(part.rows, tuple):

@@ -144,7 +144,8 @@ def parts(folder: Path) -> Numbers:
     """Where the time goes: the tokenizer and its signals, the pass over the weights; and sha256 alone on one core."""
     import hashlib
 
-    from provindex.fingerprint import _Meter, _scan_all, _weights
+    from provindex.fingerprint import _scan_all, _weights
+    from provindex.weights import Meter
     from provindex.names import resolve
     from provindex.signals import tfv, voa
     from provindex.source import open_model
@@ -166,7 +167,7 @@ def parts(folder: Path) -> Numbers:
 
     return {
         "tokens": seconds(tokens),
-        "scan": seconds(lambda: _scan_all(model, places, _Meter(None, 1))),
+        "scan": seconds(lambda: _scan_all(model, places, Meter(None, 1))),
         "sha256": seconds(hashed),
     }
 

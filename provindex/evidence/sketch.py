@@ -1,0 +1,186 @@
+"""VABS, the virtual-anchor branch sketch: what the branches of each layer do, seen from a few fixed tokens.
+
+Virtual anchors A (k x d) are mixtures of the embedding rows of fixed tokens. A change of the residual basis turns them
+along with every matrix, so A W' does not change; and products over the hidden units of a branch, such as
+(A Wup') (A Wdown)', do not change when units or heads are reordered, rotated inside a head, or rescaled in pairs.
+Branch products after centred basis changes: CRS (arXiv 2608.14929), invariant products: HuRef (arXiv 2312.04828).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.evidence.canonical import F32, F64
+from provindex.evidence.panels import MIN_ANCHORS, signs
+
+ANCHORS_KEPT = 64  # virtual anchors in which neurons are described
+SKETCHED = 32  # the first of them, from which sketches are made
+DROPPED = 8  # leading components of the anchor rows: they hold what all language models share
+PRODUCTS = ("qk", "vo", "ud", "gg")
+FULL = len(PRODUCTS) * SKETCHED * SKETCHED
+LAYER = 128
+MODEL = 256
+EPSILON = 1e-10  # components of less relative energy are rounding
+
+LayerKey = tuple[str, int]  # (stack, layer)
+
+
+def virtual_anchors(rows: F32, ids: NDArray[np.int64], labels: Sequence[str], *, centered: bool) -> F64 | None:
+    """The virtual anchors of a model, (64, d), Frobenius norm squared 64; None where they cannot be made.
+
+    rows: (present anchors, d) float32 embedding rows, in the order of the anchors. ids: (512,) token ids, -1 where
+    missing. labels: what seeds the signs of each anchor. centered: the model's norms are LayerNorms, which do not see
+    the mean over coordinates. None with fewer than 16 anchors, or if a row is not finite, or without variation.
+    """
+    present = np.flatnonzero(ids >= 0)
+    if present.size < MIN_ANCHORS or not np.isfinite(rows).all():
+        return None
+    table = rows.astype(np.float64)
+    if centered:
+        table -= table.mean(axis=1, keepdims=True)
+    mixing = np.concatenate([signs(f"virtual/{labels[int(i)]}", 1, ANCHORS_KEPT) for i in present]).astype(np.float64)
+    mixed = mixing.T @ flattened(table - table.mean(axis=0, keepdims=True))
+    norm = float(np.sqrt((mixed**2).sum()))
+    return mixed * (np.sqrt(ANCHORS_KEPT) / norm) if norm > 0 else None
+
+
+def flattened(table: F64) -> F64:
+    """Rows with square roots for singular values and without the 8 largest components, (p, d) as given.
+
+    X = U diag(s) V' becomes U diag(s^1/2) V': with raw rows the few frequent directions that unrelated models share
+    would outweigh the rest.
+    """
+    wide = table.shape[1] > table.shape[0]
+    energies, basis = np.linalg.eigh(table @ table.T if wide else table.T @ table)
+    kept = np.flatnonzero(energies > EPSILON * max(float(energies[-1]), 0.0))[:-DROPPED]
+    chosen = basis[:, kept]
+    scaled = chosen * energies[kept] ** -0.25
+    return np.asarray(scaled @ (chosen.T @ table) if wide else (table @ chosen) @ scaled.T, np.float64)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """One layer in anchor coordinates: canonical reader rows and writer columns times the anchors, each (k, units).
+
+    Roles that the layer lacks are missing. head_dim: units of one head; 0 if heads are not known. gains: of q and k,
+    (units,) each, where the model normalizes them per head: then every head counts alike. rescalable: the activation
+    lets gate rows be rescaled (ReLU), so they are not compared by length.
+    """
+
+    units: Mapping[str, F64]
+    head_dim: int
+    gains: Mapping[str, F32]
+    rescalable: bool = False
+
+
+def full_sketch(layer: Branches, anchors: F64) -> F64:
+    """The branch products of a layer, flattened and joined: (4096,); a product that cannot be made is zero.
+
+    anchors: (k, d), k at least 32; only the first 32 count.
+    """
+    units = {role: np.asarray(values[:SKETCHED]) for role, values in layer.units.items()}
+    gram = anchors[:SKETCHED] @ anchors[:SKETCHED].T
+    gate = units.get("gate", units.get("up"))
+    if gate is not None and layer.rescalable:
+        gate = _unit_columns(gate)
+    made = {
+        "qk": _over_heads(units.get("q"), units.get("k"), layer.head_dim, layer.gains),
+        "vo": _over_heads(units.get("o"), units.get("v"), layer.head_dim, {}),
+        "ud": _product(units.get("up"), units.get("down")),
+        "gg": _product(gate, gate),
+    }
+    return np.concatenate([_normalized(made[name], gram) for name in PRODUCTS])
+
+
+def _product(x: F64 | None, y: F64 | None) -> F64 | None:
+    return x @ y.T if x is not None and y is not None and x.shape == y.shape else None
+
+
+def _unit_columns(x: F64) -> F64:
+    lengths = np.sqrt((x**2).sum(axis=0))
+    return np.asarray(x / np.where(lengths > 0, lengths, 1.0), np.float64)
+
+
+def _over_heads(x: F64 | None, y: F64 | None, head_dim: int, gains: Mapping[str, F32]) -> F64 | None:
+    """Sum over heads of x_h y_g(h)': x has the query heads, y the (fewer or as many) key-value heads."""
+    if x is None or y is None:
+        return None
+    if gains:
+        x, y = _gained(x, gains.get("q")), _gained(y, gains.get("k"))
+    size = head_dim if head_dim > 0 and not (x.shape[1] % head_dim or y.shape[1] % head_dim) else x.shape[1]
+    many, few = x.shape[1] // size, y.shape[1] // size
+    if not few or many % few or y.shape[1] % size:
+        return None
+    ours = x.reshape(len(x), many, size)
+    theirs = np.repeat(y.reshape(len(y), few, size), many // few, axis=1)
+    products = np.einsum("ahc,bhc->hab", ours, theirs, optimize=True)
+    if gains:
+        lengths = np.sqrt((products**2).sum(axis=(1, 2), keepdims=True))
+        products = products / np.where(lengths > 0, lengths, 1.0)
+    return np.asarray(products.sum(axis=0), np.float64)
+
+
+def _gained(x: F64, gain: F32 | None) -> F64:
+    if gain is None or not gain.size or x.shape[1] % gain.size:
+        return x
+    return np.asarray(x * np.tile(gain.astype(np.float64), x.shape[1] // gain.size), np.float64)
+
+
+def _normalized(product: F64 | None, gram: F64) -> F64:
+    """A product without its identity part and of length one; zeros if there is none, or it is not finite."""
+    if product is None or not np.isfinite(product).all():
+        return np.zeros(SKETCHED * SKETCHED)
+    rest = product - gram * ((product * gram).sum() / max(float((gram * gram).sum()), 1e-300))
+    length = float(np.sqrt((rest**2).sum()))
+    return np.asarray(rest / length if length > 0 else np.zeros_like(rest), np.float64).reshape(-1)
+
+
+@lru_cache(maxsize=2)
+def _signs(label: str, width: int) -> F64:
+    return signs(f"sketch/{label}", FULL, width).astype(np.float64)
+
+
+def _unit(values: F64) -> F64:
+    lengths = np.sqrt((values**2).sum(axis=-1, keepdims=True))
+    return np.asarray(values / np.where(lengths > 0, lengths, 1.0), np.float64)
+
+
+@dataclass(frozen=True)
+class BranchSketches:
+    """The sketches of a model's layers, and of the whole.
+
+    keys: (stack, layer) of each. layers: (L, 128) float16 unit rows. whole: (256,) float16 unit vector, the projected
+    mean over layers. What was projected has 4,096 values, so an inner product of layers carries noise of 1/sqrt(128).
+    """
+
+    keys: tuple[LayerKey, ...]
+    layers: NDArray[np.float16]
+    whole: NDArray[np.float16]
+
+
+def projected(full: Mapping[LayerKey, F64]) -> BranchSketches | None:
+    """Sketches from the full ones by (stack, layer); None if none has anything in it."""
+    kept = {key: full[key] for key in sorted(full) if full[key].any()}
+    if not kept:
+        return None
+    table = _unit(np.stack(list(kept.values())))
+    layers = _unit(table @ _signs("layer", LAYER)).astype(np.float16)
+    whole = _unit(table.mean(axis=0) @ _signs("model", MODEL)).astype(np.float16)
+    return BranchSketches(tuple(kept), layers, whole)
+
+
+def similarities(a: BranchSketches, b: BranchSketches) -> F64:
+    """Inner products of the layers of two models, (layers of A, layers of B)."""
+    return a.layers.astype(np.float64) @ b.layers.astype(np.float64).T
+
+
+def late_interaction(similarity: F64) -> float:
+    """Mean over the layers of the shallower model of the best match in the other; of both means if they are as deep."""
+    down, across = float(similarity.max(axis=0).mean()), float(similarity.max(axis=1).mean())
+    rows, columns = similarity.shape
+    return across if rows < columns else down if columns < rows else (across + down) / 2
