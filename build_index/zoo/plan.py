@@ -173,9 +173,9 @@ def _child(job: Job, kind: str) -> Job:
     return Job(job.zoo, f"{job.name}-{kind}", kind, job.shape, vocabulary, language, recipe.run, job.name)
 
 
-# Calibration: four cells (vocabulary, size) for each kind of MLP; both kinds have the same two sizes. Every cell has two
-# architectures and two languages, so that 24 seeds a cell give 1,104 pairs of one vocabulary, size and kind of MLP,
-# 1,152 of each other stratum of one kind, and 2,304 of each stratum of two kinds.
+# Calibration: four cells (vocabulary, size) for each kind of MLP; both kinds have the same two sizes. A cell has two or
+# three architectures and two languages, so that 24 seeds a cell give 1,104 pairs of one vocabulary, size and kind of
+# MLP, 1,152 of each other stratum of one kind, and 2,304 of each stratum of two kinds.
 CALIBRATION_LANGUAGES = (Language(21), Language(22))
 CALIBRATION_VOCABULARIES = {
     "b": Vocabulary("bpe", 1600, CALIBRATION_LANGUAGES),
@@ -185,7 +185,12 @@ CALIBRATION_SHAPES = {
     ("gated", "s"): (Shape("llama", 64, 4, 4, 2, 16, 160), Shape("qwen3", 64, 4, 4, 2, 16, 160)),
     ("gated", "d"): (Shape("gemma3_text", 80, 5, 5, 1, 16, 128), Shape("llama", 80, 5, 5, 1, 16, 128)),
     ("plain", "s"): (Shape("gpt2", 64, 4, 4, 4, 16, 160), Shape("gpt_neox", 64, 4, 4, 4, 16, 160, tied=False)),
-    ("plain", "d"): (Shape("bert", 80, 5, 5, 5, 16, 128), Shape("gpt_neox", 80, 5, 5, 5, 16, 128, tied=False)),
+    ("plain", "d"): (
+        Shape("gpt2", 80, 5, 5, 5, 16, 128),
+        Shape("gpt_neox", 80, 5, 5, 5, 16, 128, tied=False),
+        Shape("bert", 80, 5, 5, 5, 16, 128),
+        Shape("gpt_neox", 80, 5, 5, 5, 16, 128, tied=False),
+    ),
 }
 CALIBRATION_SEEDS = 24
 CALIBRATION_RUN = Run(110, 5e-3)
@@ -202,10 +207,10 @@ def calibration() -> list[Job]:
 
 
 def _calibrator(seed: int, tokens: str, mlp: str, size: str) -> Job:
-    shape = CALIBRATION_SHAPES[mlp, size][seed % 2]
+    shapes, vocabulary = CALIBRATION_SHAPES[mlp, size], CALIBRATION_VOCABULARIES[tokens]
     language = CALIBRATION_LANGUAGES[seed // 2 % 2]
     name = f"c-{mlp}-{size}-{tokens}-{seed:02d}"
-    return Job("calibration", name, "base", shape, CALIBRATION_VOCABULARIES[tokens], language, CALIBRATION_RUN)
+    return Job("calibration", name, "base", shapes[seed % len(shapes)], vocabulary, language, CALIBRATION_RUN)
 
 
 ZOOS = {"benchmark": benchmark, "calibration": calibration}
