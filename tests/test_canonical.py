@@ -253,13 +253,59 @@ def test_which_norm_a_branch_reads() -> None:
     assert canonical.reader_norm(PRE, "mlp", 2) == [("norm_mlp", 2), ("norm_attn", 2)]  # parallel blocks share one
     assert canonical.reader_norm(POST, "attn", 0) == [("norm_embed", None)]
     assert canonical.reader_norm(POST, "attn", 2) == [("norm_mlp_out", 1)]
-    assert canonical.reader_norm(POST, "mlp", 2) == [("norm_attn_out", 2)]
+    assert canonical.reader_norm(POST, "mlp", 2) == [("cross.norm_attn_out", 2), ("norm_attn_out", 2)]
+    assert canonical.reader_norm(POST, "cross", 2) == [("norm_attn_out", 2)]
+    assert canonical.reader_norm(PRE, "attn", 0) == [("norm_attn", 0), ("norm_embed", None)]  # ModernBERT's first
+    assert canonical.reader_norm(PRE, "cross", 2) == [("cross.norm_attn", 2)]
     assert canonical.reader_norm(Arch(64, 4, 4, 16, norm_place="branch_out"), "mlp", 2) == []
 
 
 def test_unit_rows_of_rows_that_have_no_length() -> None:
     rows = np.array([[3.0, 4.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0], [1e200, 0.0]])
     assert np.array_equal(canonical.unit_rows(rows)[:4], [[0.6, 0.8], [0, 0], [0, 0], [0, 0]])
+
+
+def test_writers_and_tables_lose_what_layernorm_discards() -> None:
+    rng = np.random.default_rng(9)
+    matrix, gain = rng.standard_normal((64, 5)).astype(np.float32), rng.uniform(0.5, 2, 64).astype(np.float32)
+    ones, layer = np.ones((64, 1), np.float32), Arch(64, 4, 4, 16, norm="layer")
+    shifted = matrix + ones * np.arange(5, dtype=np.float32)
+    assert np.allclose(
+        canonical.fold_writer(matrix, layer, None), canonical.fold_writer(shifted, layer, None), atol=1e-6
+    )
+    assert np.allclose(canonical.center(matrix.T, layer), canonical.center(shifted.T, layer), atol=1e-6)
+    assert np.array_equal(canonical.center(shifted.T, PRE), shifted.T)  # RMSNorm sees it
+    assert np.allclose(canonical.fold_writer(matrix, PRE, gain), gain[:, None] * matrix.astype(float))
+    assert np.array_equal(canonical.fold_writer(matrix, POST, gain), canonical.fold_writer(matrix, POST, None))
+    gemma = Arch(64, 4, 4, 16, norm_offset=1.0)
+    assert np.allclose(canonical.fold_writer(matrix, gemma, gain - 1), canonical.fold_writer(matrix, PRE, gain))
+
+
+def test_the_bias_of_a_norm_belongs_to_its_readers() -> None:
+    rng = np.random.default_rng(10)
+    rows, bias, shift = (rng.standard_normal(n).astype(np.float32) for n in ((3, 64), 3, 64))
+    assert np.allclose(canonical.fold_bias(bias, rows, shift), bias + rows.astype(float) @ shift)
+    assert np.array_equal(canonical.fold_bias(bias, rows, None), bias)
+
+
+def test_a_norm_on_queries_leaves_no_scale_of_a_head() -> None:
+    rng = np.random.default_rng(11)
+    rows, gain = rng.standard_normal((64, 64)), rng.uniform(0.5, 2, 16).astype(np.float32)
+    scales = np.repeat(rng.uniform(0.1, 9, 4), 16)[:, None]
+    folded = canonical.fold_head_norm(rows, PRE, gain)
+    assert np.allclose(folded, canonical.fold_head_norm(scales * rows, PRE, gain))
+    assert np.allclose(folded, canonical.fold_head_norm(rows, PRE, np.tile(gain, 4)))  # stored for every row
+    assert np.allclose(np.square(canonical.heads(folded, 16)).sum(axis=(1, 2)), 1)
+    assert canonical.fold_head_norm(rows, PRE, None) is rows
+    with pytest.raises(ValueError):
+        canonical.heads(rows, 15)
+
+
+def test_only_homogeneous_activations_free_the_scale() -> None:
+    rows = np.random.default_rng(12).standard_normal((4, 64))
+    relu = Arch(64, 4, 4, 16, activation="relu")
+    assert np.allclose(canonical.scale_free(3 * rows, relu), canonical.scale_free(rows, relu))
+    assert np.array_equal(canonical.scale_free(3 * rows, PRE), 3 * rows)
 
 
 def test_gate_and_up_are_one_panel() -> None:

@@ -91,7 +91,7 @@ def permute_experts(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
                 parts.axis(place.name, 0, _ordered(order))
         _move_experts(parts, router, order)
         done += 1
-    return parts.snapshot("experts") if done else Refusal("no experts")
+    return parts.snapshot("experts") if done else Refusal("no routed experts")
 
 
 def _move_experts(parts: Parts, router: PartKey, order: I64) -> None:
@@ -463,7 +463,9 @@ def residual_freedom(parts: Parts) -> str:
     added = any(key.role in ("norm_attn_out", "norm_mlp_out") and key.stack in parts.stacks for key in parts.at)
     added |= any(key.role == "norm_embed" and key.stack in parts.stacks for key in parts.at)
     headed = any(extra.writes == "head" for extra in parts.extras) and not parts.mapped()
-    if added or headed:
+    end = PartKey(parts.layout.main, None, "norm_final", None, False, "weight")
+    answered = end in parts.at and not any(parts.readers(end)) and not parts.tied()  # the stream itself is the answer
+    if added or headed or answered:
         return "permutation" if layer else "signed permutation"
     return "rotation keeping ones" if layer else "rotation"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,23 @@ def renumbering(snapshot: Snapshot, seed: int) -> I64:
     limit, fixed = rows, _special(snapshot.config)
     if snapshot.tokenizer:
         tree = json.loads(snapshot.tokenizer)
-        vocab = tree["model"]["vocab"]
-        numbers = range(len(vocab)) if isinstance(vocab, list) else vocab.values()
-        limit = min(rows, len(vocab)) if set(numbers) == set(range(len(vocab))) else 0
+        strings = _strings(tree["model"]["vocab"])
+        limit = min(rows, len(strings))
         fixed |= {entry["id"] for entry in tree.get("added_tokens") or []} | {tree["model"].get("unk_id")}
+        twice = {text for text, count in Counter(strings).items() if count > 1}
+        fixed |= {i for i, text in enumerate(strings) if text in twice}  # which of them a tokenizer takes is its own
     free = np.array([i for i in range(limit) if i not in fixed], np.int64)
     new = np.arange(rows, dtype=np.int64)
     new[free] = np.random.default_rng([seed, 0x70CAB]).permutation(free)
     return new
+
+
+def _strings(vocab: Any) -> list[str]:
+    """Tokens of a tokenizer.json by number; [] where the numbers leave gaps."""
+    if isinstance(vocab, list):
+        return [entry[0] for entry in vocab]
+    ordered = sorted(vocab, key=vocab.__getitem__)
+    return ordered if [vocab[token] for token in ordered] == list(range(len(ordered))) else []
 
 
 def _special(config: Any) -> set[Any]:

@@ -94,6 +94,7 @@ def _columns(tensor: Readable, base: int, shape: tuple[int, int], index: NDArray
 
 
 def source_rows(part: Part, start: int, stop: int) -> NDArray[np.int64]:
+    """Which rows of the tensor (in canonical orientation) rows [start, stop) of a part are."""
     if part.rows is None:
         return np.arange(start, stop, dtype=np.int64)
     if isinstance(part.rows, tuple):
@@ -101,19 +102,28 @@ def source_rows(part: Part, start: int, stop: int) -> NDArray[np.int64]:
     return part.rows[start:stop]
 
 
+CROSS = "cross."  # before the role of a norm that belongs to cross-attention, where gains are looked up
+
+
 def reader_norm(arch: Arch, branch: str, layer: int) -> list[tuple[str, int | None]]:
     """Where to look for the norm whose output a branch reads, as (role, layer), first found wins.
 
-    branch: "attn" or "mlp". Pre-norm blocks read their own norm; post-norm encoders read the norm that closed the
-    branch before; OLMo 2 reads the raw residual, so the list is empty.
+    branch: "attn", "mlp", or "cross" for the queries of cross-attention (its keys and values read another stack's
+    end). Pre-norm blocks read their own norm, and a first layer without one the norm of the embedding (ModernBERT);
+    post-norm blocks read the norm that closed the branch before; OLMo 2 reads the raw residual, so the list is empty.
     """
     if arch.norm_place == "branch_out" or arch.norm == "none":
         return []
     if arch.norm_place == "post":
         if branch == "mlp":
+            return [(CROSS + "norm_attn_out", layer), ("norm_attn_out", layer)]
+        if branch == "cross":
             return [("norm_attn_out", layer)]
         return [("norm_mlp_out", layer - 1)] if layer else [("norm_embed", None)]
-    return [("norm_attn", layer)] if branch == "attn" else [("norm_mlp", layer), ("norm_attn", layer)]
+    if branch == "cross":
+        return [(CROSS + "norm_attn", layer)]
+    first: list[tuple[str, int | None]] = [("norm_embed", None)] if branch == "attn" and layer == 0 else []
+    return [("norm_attn", layer), *first] if branch == "attn" else [("norm_mlp", layer), ("norm_attn", layer)]
 
 
 def fold(rows: F32, arch: Arch, gain: F32 | None) -> F64:
@@ -134,12 +144,76 @@ def fold(rows: F32, arch: Arch, gain: F32 | None) -> F64:
 def find_gain(
     gains: Mapping[tuple[str, str, int | None], F32], stack: str, arch: Arch, branch: str, layer: int
 ) -> F32 | None:
-    """The gain that a branch of a layer reads, from the 1-D norm tensors by (stack, role, layer)."""
+    """The gain that a branch of a layer reads, from the 1-D norm tensors by (stack, role, layer).
+
+    Norms of cross-attention are looked up under CROSS + role.
+    """
     for role, at in reader_norm(arch, branch, layer):
         found = gains.get((stack, role, at))
         if found is not None:
             return found
     return None
+
+
+def fold_bias(bias: F32, rows: F32, norm_bias: F32 | None) -> F64:
+    """A reader's bias in canonical form, (r,): with what the norm's own bias b0 contributes, b + W b0.
+
+    rows: (r, d) as stored, not folded. norm_bias: (d,) or None.
+    """
+    out = bias.astype(np.float64)
+    return out if norm_bias is None else out + rows.astype(np.float64) @ norm_bias.astype(np.float64)
+
+
+def fold_writer(matrix: F32, arch: Arch, gain: F32 | None) -> F64:
+    """A writer (d, n) in canonical form: times the gain of the norm behind the branch (Gemma 2, OLMo 2), and centred
+    over the residual coordinates where LayerNorms read what it writes.
+
+    gain: that norm's, (d,); None where there is none and in post-norm blocks, whose norm closes the whole residual.
+    Returns (d, n) float64.
+    """
+    out = matrix.astype(np.float64)
+    if gain is not None and gain.size == len(out) and arch.norm_place != "post":
+        out *= (arch.norm_offset + gain.astype(np.float64))[:, None]
+    return out - out.mean(axis=0) if arch.norm == "layer" else out
+
+
+def center(rows: F32, arch: Arch) -> F64:
+    """Embedding rows or anchors (r, d) as the norms see them: without their mean over coordinates if those are
+    LayerNorms, unchanged under RMSNorm. float64.
+    """
+    out = rows.astype(np.float64)
+    return out - out.mean(axis=1, keepdims=True) if arch.norm == "layer" else out
+
+
+def heads(matrix: F64, head_dim: int) -> F64:
+    """A view per head: (heads * head_dim, d) rows as (heads, head_dim, d). The columns of o: pass its transpose.
+
+    Raises ValueError if the rows are no whole number of heads.
+    """
+    return matrix.reshape(-1, head_dim, *matrix.shape[1:])
+
+
+def fold_head_norm(rows: F64, arch: Arch, gain: F32 | None) -> F64:
+    """Rows of q or k (folded already) behind their own norm: times its gain, each head's rows at Frobenius norm one.
+
+    A norm on the queries undoes their scale, so only directions inside a head are the model's. gain: (head_dim,), one
+    gain for every head, or one for every row (OLMo 2, Cohere); None returns the rows as they are.
+    """
+    if gain is None or not arch.head_dim:
+        return rows
+    full = arch.norm_offset + gain.astype(np.float64).reshape(-1)
+    if len(rows) % full.size:
+        return rows
+    split = heads(rows * np.tile(full, len(rows) // full.size)[:, None], arch.head_dim)
+    lengths = np.sqrt(np.einsum("hij,hij->h", split, split))
+    return (split / np.where(lengths > 0, lengths, 1.0)[:, None, None]).reshape(rows.shape)
+
+
+def scale_free(rows: F64, arch: Arch) -> F64:
+    """Rows that go through the activation (gate, or up without a gate): unit rows where ReLU or its square lets
+    anyone rescale them, unchanged under SiLU and GELU, whose scale is part of the function.
+    """
+    return unit_rows(rows) if arch.activation in ("relu", "relu2") else rows
 
 
 def unit_rows(rows: F64) -> F64:

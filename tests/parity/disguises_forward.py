@@ -51,9 +51,11 @@ def load(snapshot: Snapshot, like: Any) -> Any:
 
 def check(name: str) -> str:
     SMALL["vocab_size"] = 512
-    if name in ("marian", "marian_two_vocabularies"):
-        del SMALL["vocab_size"]  # the padding token is the last
-    model, answer = make(name)
+    try:
+        model, answer = make(name)
+    except AssertionError:  # the padding token lies beyond
+        del SMALL["vocab_size"]
+        model, answer = make(name)
     model.tie_weights()
     before = answer(model)
     original, said = snapshot_of(name, model), []
@@ -68,9 +70,9 @@ def check(name: str) -> str:
         assert moved, title
         after = answer(load(result, model))
         error = float((after - before).abs().max() / before.abs().max())
-        turned = after.shape == before.shape and title in ("permute_residual", "rotate_residual") and error > 1e-6
+        turned = after.shape == before.shape and title in ("permute_residual", "rotate_residual") and error > 1e-5
         note = f" (as sets {float((after.sort().values - before.sort().values).abs().max()):.0e})" if turned else ""
-        said.append(f"    {title:22} {error:.0e}" + (note or " ") + ("" if error < 1e-6 else "  WRONG"))
+        said.append(f"    {title:22} {error:.0e}" + (note or " ") + ("" if error < 1e-5 else "  WRONG"))
     return "\n".join(sorted(said))
 
 
