@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -149,14 +149,24 @@ def _label(fp: Fingerprint) -> str:
     return f"{fp.model_id}#{fp.variant}" if fp.variant else fp.model_id
 
 
-def zoo_pairs(models: Sequence[Fingerprint], progress: Callable[[str], None] = lambda _: None) -> list[Compared]:
+_models: list[Fingerprint] = []  # of a worker process: sent once, not with every pair
+
+
+def zoo_pairs(models: Sequence[Fingerprint], processes: int = 1) -> list[Compared]:
     """All pairs of independent models."""
-    found = []
-    for number, (a, b) in enumerate(itertools.combinations(models, 2), 1):
-        found.append(compared(a, b))
-        if number % 500 == 0:
-            progress(f"{number:,} of {math.comb(len(models), 2):,} pairs")
-    return found
+    if processes == 1:
+        return [compared(a, b) for a, b in itertools.combinations(models, 2)]
+    with ProcessPoolExecutor(processes, get_context("spawn"), _keep, (list(models),)) as pool:
+        return list(itertools.chain.from_iterable(pool.map(_pairs_of, range(len(models)))))
+
+
+def _keep(models: list[Fingerprint]) -> None:
+    _models.extend(models)
+
+
+def _pairs_of(number: int) -> list[Compared]:
+    """The pairs of a model with those after it."""
+    return [compared(_models[number], other) for other in _models[number + 1 :]]
 
 
 def index_pairs(index: Index) -> list[Compared]:
@@ -262,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--zoo", type=Path, required=True, help="folder of independently trained models")
     parser.add_argument("--index", type=Path, help="an index whose families are unrelated to each other")
     parser.add_argument("--output", "-o", type=Path, default=OUTPUT, help="the file to write")
-    parser.add_argument("--processes", type=int, default=1, help="for the fingerprints")
+    parser.add_argument("--processes", type=int, default=1, help="how many at a time")
     options = parser.parse_args(arguments)
     try:
         made, pairs, origin = build(options.zoo, options.index, options.processes)
@@ -285,7 +295,7 @@ def build(zoo: Path, folder: Path | None, processes: int = 1) -> tuple[Calibrati
     """The calibration of a zoo and, if it has enough families, of an index; its pairs, and what it was made from."""
     folders = zoo_models(zoo)
     models = fingerprints(folders, processes)
-    pairs = zoo_pairs(models, lambda line: print(line, file=sys.stderr))
+    pairs = zoo_pairs(models, processes)
     origin: dict[str, Any] = {
         "by": f"provindex {provindex.__version__}, numpy {np.__version__}",
         "zoo": {"models": [_described(fp) for fp in models], "pairs": len(pairs), "rule": RULE},

@@ -317,8 +317,8 @@ def test_the_builder_compares_every_pair_and_repeats_byte_for_byte(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [tmp_path / "one.json", tmp_path / "two.json"]
-    for file in files:
-        assert calibrate.main(["--zoo", str(folder), "-o", str(file)]) == 0
+    for file, processes in zip(files, ("1", "2"), strict=True):
+        assert calibrate.main(["--zoo", str(folder), "-o", str(file), "--processes", processes]) == 0
     said = capsys.readouterr().out
     assert files[0].read_bytes() == files[1].read_bytes() and str(folder).encode() not in files[0].read_bytes()
     found = calibration.loads(files[0].read_bytes())
