@@ -1,0 +1,247 @@
+"""Which of two linked models is the older one? A sum of log-odds over what each piece of evidence says.
+
+Positive log-odds: A is the descendant. Below 2 in size (odds of 7 to 1) the answer is "unknown". Structure alone
+decides where it says anything, and so does the path from one model to the other where untouched embedding rows show
+how much was decayed away; that decay alone does not, because siblings differ in it too. A witness counts for less,
+because it cannot tell A -> B, A -> W from B -> A -> W; the tails of the weights are a prior that never decides alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.evidence.token_rows import MIN_UNTOUCHED, TokenRows, shared_rows
+
+F64 = NDArray[np.float64]
+DECIDES = 2.0
+STRUCTURE, PATH, DECAY, WITNESS, TAILS = 6.0, 2.5, 1.5, 1.5, 0.75
+MOST_WITNESSES = 3.0  # log-odds of all witnesses together
+MIN_ANCHORS = 16
+IN_ORDER = 0.95
+SPREAD = 1e-4  # of the ratio of untouched rows
+ROUNDED_SPREAD = 2e-3  # the same where values are bfloat16
+BETWEEN = (0.2, 0.8)  # g of models of which neither descends from the other
+PATH_ERROR = 0.08  # largest standard error of g
+ON_PATH, OFF_PATH = 0.05, 0.2  # cosines at the model that the witness branches from, and at the other one
+MIN_MATRICES = 8
+ONE_SIDED = 0.75  # share of matrices whose tails must agree
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One piece of evidence. name: what it rests on; log_odds: that A is the descendant; text: why, in words."""
+
+    name: str
+    log_odds: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """The role of A: "ancestor", "descendant" or "unknown"; the sum of log-odds; and what it is the sum of."""
+
+    role: str
+    log_odds: float
+    items: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What structure says about one model.
+
+    layers, vocabulary: counts. neurons: of one MLP, 0 if unknown. precision: "bf16", "f16", "f32" or "". grid: share
+    of matrices on a quantization grid. anchor_ids: (512,) ids of the anchor strings, -1 if missing, None without them.
+    """
+
+    layers: int
+    vocabulary: int
+    precision: str
+    grid: float
+    anchor_ids: NDArray[np.int32] | None = None
+    neurons: int = 0
+
+
+def direction(items: Sequence[Item]) -> Direction:
+    """The role of A from all items. Weak priors alone never decide, whatever they add up to."""
+    total = math.fsum(item.log_odds for item in items)
+    if abs(total) < DECIDES or all(abs(item.log_odds) < 1.0 for item in items):
+        return Direction("unknown", total, tuple(items))
+    return Direction("descendant" if total > 0 else "ancestor", total, tuple(items))
+
+
+# --- D1: structure ---
+
+
+def structure(a: Structure, b: Structure, relation: str) -> Item | None:
+    """What the relation's own structure says; None where it says nothing.
+
+    Fewer layers or neurons than the other (pruned), more layers (upscaled), values on a quantization grid or at a lower
+    precision on which the other is not, rows of the vocabulary cut out or added: each makes its owner the descendant.
+    """
+    found: tuple[bool, str] | None = None
+    if relation == "pruned" and a.layers != b.layers:
+        found = a.layers < b.layers, "has fewer layers"
+    elif relation == "pruned" and 0 < a.neurons != b.neurons > 0:
+        found = a.neurons < b.neurons, "has fewer neurons"
+    elif relation == "upscaled" and a.layers != b.layers:
+        found = a.layers > b.layers, "repeats layers"
+    elif relation == "quantized" and a.grid != b.grid:
+        found = a.grid > b.grid, "lies on a quantization grid"
+    elif relation == "recast" and "" not in (a.precision, b.precision):
+        if (a.precision == "f32") != (b.precision == "f32"):
+            found = b.precision == "f32", "is rounded to half precision"
+    elif relation == "vocabulary":
+        found = _vocabulary(a, b)
+    if found is None:
+        return None
+    descendant, why = found
+    return Item("structure", STRUCTURE if descendant else -STRUCTURE, f"{'A' if descendant else 'B'} {why}")
+
+
+def _vocabulary(a: Structure, b: Structure) -> tuple[bool, str] | None:
+    """Rows appended make the larger one the child; rows cut out and renumbered in their old order the smaller one."""
+    if a.anchor_ids is None or b.anchor_ids is None or a.vocabulary == b.vocabulary:
+        return None
+    both = (a.anchor_ids >= 0) & (b.anchor_ids >= 0)
+    ours, theirs = a.anchor_ids[both], b.anchor_ids[both]
+    if ours.size < MIN_ANCHORS:
+        return None
+    smaller_is_a = a.vocabulary < b.vocabulary
+    if (ours == theirs).all():
+        return not smaller_is_a, "has tokens added"
+    small, large = (ours, theirs) if smaller_is_a else (theirs, ours)
+    order = large.argsort()
+    in_order = float((small[order][1:] > small[order][:-1]).mean())
+    # ids of unrelated orders ascend half of the time; special tokens may have moved
+    if (small <= large).mean() < IN_ORDER or in_order < IN_ORDER:
+        return None
+    return smaller_is_a, "has a part of the vocabulary, in its order"
+
+
+# --- D2: rows that training never touched, and what they say about all others ---
+
+
+def later_items(
+    rows_a: TokenRows | None, rows_b: TokenRows | None, a: Mapping[str, F64], b: Mapping[str, F64]
+) -> tuple[Item, ...]:
+    """Decay of untouched rows, and growth of everything else. a, b: samples as merge.samples makes them.
+
+    An untouched row only shrinks, by the same factor as all others: the model that has less of it was trained longer.
+    Of a sibling that is true as well. But what a child adds to its parent is unlike the parent, up to that factor: with
+    b in units of the decay, g = <a, a - b> / |a - b|^2 is 0 or less for a parent a of b, 1 or more for a child, and .5
+    between equal siblings. Measured: -.5 to .11 from a parent to its child, but up to .54 where a light fine-tune undoes
+    noise of the last steps; .43 to .51 between siblings, and -.01 to .06 where one sibling moved much further than the
+    other: those it takes for parent and child. Only for pairs that have more than a random start in common.
+    """
+    rows = shared_rows(rows_a, rows_b)
+    if rows is None or int(rows.untouched.sum()) < MIN_UNTOUCHED:
+        return ()
+    factor, decay = _decay(rows.a[rows.untouched], rows.b[rows.untouched])
+    path = _path(a, b, factor) if factor is not None else None
+    if path is None:
+        return (decay,) if decay else ()
+    if BETWEEN[0] < path < BETWEEN[1]:
+        return ()
+    older, g = ("A", path) if path < 0.5 else ("B", 1 - path)
+    text = f"what sets the models apart is unlike {older} and like the other one ({g:.2f}; siblings 0.50)"
+    return (*((decay,) if decay else ()), Item("path", -PATH if older == "A" else PATH, text))
+
+
+def _decay(x: F64, y: F64) -> tuple[float | None, Item | None]:
+    """Factor from untouched rows of A to those of B (None if it is not one), and what it says. x, y: (n, c)."""
+    ratio = (x * y).sum(axis=1) / (x * x).sum(axis=1)
+    middle = float(np.median(ratio))
+    spread = float(np.median(np.abs(ratio / middle - 1.0))) * 1.4826 if middle > 0 else math.inf
+    in_bf16 = not ((x.astype(np.float32).view(np.uint32) | y.astype(np.float32).view(np.uint32)) & 0xFFFF).any()
+    if spread > (ROUNDED_SPREAD if in_bf16 else SPREAD):
+        return None, None
+    if abs(middle - 1.0) < 10 * max(spread, 1e-7) / math.sqrt(ratio.size):
+        return middle, None
+    later, factor = ("B", middle) if middle < 1 else ("A", 1 / middle)
+    text = f"{ratio.size} untouched embedding rows are {factor:.5g} times as long in {later}: it decayed further"
+    return middle, Item("untouched_rows", -DECAY if later == "B" else DECAY, text)
+
+
+def _path(a: Mapping[str, F64], b: Mapping[str, F64], factor: float) -> float | None:
+    """g of `later_items`, over all matrices, each counted alike; None where chance would move it by a tenth or more."""
+    along, apart, count, matrices = 0.0, 0.0, 0, 0
+    for key in sorted(a.keys() & b.keys()):
+        x, y = a[key], b[key] / factor if factor > 0 else b[key]
+        if x.size == y.size and (size := float(x @ x)) > 0:
+            along += float(x @ (x - y)) / size
+            apart += float((x - y) @ (x - y)) / size
+            count, matrices = count + x.size, matrices + 1
+    if matrices < MIN_MATRICES or apart <= 0 or math.sqrt(matrices / (apart * count)) > PATH_ERROR:
+        return None
+    return along / apart
+
+
+# --- D3: a third relative ---
+
+
+def witness(a: Mapping[str, F64], b: Mapping[str, F64], others: Sequence[Mapping[str, F64]]) -> Item | None:
+    """Which of A and B do other relatives branch from? Samples as merge.samples makes them.
+
+    If W branches from A, W - A and B - A are unlike each other, while W - B and A - B have A's branch in common. None
+    where no witness stands on the path between neither and both. The weights of one witness never decide alone, and
+    all together at most 3: for B -> A -> W the answer is wrong.
+    """
+    votes = [vote for w in others if (vote := _vote(a, b, w)) is not None]
+    total = max(-MOST_WITNESSES, min(MOST_WITNESSES, WITNESS * sum(votes)))
+    if not votes or total == 0:
+        return None
+    origin = "A" if total < 0 else "B"
+    return Item("witness", total, f"{abs(sum(votes))} other relatives branch from {origin}")
+
+
+def _vote(a: Mapping[str, F64], b: Mapping[str, F64], w: Mapping[str, F64]) -> int | None:
+    """-1 if W branches from A, 1 if from B, None if that cannot be said."""
+    keys = [k for k in sorted(a) if k in b and k in w and a[k].size == b[k].size == w[k].size]
+    if len(keys) < MIN_MATRICES:
+        return None
+    at_a = _median_cosine([(b[k] - a[k], w[k] - a[k]) for k in keys])
+    at_b = _median_cosine([(a[k] - b[k], w[k] - b[k]) for k in keys])
+    if at_a is None or at_b is None:
+        return None
+    if abs(at_a) <= ON_PATH and at_b >= OFF_PATH:
+        return -1
+    return 1 if abs(at_b) <= ON_PATH and at_a >= OFF_PATH else None
+
+
+def _median_cosine(pairs: Sequence[tuple[F64, F64]]) -> float | None:
+    found = []
+    for x, y in pairs:
+        product = float(np.sqrt((x @ x) * (y @ y)))
+        if product > 0:
+            found.append(float(x @ y) / product)
+    return float(np.median(found)) if len(found) >= MIN_MATRICES else None
+
+
+# --- D4: tails ---
+
+
+def tails(a: Mapping[str, F64], b: Mapping[str, F64]) -> Item | None:
+    """Training makes tails heavier: the model with the larger kurtosis in most matrices is the later one. A weak prior.
+
+    Samples as merge.samples makes them.
+    """
+    keys = [k for k in sorted(a) if k in b and a[k].size == b[k].size]
+    differences = np.array([_kurtosis(b[k]) - _kurtosis(a[k]) for k in keys])
+    if differences.size < MIN_MATRICES:
+        return None
+    share = float((differences > 0).mean())
+    if max(share, float((differences < 0).mean())) < ONE_SIDED:
+        return None
+    later = "B" if share >= ONE_SIDED else "A"
+    return Item("tails", -TAILS if later == "B" else TAILS, f"{later} has the heavier tails in most matrices")
+
+
+def _kurtosis(values: F64) -> float:
+    centered = np.square(values - values.mean())
+    variance = float(centered.mean())
+    return float(np.square(centered).mean()) / variance**2 if variance > 0 else 0.0

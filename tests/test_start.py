@@ -1,0 +1,124 @@
+"""A shared random start is told from descent by what was trained, or not told at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zoo
+from trained_pairs import family
+
+from provindex.evidence import start, token_rows
+from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start, shared_start
+from provindex.evidence.token_rows import TokenRows
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def panel(checkpoint: zoo.Checkpoint) -> TokenRows:
+    table = checkpoint.tensors[EMBEDDING]
+    ids = token_rows.chosen_ids(len(table))
+    return token_rows.token_rows(table[ids], ids)
+
+
+def gains(checkpoint: zoo.Checkpoint) -> dict[str, np.ndarray]:
+    return {name: value for name, value in checkpoint.tensors.items() if value.ndim == 1}
+
+
+def from_rows(a: zoo.Checkpoint, b: zoo.Checkpoint) -> Start:
+    """The answer where branch sketches and neurons are at chance: rows and gains alone must tell."""
+    cosines = [c for name, c in zoo.cosines(a, b).items() if "proj" in name]
+    return shared_start(
+        panel(a), panel(b), hidden_cosine=min(float(np.median(cosines)), 0.5), sketch=(0.01, 0.07), agreement=0.0,
+        gains=start.gain_correlation(gains(a), gains(b)),
+    )  # fmt: skip
+
+
+def test_the_same_start_trained_apart_is_shared() -> None:
+    models = family(False)
+    found = from_rows(models["base"], models["same start"])
+    assert found.answer == SHARED and found.untouched >= 48
+    assert found.position is not None and found.position < 0.45
+    back = from_rows(models["same start"], models["base"])
+    assert (back.answer, back.untouched, back.touched) == (found.answer, found.untouched, found.touched)
+    assert back.position == pytest.approx(found.position)
+
+
+@pytest.mark.parametrize("child", ["finetune", "continued"])
+def test_descendants_are_not_even_where_all_else_is_at_chance(child: str) -> None:
+    models = family(False)
+    found = from_rows(models["base"], models[child])
+    assert found.answer == NOT_SHARED and found.position is not None and found.position > 0.9
+
+
+@pytest.mark.parametrize(("one", "other"), [("base", "noise"), ("base", "stranger"), ("continued", "sibling")])
+def test_noise_strangers_and_siblings_are_never_called_shared(one: str, other: str) -> None:
+    models = family(False)
+    assert from_rows(models[one], models[other]).answer == CANNOT_TELL
+
+
+@pytest.mark.parametrize("other", ["same start", "continued", "noise"])
+def test_with_a_tied_head_nothing_stays_untouched_and_nothing_is_said(other: str) -> None:
+    models = family(True)
+    found = from_rows(models["base"], models[other])
+    assert found.answer == CANNOT_TELL and "head" in found.reasons[0]
+
+
+def test_every_piece_against_is_enough_and_every_missing_one_is_named() -> None:
+    models = family(False)
+    a, b = panel(models["base"]), panel(models["same start"])
+
+    def answer(cosine: float, sketch: tuple[float, float | None] | None, agreement: float | None) -> Start:
+        return shared_start(a, b, hidden_cosine=cosine, sketch=sketch, agreement=agreement)
+
+    assert answer(0.2, (0.01, 0.07), None).answer == SHARED
+    for found in (answer(0.2, (0.2, 0.07), 0.0), answer(0.2, (0.0, 0.07), 0.4), answer(0.8, (0.0, 0.07), 0.0)):
+        assert found.answer == NOT_SHARED and len(found.reasons) == 1
+    assert answer(0.2, None, 0.0).answer == CANNOT_TELL
+    assert "chance level" in answer(0.2, (0.01, None), 0.0).reasons[0]
+    assert shared_start(None, b, hidden_cosine=0.2, sketch=(0.0, 0.07), agreement=0.0).answer == CANNOT_TELL
+
+
+def test_gains_that_were_trained_together_keep_the_answer_open() -> None:
+    models = family(False)
+    a, b = panel(models["base"]), panel(models["same start"])
+    open_ = shared_start(a, b, hidden_cosine=0.2, sketch=(0.0, 0.07), agreement=0.0, gains=0.5)
+    assert open_.answer == CANNOT_TELL and "0.50" in open_.reasons[-1]
+    vectors = gains(models["base"])
+    assert start.gain_correlation(vectors, vectors) == pytest.approx(1.0)
+    assert start.gain_correlation(vectors, {}) is None
+    assert start.gain_correlation({"n": np.ones(64)}, {"n": np.arange(64.0)}) is None
+
+
+@pytest.mark.parametrize("vocabulary", [1, 300, 512, 513, 1500, 32_000, 50_257, 151_936, 256_000])
+def test_chosen_ids_are_at_most_512_in_the_vocabulary_and_reach_its_end(vocabulary: int) -> None:
+    ids = token_rows.chosen_ids(vocabulary)
+    assert len(ids) <= 512 and ids[-1] == vocabulary - 1 and (np.diff(ids) > 0).all()
+    assert ids[0] == 0 and len(ids) >= min(vocabulary, 270)
+
+
+def test_vocabularies_of_nearly_one_size_meet_at_most_ids() -> None:
+    for size, more in ((32_000, 32_001), (50_257, 50_304), (128_256, 128_264), (151_936, 152_064)):
+        common = np.intersect1d(token_rows.chosen_ids(size), token_rows.chosen_ids(more))
+        assert len(common) >= 300
+
+
+def test_rows_that_are_zero_or_not_finite_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((40, 48)).astype(np.float32)
+    broken = table * np.float32(0.5)
+    broken[3], broken[4, 0], broken[5, 0] = 0.0, np.nan, np.inf
+    ids = np.arange(40)
+    found = token_rows.shared_rows(token_rows.token_rows(table, ids), token_rows.token_rows(broken, ids))
+    assert found is not None and len(found.a) == 37 and found.untouched.all() and not found.told
+    other = token_rows.token_rows(table[:, :40], ids)
+    assert token_rows.shared_rows(token_rows.token_rows(table, ids), other) is None
+
+
+def test_a_row_moved_by_a_thousandth_is_told_from_one_that_only_shrank() -> None:
+    rng = np.random.default_rng(1)
+    table = rng.standard_normal((64, 64)).astype(np.float32)
+    moved = table * np.float32(0.9)
+    moved[:32] += (3e-3 * rng.standard_normal((32, 64))).astype(np.float32)
+    ids = np.arange(64)
+    found = token_rows.shared_rows(token_rows.token_rows(table, ids), token_rows.token_rows(moved, ids))
+    assert found is not None and not found.untouched[:32].any() and found.untouched[32:].all()
