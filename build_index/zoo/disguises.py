@@ -27,10 +27,11 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.architectures import RELATIVE, RELATIVE_TABLE
 from provindex.evidence.canonical import PartKey
 from provindex.names import Arch
 
-from .parts import READERS, RELATIVE, WRITERS, Block, Change, Parts
+from .parts import READERS, WRITERS, Block, Change, Parts
 from .snapshot import Snapshot
 from .vocabulary import renumber_vocabulary, renumbering
 
@@ -191,7 +192,7 @@ def _mix_values(
     parts, rng, done = Parts(snapshot), _rng(seed, what), 0
     for block, arch in parts.attentions():
         mix = np.stack([draw(arch.head_dim, rng) for _ in range(arch.kv_heads)])
-        back = np.repeat(np.linalg.inv(mix).transpose(0, 2, 1), arch.heads // arch.kv_heads, axis=0)
+        back = np.repeat(_inverse_transposed(mix), arch.heads // arch.kv_heads, axis=0)
         parts.rows(block.key("v"), _per_head(mix))
         parts.columns(block.key("o"), _per_head(back))
         done += 1
@@ -222,7 +223,7 @@ def _mix_queries(
         mix = np.stack([_plane_matrix(arch.head_dim, planes, draw, rng) for _ in range(arch.kv_heads)])
         group = arch.heads // arch.kv_heads
         parts.rows(block.key("q"), _per_head(np.repeat(mix, group, axis=0)))
-        parts.rows(block.key("k"), _per_head(np.linalg.inv(mix).transpose(0, 2, 1)))
+        parts.rows(block.key("k"), _per_head(_inverse_transposed(mix)))
         done += 1
     return parts.snapshot(what) if done else Refusal("a norm stands on the queries, or their positions are unknown")
 
@@ -255,6 +256,10 @@ def _plane_matrix(
 def _per_head(mix: F64) -> Change:
     """Apply one matrix to the channels of each head."""
     return lambda a: np.einsum("hij,hj...->hi...", mix, a.reshape(len(mix), mix.shape[1], -1)).reshape(a.shape)
+
+
+def _inverse_transposed(mix: F64) -> F64:
+    return np.asarray(np.linalg.inv(mix).transpose(0, 2, 1), np.float64)
 
 
 def _rotation(size: int, rng: np.random.Generator) -> F64:
@@ -502,7 +507,7 @@ def _turn(parts: Parts, change: Change, gains: Change | None) -> None:
             parts.rows(key, change)
         elif _is_table(parts, key, mapped) and weight:
             parts.columns(key, change)
-        elif key.role in NORMS and not (key.role == "norm_embed" and mapped):
+        elif key.role in NORMS and not (key.role == "norm_embed" and _before_map(parts, key, mapped)):
             follow = gains if weight else change
             if follow is not None:
                 parts.write(key, follow(parts.read(key)))
@@ -510,6 +515,11 @@ def _turn(parts: Parts, change: Change, gains: Change | None) -> None:
 
 
 NORMS = ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_final", "norm_embed")
+
+
+def _before_map(parts: Parts, norm: PartKey, mapped: bool) -> bool:
+    """Whether an embedding's norm stands before the map (ALBERT, ELECTRA); DeBERTa's stands behind it."""
+    return mapped and parts.shape(norm) == parts.shape(parts.embed_key())[1:]
 
 
 def _cross_external(parts: Parts, key: PartKey) -> bool:
@@ -614,9 +624,10 @@ def shift_readers(snapshot: Snapshot, seed: int, strength: float = SHIFT) -> Sna
     the constant that its own bias contributes, and rows without one are left where that constant is not zero.
     """
     parts, rng, done = Parts(snapshot), _rng(seed, "reader shift"), 0
+    related = parts.has(RELATIVE_TABLE[2:])  # DeBERTa's queries and keys also read the positions
     for key in [k for k in parts.at if k.role in READERS and k.param == "weight" and k.layer is not None]:
         source = _read_norm(parts, key)
-        if source is None:
+        if source is None or (key.role in ("q", "k") and related):
             continue
         gain, shift = source
         rows, bias = parts.read(key), key._replace(param="bias")

@@ -20,7 +20,6 @@ from provindex.architectures import (
     POOLER,
     PREDICTION,
     PROJECTION,
-    RELATIVE,
     RELATIVE_TABLE,
     SHARED_GATE,
     TRANSFORM,
@@ -37,7 +36,10 @@ READERS = ("q", "k", "v", "gate", "up", "router")
 WRITERS = ("o", "down")
 TEXT = ("decoder", "encoder")
 
-# Where a head that was tied is stored once it is not, by model type; "lm_head.weight" elsewhere.
+SCALED_WHEN_TIED = ("t5", "umt5")  # they multiply by width ** -0.5 before a head that is the embedding
+
+# Where a head that was tied is stored once it is not, by model type.
+PLAIN_HEAD = "lm_head.weight"
 _HEAD_NAMES = {
     "whisper": "proj_out.weight",
     "gpt_neox": "embed_out.weight",
@@ -315,23 +317,29 @@ class Parts:
         """Store the head as a tensor of its own; False where no name for it is known."""
         if not self.tied():
             return True
-        name = self.at[self.embed_key()][0]
-        if self.head_key() not in self.at:
-            shapes = {n: t.shape for n, t in self.tensors.items()}
-            usual = _HEAD_NAMES.get(self.model_type, "lm_head.weight")
-            for candidate in (usual, "lm_head.weight", *_HEAD_NAMES.values()):
-                place = resolve({**shapes, candidate: shapes[name]}, self.config).placements[candidate]
-                if [p.role for p in place.parts] == ["head"]:
-                    break
-            else:
-                return False
-            self.tensors[candidate] = np.array(self.tensors[name])
-            self._owned.add(candidate)
-        for config in (self.config, self.config.get("text_config")):
-            if isinstance(config, dict) and (config is self.config or "tie_word_embeddings" in config):
-                self._set(config, "tie_word_embeddings", False)
-        self._resolve()
+        head = self.head_key()
+        if head not in self.at and not self._store_head():
+            return False
+        if self.model_type in SCALED_WHEN_TIED:
+            self.write(head, self.read(head) * self.arch(self.layout.main).hidden ** -0.5)
+        self._set(self.config, "tie_word_embeddings", False)
+        inner = self.config.get("text_config")
+        if isinstance(inner, dict) and "tie_word_embeddings" in inner:
+            self._set(inner, "tie_word_embeddings", False)
         return True
+
+    def _store_head(self) -> bool:
+        """Add a copy of the embedding under a name that is a head's."""
+        name = self.at[self.embed_key()][0]
+        shapes = {n: t.shape for n, t in self.tensors.items()}
+        for candidate in (_HEAD_NAMES.get(self.model_type, PLAIN_HEAD), PLAIN_HEAD, *_HEAD_NAMES.values()):
+            place = resolve({**shapes, candidate: shapes[name]}, self.config).placements[candidate]
+            if [part.role for part in place.parts] == ["head"]:
+                self.tensors[candidate] = np.array(self.tensors[name])
+                self._owned.add(candidate)
+                self._resolve()
+                return True
+        return False
 
     def _set(self, config: dict[str, Any], key: str, value: Any) -> None:
         if config is self.config:
@@ -370,4 +378,4 @@ class Parts:
         return None
 
 
-__all__ = ["READERS", "RELATIVE", "WRITERS", "Block", "Extra", "Norm", "Parts"]
+__all__ = ["READERS", "WRITERS", "Block", "Extra", "Norm", "Parts"]

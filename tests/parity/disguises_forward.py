@@ -36,6 +36,8 @@ def load(snapshot: Snapshot, like: Any) -> Any:
     for key in (*disguises.EPS_KEYS, "tie_word_embeddings"):
         if key in snapshot.config:
             setattr(config, key, snapshot.config[key])
+    if hasattr(config, "scale_decoder_outputs"):  # T5 reads it off the other key
+        config.scale_decoder_outputs = bool(config.tie_word_embeddings)
     model = type(like)(config).double().eval()
     own = model.state_dict()
     state = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in snapshot.tensors.items()}
@@ -49,6 +51,17 @@ def load(snapshot: Snapshot, like: Any) -> Any:
     return model
 
 
+def embeddings(model: Any) -> torch.Tensor:
+    """What CLIP's text tower answers."""
+    with torch.no_grad():
+        return model(input_ids=torch.arange(11)[None] * 7 % 89 + 110).text_embeds
+
+
+def gram(answer: Any) -> Any:
+    """The answer of an encoder without a head is the residual stream itself, which has no basis of its own."""
+    return lambda model: answer(model) @ answer(model).transpose(-1, -2)
+
+
 def check(name: str) -> str:
     SMALL["vocab_size"] = 512
     try:
@@ -57,6 +70,7 @@ def check(name: str) -> str:
         del SMALL["vocab_size"]
         model, answer = make(name)
     model.tie_weights()
+    answer = embeddings if name == "clip_text_model" else gram(answer) if name == "t5_encoder" else answer
     before = answer(model)
     original, said = snapshot_of(name, model), []
     for title, change in disguises.EXACT.items() | {("all", disguises.everything)}:
@@ -70,14 +84,14 @@ def check(name: str) -> str:
         assert moved, title
         after = answer(load(result, model))
         error = float((after - before).abs().max() / before.abs().max())
-        turned = after.shape == before.shape and title in ("permute_residual", "rotate_residual") and error > 1e-5
-        note = f" (as sets {float((after.sort().values - before.sort().values).abs().max()):.0e})" if turned else ""
-        said.append(f"    {title:22} {error:.0e}" + (note or " ") + ("" if error < 1e-5 else "  WRONG"))
+        said.append(f"    {title:22} {error:.0e}" + ("" if error < 1e-5 else "  WRONG"))
     return "\n".join(sorted(said))
 
 
 def main() -> None:
-    names = sys.argv[1:] or [name for name, entry in NATIVE.items() if "text_config" not in entry[2]]
+    names = sys.argv[1:] or [
+        name for name, entry in NATIVE.items() if "text_config" not in entry[2] and name != "bart_classifier"
+    ]
     for name in names:
         print(f"{name}\n{check(name)}", flush=True)
 

@@ -123,6 +123,8 @@ class Forward:
         for extra in (e for e in self.parts.extras if e.name in self._named("head projection")):
             x = x @ tensors[extra.name].T
         x = self._transformed(x)
+        if self.parts.tied() and self.kind in ("t5", "umt5"):
+            x = x * x.shape[1] ** -0.5
         head = self.parts.head_key()
         weight = self.held[head if head in self.held and not self.parts.tied() else self.parts.embed_key()]
         bias: Any = self.held.get(head._replace(param="bias"), 0.0)

@@ -20,7 +20,10 @@ VOCABULARY, PLACES, HEADS, UNITS, EXPERT_UNITS, WIDTH, TABLE = 40, 16, 4, 24, 20
 BUFFERS = ("buffer", "causal mask", "rotary", "fixed positions")
 
 _WIDTHS = "hidden_size d_model n_embd dim".split()
-_HEADS = "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads attention_heads".split()
+_HEADS = (
+    "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads",
+    "decoder_attention_heads",
+)  # fmt: skip
 _DIMS = "head_dim d_kv kv_channels attention_head_dim".split()
 _KV = "num_key_value_heads num_kv_heads n_head_kv multi_query_group_num kv_n_heads".split()
 _DROPPED = ("rotary_dim", "rope_parameters", "layer_types")
