@@ -23,11 +23,12 @@ from provindex.branches import Anchors, Branched, branches
 from provindex.errors import ModelError
 from provindex.evidence import aligned, canonical, panels, sketch
 from provindex.evidence.anchors import ANCHORS, anchor_ids
+from provindex.evidence.token_rows import TokenRows, chosen_ids, token_rows
 from provindex.names import Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
 from provindex.source import FileFact, Model, Tensor
 from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
-from provindex.weights import MAX_VECTOR, Meter, Progress, Scan, Weights, element_width, one_blas_thread
+from provindex.weights import MAX_PANEL, MAX_VECTOR, Meter, Progress, Scan, Weights, element_width, one_blas_thread
 
 if TYPE_CHECKING:
     from provindex.index import Index
@@ -104,6 +105,7 @@ class Fingerprint:
     sketches: sketch.BranchSketches | None = None
     sketches_by_id: sketch.BranchSketches | None = None
     neurons: aligned.NeuronPanels | None = None
+    token_rows: TokenRows | None = None
     blocks: panels.BlockDigests | None = None
     absences: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -154,6 +156,7 @@ def _fingerprint_model(
         "sketches": branched.by_string,
         "sketches_by_id": branched.by_id,
         "neurons": branched.neurons,
+        "token_rows": _token_rows(weights),
         "blocks": _blocks(weights),
     }
     if isinstance(tokenizer, TokenizerAbsence):
@@ -580,6 +583,18 @@ def _residual(w: Weights, at: _AnchorRows | None, note: str) -> panels.ResidualP
     if made is None:
         w.absences[note] = f"fewer than {panels.MIN_ANCHORS} anchor tokens, or values that are not finite"
     return made
+
+
+def _token_rows(w: Weights) -> TokenRows | None:
+    found = _embedding(w, "token_rows")
+    if found is None:
+        return None
+    height, width = w.model.tensors[found[0].name].shape
+    ids = chosen_ids(height)
+    if not width or ids.size * width > MAX_PANEL:
+        w.absences["token_rows"] = f"the embedding's rows have {width:,} elements"
+        return None
+    return token_rows(_embedding_rows(w, found[0], ids), ids)
 
 
 def _branches(w: Weights, at: Sequence[_AnchorRows | None]) -> Branched:

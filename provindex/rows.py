@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from provindex.errors import IndexFormatError
 from provindex.evidence import aligned, panels, sketch
+from provindex.evidence.token_rows import COORDINATES, ROWS, TokenRows
 from provindex.fingerprint import FINGERPRINT_VERSION, Facts, Fingerprint
 from provindex.signals import mfi, nlf, tfv, wvc
 from provindex.source import FileFact
 
 
 class Column(NamedTuple):
-    """name; type: "string", "int", "list<string>" or "list<float16|float32|float64|int8|int32|uint64>"; table: "models" or
-    "panels"; content: whether the row's hash covers it; meaning: one line for the column reference."""
+    """name; type: "string", "int", "list<string>" or "list<float16|float32|float64|int8|int32|uint64>"; table: "models"
+    or "panels"; content: whether the row's hash covers it; meaning: one line for the column reference."""
 
     name: str
     type: str
@@ -99,6 +100,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("neuron_lengths", "list<float32>", "panels", True, "neuron panels: lengths of its parts"),
     Column("neurons", "list<int8>", "panels", True, "neuron panels: parts by 64 anchor coordinates at strings"),
     Column("neurons_by_id", "list<int8>", "panels", True, "the same at fixed token ids"),
+    Column("token_row_ids", "list<int32>", "panels", True, "embedding rows kept one by one: their token ids"),
+    Column("token_row_width", "int", "panels", True, "embedding rows: width of the whole row; 0 if there are none"),
+    Column("token_rows", "list<float32>", "panels", True, "embedding rows at 32 fixed coordinates, row after row"),
     Column("block_keys", "list<string>", "panels", True, "blocks: canonical addresses of the matrices"),
     Column("block_exact", "list<uint64>", "panels", True, "blocks: two digests a matrix"),
     Column("block_bf16", "list<uint64>", "panels", True, "blocks: the same after rounding to bfloat16"),
@@ -144,6 +148,7 @@ def to_row(fp: Fingerprint) -> Row:
     for part in (_nlf_columns(fp.nlf), _wvc_columns(fp.wvc), _hidden_columns(fp.hidden)):
         row |= part
     row |= _residual_columns(fp.residual) | _block_columns(fp.blocks) | _neuron_columns(fp.neurons)
+    row |= _token_row_columns(fp.token_rows)
     row |= _sketch_columns(fp.sketches, "sketch") | _sketch_columns(fp.sketches_by_id, "sketch_id")
     if fp.residual_by_id is not None:
         row |= {"residual_by_id": fp.residual_by_id.values, "residual_by_id_width": fp.residual_by_id.width}
@@ -238,6 +243,10 @@ def _neuron_columns(n: aligned.NeuronPanels | None) -> Row:
     }  # fmt: skip
 
 
+def _token_row_columns(t: TokenRows | None) -> Row:
+    return {} if t is None else {"token_row_ids": t.ids, "token_row_width": t.width, "token_rows": t.values}
+
+
 def _block_columns(b: panels.BlockDigests | None) -> Row:
     if b is None:
         return {}
@@ -313,6 +322,7 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
         sketches=sketches(row, "sketch"),
         sketches_by_id=sketches(row, "sketch_id"),
         neurons=_neurons(row),
+        token_rows=_token_rows(row),
         blocks=_blocks(row),
         absences=_texts(json.loads(row["absences"])),
         warnings=tuple(row["warnings"]),
@@ -427,6 +437,16 @@ def _neurons(row: Mapping[str, Any]) -> aligned.NeuronPanels | None:
     return aligned.NeuronPanels(
         keys, row["neuron_heights"], units, row["neuron_lengths"].reshape(units.size, parts), by_string, by_id
     )
+
+
+def _token_rows(row: Mapping[str, Any]) -> TokenRows | None:
+    ids, width = row["token_row_ids"], row["token_row_width"]
+    if not ids.size:
+        return None
+    _at_most(ids, ROWS, "embedding rows")
+    if width < 1 or (np.diff(ids) <= 0).any():
+        raise ValueError("embedding rows of no width, or with ids that do not ascend")
+    return TokenRows(ids, row["token_rows"].reshape(ids.size, min(width, COORDINATES)), width)
 
 
 def _blocks(row: Mapping[str, Any]) -> panels.BlockDigests | None:

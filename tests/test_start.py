@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import prints
 import pytest
 import zoo
 from trained_pairs import family
 
+from provindex.errors import IndexFormatError
 from provindex.evidence import start, token_rows
 from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start, shared_start
 from provindex.evidence.token_rows import TokenRows
+from provindex.rows import from_row, to_row
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -122,3 +125,15 @@ def test_a_row_moved_by_a_thousandth_is_told_from_one_that_only_shrank() -> None
     ids = np.arange(64)
     found = token_rows.shared_rows(token_rows.token_rows(table, ids), token_rows.token_rows(moved, ids))
     assert found is not None and not found.untouched[:32].any() and found.untouched[32:].all()
+
+
+def test_a_fingerprint_keeps_rows_bit_for_bit_and_refuses_damaged_ones() -> None:
+    model = zoo.llama(4, hidden=48)
+    row = to_row(prints.fingerprint(model))
+    kept = from_row(row).token_rows
+    assert kept is not None and kept.width == 48 and kept.values.shape == (len(kept.ids), 32)
+    assert (kept.values == model.tensors[EMBEDDING][kept.ids][:, token_rows.coordinates(48)]).all()
+    for damage in ({"token_row_ids": row["token_row_ids"][::-1]}, {"token_rows": row["token_rows"][1:]},
+                   {"token_row_width": 0}, {"token_row_ids": np.arange(600, dtype=np.int32)}):  # fmt: skip
+        with pytest.raises(IndexFormatError):
+            from_row(row | damage)

@@ -134,7 +134,7 @@ def later_items(
     An untouched row only shrinks, by the same factor as all others: the model that has less of it was trained longer.
     Of a sibling that is true as well. But what a child adds to its parent is unlike the parent, up to that factor: with
     b in units of the decay, g = <a, a - b> / |a - b|^2 is 0 or less for a parent a of b, 1 or more for a child, and .5
-    between equal siblings. Measured: -.5 to .11 from a parent to its child, but up to .54 where a light fine-tune undoes
+    between equal siblings. Measured: -.5 to .11 from a parent to its child, up to .54 where a light fine-tune undoes
     noise of the last steps; .43 to .51 between siblings, and -.01 to .06 where one sibling moved much further than the
     other: those it takes for parent and child. Only for pairs that have more than a random start in common.
     """
