@@ -16,7 +16,7 @@ from build_index.zoo.snapshot import Snapshot
 from provindex.names import Arch, Layout, Part, Placement, part_shape, resolve
 
 FOLDER = Path(__file__).parents[1] / "data" / "architectures"
-VOCABULARY, PLACES, HEADS, UNITS, EXPERT_UNITS, WIDTH, TABLE = 40, 16, 4, 24, 20, 32, 16
+VOCABULARY, PLACES, HEADS, UNITS, EXPERT_UNITS, WIDTH, TABLE = 40, 16, 4, 40, 20, 32, 16
 BUFFERS = ("buffer", "causal mask", "rotary", "fixed positions")
 
 _WIDTHS = "hidden_size d_model n_embd dim".split()
