@@ -312,7 +312,7 @@ WITHOUT_TORCH = [kind for kind in plan.RECIPES if kind not in ("vocabulary", "sh
 def test_what_a_training_starts_from_agrees_with_its_truth(kind: str) -> None:
     base = random_model("llama")
     job = next(job for job in plan.benchmark() if job.kind == kind and job.shape.model_type == "llama")
-    start, truth = make._begin(job, base)
+    start, truth = make.begin(job, base)
     assert truth.kind == kind and truth.relation in RELATIONS and truth.ancestor == base.name
     assert [child for child, _ in truth.layer_map] == list(range(layers_of(start)))
     for child, source in truth.layer_map:

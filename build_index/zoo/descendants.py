@@ -12,7 +12,6 @@ from .data import vocabulary_of
 from .snapshot import F32, Snapshot
 
 LayerMap = tuple[tuple[int, int], ...]
-Delta = Mapping[str, F32]
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,11 @@ class Truth:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Truth:
         """The inverse of dataclasses.asdict after JSON made lists of tuples."""
-        deep: Callable[[Any], Any] = lambda v: tuple(map(deep, v)) if isinstance(v, list) else v  # noqa: E731
-        return cls(**{key: deep(value) for key, value in document.items()})
+        return cls(**{key: _as_tuples(value) for key, value in document.items()})
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def linear(a: Snapshot, b: Snapshot, share: float = 0.5) -> Snapshot:
 def slerp(a: Snapshot, b: Snapshot, share: float = 0.5) -> Snapshot:
     """Along the great circle from A to B, tensor by tensor; linear where the two are parallel."""
 
-    def along(name: str, x: F32) -> F32:
+    def along(name: str, x: F32) -> Any:
         y = b.tensors[name]
         lengths = float(np.linalg.norm(x)) * float(np.linalg.norm(y))
         cosine = float(np.vdot(x, y)) / lengths if lengths else 1.0
@@ -178,7 +180,7 @@ def task_arithmetic(base: Snapshot, models: Sequence[Snapshot], scale: float = 0
 def ties(base: Snapshot, models: Sequence[Snapshot], density: float = 0.3, scale: float = 1.0) -> Snapshot:
     """Each model's largest changes, those with the sign of the majority, averaged (Yadav et al. 2023)."""
 
-    def elected(name: str, x: F32) -> F32:
+    def elected(name: str, x: F32) -> Any:
         deltas = _deltas(base, models, name)
         flat = np.abs(deltas).reshape(len(models), -1)
         kept = max(1, round(density * flat.shape[1]))
@@ -194,7 +196,7 @@ def dare(base: Snapshot, models: Sequence[Snapshot], seed: int, drop: float = 0.
     """Half of each model's changes dropped at random, the rest made larger, averaged (Yu et al. 2024)."""
     rng = np.random.default_rng(seed)
 
-    def kept(name: str, x: F32) -> F32:
+    def kept(name: str, x: F32) -> Any:
         deltas = _deltas(base, models, name)
         return x + (deltas * (rng.random(deltas.shape) >= drop) / (1.0 - drop)).mean(0)
 
@@ -231,7 +233,7 @@ def quantize(snapshot: Snapshot, bits: int, group: int = 32, dtype: str = "F16")
     """Matrices of the layers rounded to a symmetric grid per row (8 bits) or per group of inputs, and dequantized."""
     names, top = names_of(snapshot), 2 ** (bits - 1) - 1
 
-    def rounded(name: str, x: F32) -> F32:
+    def rounded(name: str, x: F32) -> Any:
         if x.ndim != 2 or not name.startswith(names.prefix):
             return x
         transposed = snapshot.config["model_type"] == "gpt2"  # Conv1D: inputs are the first axis
@@ -254,7 +256,7 @@ def add_noise(snapshot: Snapshot, share: float, seed: int) -> Snapshot:
     """Independent noise on every matrix, `share` of its root mean square."""
     rng = np.random.default_rng(seed)
 
-    def noisy(_: str, x: F32) -> F32:
+    def noisy(_: str, x: F32) -> Any:
         if x.ndim < 2:
             return x
         return x + share * np.sqrt(np.mean(np.square(x))) * rng.standard_normal(x.shape).astype(np.float32)

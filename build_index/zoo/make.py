@@ -32,7 +32,7 @@ def make(job: Job, base: Snapshot | None) -> tuple[Snapshot, Truth, Facts]:
     if base is None:
         start, truth = _fresh(job, job.name), Truth(job.name, "base")
     else:
-        start, truth = _begin(job, base)
+        start, truth = begin(job, base)
     text = corpus(job.language, start.tokenizer)
     seed = crc32(job.name.encode())
     if job.kind == "lora":
@@ -54,8 +54,8 @@ def _fresh(job: Job, seed_name: str) -> Snapshot:
     return Snapshot(job.name, fresh(config, crc32(b"start of " + seed_name.encode())), config, tokenizer)
 
 
-def _begin(job: Job, base: Snapshot) -> tuple[Snapshot, Truth]:
-    """What a descendant starts from, and its truth."""
+def begin(job: Job, base: Snapshot) -> tuple[Snapshot, Truth]:
+    """What the training of a descendant starts from, under the name of its base, and the descendant's truth."""
     recipe = RECIPES[job.kind]
     if job.kind == "shared-init":
         truth = Truth(job.name, job.kind, "shared-init", ("shared-init",), (), None)

@@ -59,28 +59,31 @@ def train_adapter(
     weights: Mapping[str, F32], config: Config, corpus: NDArray[np.int64], run: Run, seed: int
 ) -> tuple[dict[str, F32], Any]:
     """Train rank-4 adapters on the attention and MLP matrices of every layer, and merge them: W + B A."""
-    frozen = _tensors(weights)
-    generator = torch.Generator().manual_seed(seed)
-    adapters: dict[str, Tensor] = {}
-    for name, tensor in frozen.items():
-        if tensor.ndim == 2 and any(part.isdigit() for part in name.split(".")):
-            adapters[f"{name}/A"] = torch.randn((RANK, tensor.shape[1]), generator=generator) / math.sqrt(
-                tensor.shape[1]
-            )
-            adapters[f"{name}/B"] = torch.zeros((tensor.shape[0], RANK))
-
-    def merged(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        changed = {n: t + trained[f"{n}/B"] @ trained[f"{n}/A"] for n, t in frozen.items() if f"{n}/A" in trained}
-        return frozen | changed
-
-    inner = _language_loss(config, seed)
+    frozen, inner = _tensors(weights), _language_loss(config, seed)
+    adapters = _fresh_adapters(frozen, seed)
     held_out, kept = _tail(corpus), corpus[:-HELD_OUT]
     before = _evaluate(frozen, config, held_out)
-    _optimize(adapters, lambda trained, ids: inner(merged(trained), ids), _windows(kept, run, seed), run)
-    with torch.no_grad():
-        result = merged(adapters)
+    _optimize(adapters, lambda trained, ids: inner(_merged(frozen, trained), ids), _windows(kept, run, seed), run)
+    result = _merged(frozen, adapters)
     after = _evaluate(result, config, held_out)
     return _arrays(result), {"loss_before": before, "loss_after": after}
+
+
+def _fresh_adapters(frozen: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """A and B, (rank, in) and (out, rank), for every matrix of a layer; B is zero, so that they change nothing yet."""
+    generator = torch.Generator().manual_seed(seed)
+    adapters = {}
+    for name, tensor in frozen.items():
+        if tensor.ndim == 2 and any(part.isdigit() for part in name.split(".")):
+            rows, columns = tensor.shape
+            adapters[f"{name}/A"] = torch.randn((RANK, columns), generator=generator) / math.sqrt(columns)
+            adapters[f"{name}/B"] = torch.zeros((rows, RANK))
+    return adapters
+
+
+def _merged(frozen: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    changed = {n: t + adapters[f"{n}/B"] @ adapters[f"{n}/A"] for n, t in frozen.items() if f"{n}/A" in adapters}
+    return {**frozen, **changed}
 
 
 # --- the loop --------------------------------------------------------------------------------------------------
