@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from provindex import cache, dataset
-from provindex.errors import UsageError
+from provindex.deep import deep_agreement
+from provindex.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.fingerprint import MODES, Fingerprint, fingerprint_model
 from provindex.index import Index, IndexInfo
 from provindex.source import Model, open_model
@@ -78,9 +79,14 @@ def fingerprint(
     ).fingerprint
 
 
-def compare(a: Fingerprint | str | os.PathLike[str], b: Fingerprint | str | os.PathLike[str]) -> Pair:
-    """The verdict on two models, given as fingerprints or references; `direction` is the role of A."""
-    return compare_resolved(*(x if isinstance(x, Resolved) else _resolved(x) for x in (a, b)))
+def compare(
+    a: Fingerprint | str | os.PathLike[str], b: Fingerprint | str | os.PathLike[str], *, deep: bool = False
+) -> Pair:
+    """The verdict on two models, given as fingerprints or references; `direction` is the role of A.
+
+    deep: also look for a copy with another vocabulary and a rotated basis, which takes the weights of both.
+    """
+    return compare_resolved(*(x if isinstance(x, Resolved) else _resolved(x) for x in (a, b)), deep=deep)
 
 
 def _resolved(x: Fingerprint | str | os.PathLike[str]) -> Resolved:
@@ -92,11 +98,34 @@ def _default_index(reference: str | os.PathLike[str]) -> Index | None:
     return None if Path(reference).exists() else Index.load()
 
 
-def compare_resolved(a: Resolved, b: Resolved) -> Pair:
-    """The verdict on two resolved references; VOA is exact if both vocabularies are at hand."""
+def compare_resolved(a: Resolved, b: Resolved, *, deep: bool = False, offline: bool = False) -> Pair:
+    """The verdict on two resolved references; VOA is exact if both vocabularies are at hand.
+
+    deep: adds the evidence `deep_agreement`. UsageError if the weights of one of them are not at hand, which is told
+    before anything is compared. offline: never ask the Hub for the weights of an indexed model.
+    """
+    opened = [weights_of(x, offline=offline) for x in (a, b)] if deep else []
     ours, theirs = a.vocabulary(), b.vocabulary()
     both = (ours, theirs) if ours is not None and theirs is not None else None
-    return compare_fingerprints(a.fingerprint, b.fingerprint, vocabularies=both)
+    pair = compare_fingerprints(a.fingerprint, b.fingerprint, vocabularies=both)
+    return replace(pair, evidence={**pair.evidence, "deep_agreement": deep_agreement(*opened)}) if deep else pair
+
+
+def weights_of(found: Resolved, *, offline: bool = False) -> Model:
+    """The open model of a resolved reference; that of an indexed model at the revision that was indexed.
+
+    UsageError if only its fingerprint is at hand.
+    """
+    if found.model is not None:
+        return found.model
+    kept = found.fingerprint
+    what = f"A deep comparison reads weights, and of {found.label} only the fingerprint is at hand"
+    if not kept.indexed or kept.revision is None or kept.variant:
+        raise UsageError(f"{what}.", "Name its folder, its weight file or org/name@revision.")
+    try:
+        return open_model(f"{kept.model_id}@{kept.revision}", offline=offline)
+    except (ModelNotFoundError, NetworkError) as error:
+        raise UsageError(f"{what}: {error.message}", "Name its folder or its weight file.") from error
 
 
 @dataclass(frozen=True)

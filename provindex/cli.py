@@ -114,6 +114,10 @@ def compare(
         Literal["linked", "unrelated"] | None,
         typer.Option("--expect", help="Fail (1) if the verdict is the other one; 3 if inconclusive."),
     ] = None,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Look for a copy with another vocabulary and a rotated basis; needs both weights."),
+    ] = False,
     index: IndexOption = None,
     mode: ModeOption = "exact",
     offline: OfflineOption = False,
@@ -130,8 +134,9 @@ def compare(
     _writable(output)
     opened = _load(index, quiet)
     sides = [_resolve(side, opened, mode, offline, quiet, verbose) for side in (a, b)]
-    pair = compare_resolved(*sides)
-    answer = Comparison(sides[0].fingerprint, sides[1].fingerprint, pair, opened.info, {"mode": mode, "expect": expect})
+    pair = compare_resolved(*sides, deep=deep, offline=offline)
+    settings = {"mode": mode, "expect": expect, **({"deep": True} if deep else {})}
+    answer = Comparison(sides[0].fingerprint, sides[1].fingerprint, pair, opened.info, settings)
     _answer(document.compare_document(answer), json, format, output)
     if expect and pair.verdict != expect:
         why = f", log10 p {pair.log10_p:.1f}" if pair.verdict != "inconclusive" else f" ({'; '.join(pair.reasons)})"

@@ -6,6 +6,7 @@ A few layers of each model are read, their strongest neurons only, piece by piec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from provindex.evidence.aligned import OTHER_KIND
 from provindex.evidence.canonical import F32, F64
 from provindex.evidence.deep import Neurons
 from provindex.evidence.exact import Outcome, absent
+from provindex.fingerprint import workers
 from provindex.names import Arch, Part, Placement, resolve
 from provindex.source import Model
 from provindex.weights import Meter, Weights
@@ -24,6 +26,7 @@ MAX_LAYERS = 8  # read in full; half of them fit the rotation
 MAX_NEURONS = 1_536  # of a layer
 MAX_ELEMENTS = 1 << 27  # of all vectors of a model: 512 MB of float32
 MAX_WIDTH = 8_192
+NARROW = 512  # widths up to which one thread is as fast as several
 PIECE = 1 << 22  # elements read at a time
 ROLES = ("gate", "up", "down")
 
@@ -46,13 +49,25 @@ def deep_agreement(a: Model, b: Model) -> Outcome:
         return absent(f"residual widths differ ({ours.width} and {theirs.width}): no rotation takes one to the other")
     if ours.roles != theirs.roles:
         return absent(OTHER_KIND)
-    pairs, log10_maps = [(i, i) for i in range(len(ours.layers))], 0.0
-    if len(ours.layers) != len(theirs.layers):
-        pairs, log10_maps = deep.pair_layers(ours.signatures(), theirs.signatures())
+    with _blas_threads(ours.width):
+        return _compared(ours, theirs)
+
+
+def _compared(a: _Tower, b: _Tower) -> Outcome:
+    pairs, log10_maps = [(i, i) for i in range(len(a.layers))], 0.0
+    if len(a.layers) != len(b.layers):
+        pairs, log10_maps = deep.pair_layers(a.signatures(), b.signatures())
     chosen = _evenly(pairs, MAX_LAYERS)
-    return deep.deep_test(
-        ours.read([ours.layers[i] for i, _ in chosen]), theirs.read([theirs.layers[j] for _, j in chosen]), log10_maps
-    )
+    ours, theirs = a.read([a.layers[i] for i, _ in chosen]), b.read([b.layers[j] for _, j in chosen])
+    return deep.deep_test(ours, theirs, log10_maps)
+
+
+def _blas_threads(width: int) -> AbstractContextManager[object]:
+    """One thread for small matrices, where several would wait for each other longer than they compute."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(workers() if width > NARROW else 1, user_api="blas")
+    return limits
 
 
 def _evenly(pairs: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
