@@ -214,6 +214,15 @@ def test_a_file_comes_back_as_it_was(made: Calibration, document: dict[str, Any]
     assert [r is None for r in reasons] == [s["pairs"] >= 1000 for s in document["strata"]]
 
 
+def test_the_package_carries_one_for_answers_without_an_index(
+    made: Calibration, document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "SEED", tmp_path)
+    assert calibration.embedded.__wrapped__() is None
+    calibration.write(tmp_path, calibrate.dumps(document))
+    assert calibration.embedded.__wrapped__() == made
+
+
 @pytest.mark.parametrize(
     "name",
     [None, 3, "", "calibration/12345678.JSON", "../calibration/12345678.json", "calibration/../12345678.json",
