@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.evidence.effects import _step, _within
-from provindex.evidence.panels import BlockDigests
+from provindex.evidence.panels import SAMPLE, BlockDigests
 from provindex.signals.wvc import Samples
 
 F64 = NDArray[np.float64]
@@ -36,7 +36,8 @@ MIN_SHARE = 0.2  # of matrices in which a parent must have |t| > 10
 CLEAR_STEPS = 64
 LEAST_WEIGHT = 0.15  # of a parent whose change was trimmed: from a wrong base, dropped elements look like one
 LEAST_RATIO, MOST_RATIO = 0.05, 40.0  # a change dropped with probability .95 is written 20 times as large
-MIN_RATIOS = 400
+MIN_RATIOS, MAX_RATIOS = 400, 200_000  # elements looked at
+MAX_PROBED = 64  # matrices looked at for a grid
 NARROW = 0.01
 SPIKE = 0.4  # a tenth of this, where the distribution is smooth
 GRID = 0.9  # share of matrices that must be the mixture rounded
@@ -113,6 +114,45 @@ class _Matrix:
     noise: F64
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """Inner products of all matrices, from which every least-squares fit follows without the samples.
+
+    matrices: M of them. origin: the candidate that the others are counted from. gram: (M, k + 2, k + 2) of the columns
+    x_i - x_o (zero for the origin itself), x_o, and y - x_o, each divided by the number of samples. sizes: (M,) those.
+    """
+
+    matrices: tuple[_Matrix, ...]
+    origin: int
+    gram: F64
+    sizes: F64
+
+    @property
+    def noise(self) -> F64:
+        """(M, k + 1)."""
+        return np.array([m.noise for m in self.matrices])
+
+    def seen_from(self, origin: int) -> _Problem:
+        """The same with another origin."""
+        if origin == self.origin:
+            return self
+        k = self.gram.shape[1] - 2
+        turn = np.eye(k + 2)
+        turn[origin, :k] -= 1.0  # x_i - x_p = (x_i - x_o) - (x_p - x_o)
+        turn[origin, k] += 1.0
+        turn[origin, k + 1] -= 1.0
+        return _Problem(self.matrices, origin, np.asarray(turn.T @ self.gram @ turn), self.sizes)
+
+
+def _problem(matrices: Sequence[_Matrix], origin: int) -> _Problem:
+    grams = []
+    for m in matrices:
+        base = m.x[:, [origin]]
+        columns = np.concatenate([m.x - base, base, m.y[:, None] - base], axis=1)
+        grams.append(columns.T @ columns / m.y.size)
+    return _Problem(tuple(matrices), origin, np.array(grams), np.array([float(m.y.size) for m in matrices]))
+
+
 def merge_of(query: Values, candidates: Sequence[Values]) -> Merge | None:
     """The merge that a query is, of some of the candidates; None if it is none, or none that can be told.
 
@@ -124,10 +164,12 @@ def merge_of(query: Values, candidates: Sequence[Values]) -> Merge | None:
     if len(kept) < 2 or len(matrices) < MIN_MATRICES:
         return None
     nearest = int(np.argmin([sum(_power(m.y - m.x[:, i]) for m in matrices) for i in range(len(kept))]))
-    distinct = _distinct(matrices, nearest, len(kept))
-    parents = _chosen(matrices, nearest, distinct)
-    found = _explained(matrices, nearest, parents, kept) if parents else None
-    return found or _sparse(matrices, [nearest, *distinct], kept)
+    problem = _problem(matrices, nearest)
+    distinct = _distinct(problem)
+    parents = _chosen(problem, distinct)
+    if not parents:
+        return None
+    return _explained(problem, parents, kept) or _sparse(problem, [nearest, *distinct], [nearest, *parents], kept)
 
 
 def _same_shape(query: Values, candidate: Values) -> bool:
@@ -161,6 +203,7 @@ def _rounding(values: F64, exact_bf16: bool = True) -> float:
     exact_bf16: values that bfloat16 holds are a bfloat16 model's, and are what they were. For the query that is no
     excuse: a merge is rounded when it is written.
     """
+    values = values[:SAMPLE]
     if not (values.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF)).any():
         steps = 0.0 if exact_bf16 else 8 * np.spacing(np.abs(values).astype(np.float16)).astype(np.float64)
     else:
@@ -168,88 +211,28 @@ def _rounding(values: F64, exact_bf16: bool = True) -> float:
     return float(np.mean(np.square(steps))) / 12
 
 
-def _distinct(matrices: Sequence[_Matrix], nearest: int, count: int) -> list[int]:
+def _distinct(problem: _Problem) -> list[int]:
     """Candidates whose difference to the nearest one, and to those before them, is more than rounding."""
-    kept = [nearest]
-    for i in range(count):
-        if i != nearest and all(_apart(matrices, i, j) for j in kept):
+    kept = [problem.origin]
+    for i in range(problem.gram.shape[1] - 2):
+        if i != problem.origin and all(_apart(problem, i, j) for j in kept):
             kept.append(i)
     return kept[1:]
 
 
-def _apart(matrices: Sequence[_Matrix], i: int, j: int) -> bool:
-    difference = sum(_power(m.x[:, i] - m.x[:, j]) for m in matrices)
-    size = sum(_power(m.x[:, i]) for m in matrices)
-    noise = sum(m.noise[i] + m.noise[j] for m in matrices)
-    return bool(difference > max(ABOVE_ROUNDING * noise, 1e-9 * size))
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Least squares of one matrix: values and t of the parents' coefficients (p,), their covariance (p, p).
-
-    rss: mean square that is left. start: mean square without the parents (the nearest alone, scaled).
-    """
-
-    values: F64
-    t: F64
-    covariance: F64
-    rss: float
-    start: float
-
-
-def _fit(m: _Matrix, origin: int, parents: Sequence[int]) -> _Fit:
-    """y - x_o on x_i - x_o and, as a nuisance, x_o."""
-    base = m.x[:, origin]
-    y = m.y - base
-    design = np.column_stack([base, *(m.x[:, i] - base for i in parents)])
-    scale = np.sqrt(np.square(design).sum(axis=0))
-    scale[scale == 0] = 1.0
-    inverse = np.linalg.pinv((design / scale).T @ (design / scale), rcond=1e-10, hermitian=True)
-    coefficients = inverse @ (design / scale).T @ y
-    left = y - (design / scale) @ coefficients
-    freedom = max(y.size - design.shape[1], 1)
-    rss = float(left @ left)
-    floor = float(m.noise.max()) + 1e-12  # an exact fit has no scatter to count in; rounding is what is left
-    covariance = inverse * max(rss / freedom, floor) / np.outer(scale, scale)
-    values = (coefficients / scale)[1:]
-    spread = np.sqrt(np.maximum(np.diag(covariance)[1:], 1e-300))
-    alone = y - base * (float(base @ y) / max(float(base @ base), 1e-300))
-    return _Fit(values, values / spread, covariance[1:, 1:], rss / y.size, _power(alone))
-
-
-def _t_of_rest(fit: _Fit) -> float:
-    """t of what the coefficients leave for the nearest candidate."""
-    return float((1.0 - fit.values.sum()) / np.sqrt(max(fit.covariance.sum(), 1e-300)))
-
-
-def _chosen(matrices: Sequence[_Matrix], nearest: int, candidates: Sequence[int]) -> list[int]:
-    """Parents beside the nearest one: forward selection, while the best that is left improves the fit for certain."""
-    chosen: list[int] = []
-    while len(chosen) < MAX_PARENTS - 1:
-        rest = [i for i in candidates if i not in chosen]
-        gains = {i: _certainty([float(_fit(m, nearest, [*chosen, i]).t[-1]) for m in matrices]) for i in rest}
-        best = max(gains, key=lambda i: gains[i], default=None)
-        if best is None or gains[best] <= T_VALUE:
-            break
-        chosen.append(best)
-    return [i for i in chosen if _needed(matrices, nearest, chosen, i)]
-
-
-def _needed(matrices: Sequence[_Matrix], nearest: int, chosen: Sequence[int], parent: int) -> bool:
-    at = list(chosen).index(parent)
-    return _certainty([float(_fit(m, nearest, chosen).t[at]) for m in matrices]) > T_VALUE
-
-
-def _certainty(t: Sequence[float]) -> float:
-    """How far the squares of t lie above chance, in standard deviations; cut, so that no matrix decides alone."""
-    squares = np.minimum(np.square(t), 4 * T_VALUE**2)
-    return float((squares.sum() - squares.size) / np.sqrt(2 * squares.size))
+def _apart(problem: _Problem, i: int, j: int) -> bool:
+    gram = problem.gram.sum(axis=0)
+    difference = gram[i, i] + gram[j, j] - 2 * gram[i, j]
+    noise = float(problem.noise[:, [i, j]].sum())
+    return bool(difference > max(ABOVE_ROUNDING * noise, 1e-9 * len(problem.matrices)))
 
 
 @dataclass(frozen=True)
 class _Weighed:
-    """Weights of the columns (origin first) by matrix: (M, 1 + p), their t likewise; and the share explained."""
+    """Least squares of every matrix: weights of the columns (origin first), (M, 1 + p), and their t.
+
+    explained: share of the mean square that is left without the parents (the origin alone, scaled), rounding left out.
+    """
 
     columns: tuple[int, ...]
     weights: F64
@@ -270,81 +253,128 @@ class _Weighed:
         return self.share(at) >= MIN_SHARE and float(np.mean(np.minimum(sizes, 1.0))) >= PLAIN
 
 
-def _weighed(matrices: Sequence[_Matrix], origin: int, parents: Sequence[int]) -> _Weighed:
-    fits = [_fit(m, origin, parents) for m in matrices]
-    columns = (origin, *parents)
-    weights = np.array([[1.0 - f.values.sum(), *f.values] for f in fits])
-    t = np.array([[_t_of_rest(f), *f.t] for f in fits])
-    noise = sum(
-        float(m.noise[-1] + np.square(w) @ m.noise[list(columns)]) for m, w in zip(matrices, weights, strict=True)
-    )
-    left = max(sum(f.rss for f in fits) - noise, 0.0)
-    start = sum(f.start - float(m.noise[-1] + m.noise[origin]) for f, m in zip(fits, matrices, strict=True))
-    return _Weighed(columns, weights, t, max(1.0 - left / start, 0.0) if start > 0 else 0.0)
+def _weighed(problem: _Problem, parents: Sequence[int]) -> _Weighed:
+    """y - x_o on x_i - x_o of the parents and, as a nuisance, x_o; matrix by matrix."""
+    k = problem.gram.shape[1] - 2
+    used = [*parents, k]
+    inner = problem.gram[:, used][:, :, used]
+    with_y = problem.gram[:, used, k + 1]
+    scale = np.sqrt(np.maximum(np.einsum("mii->mi", inner), 1e-300))
+    inverse = np.linalg.pinv(inner / (scale[:, :, None] * scale[:, None, :]), rcond=1e-10, hermitian=True)
+    inverse = inverse / (scale[:, :, None] * scale[:, None, :])
+    found = np.einsum("mij,mj->mi", inverse, with_y)
+    square = problem.gram[:, k + 1, k + 1]
+    left = np.maximum(square - np.einsum("mi,mi->m", found, with_y), 0.0)
+    freedom = np.maximum(problem.sizes - len(used), 1.0)
+    floor = problem.noise.max(axis=1) + 1e-12  # an exact fit has no scatter to count in; rounding is what is left
+    spread = np.maximum(left * problem.sizes / freedom, floor) / problem.sizes
+    covariance = inverse[:, :-1, :-1] * spread[:, None, None]
+    values = found[:, :-1]
+    rest = 1.0 - values.sum(axis=1)
+    t = values / np.sqrt(np.maximum(np.einsum("mii->mi", covariance), 1e-300))
+    t_rest = rest / np.sqrt(np.maximum(covariance.sum(axis=(1, 2)), 1e-300))
+    weights = np.concatenate([rest[:, None], values], axis=1)
+    columns = (problem.origin, *parents)
+    alone = square - problem.gram[:, k, k + 1] ** 2 / np.maximum(problem.gram[:, k, k], 1e-300)
+    rounding = problem.noise[:, -1] + np.einsum("mi,mi->m", weights**2, problem.noise[:, columns])
+    start = float((alone - problem.noise[:, -1] - problem.noise[:, problem.origin]).sum())
+    explained = max(1.0 - max(float((left - rounding).sum()), 0.0) / start, 0.0) if start > 0 else 0.0
+    return _Weighed(columns, weights, np.concatenate([t_rest[:, None], t], axis=1), explained)
 
 
-def _explained(matrices: Sequence[_Matrix], nearest: int, parents: Sequence[int], kept: Sequence[int]) -> Merge | None:
-    """The merge of these columns, if they are one: a mixture that leaves (next to) nothing, or changes from a base."""
-    mixture = _weighed(matrices, nearest, parents)
-    used = [at for at, c in enumerate(mixture.columns) if mixture.stands_out(at)]
-    columns = [mixture.columns[at] for at in used]
+def _chosen(problem: _Problem, candidates: Sequence[int]) -> list[int]:
+    """Parents beside the nearest one: forward selection, while the best that is left improves the fit for certain."""
+    chosen: list[int] = []
+    while len(chosen) < MAX_PARENTS - 1:
+        rest = [i for i in candidates if i not in chosen]
+        gains = {i: _certainty(_weighed(problem, [*chosen, i]).t[:, -1]) for i in rest}
+        best = max(gains, key=lambda i: gains[i], default=None)
+        if best is None or gains[best] <= T_VALUE:
+            break
+        chosen.append(best)
+    if not chosen:
+        return []
+    t = _weighed(problem, chosen).t[:, 1:]
+    return [i for i, column in zip(chosen, t.T, strict=True) if _certainty(column) > T_VALUE]
+
+
+def _certainty(t: F64) -> float:
+    """How far the squares of t lie above chance, in standard deviations; cut, so that no matrix decides alone."""
+    squares = np.minimum(np.square(t), 4 * T_VALUE**2)
+    return float((squares.sum() - squares.size) / np.sqrt(2 * squares.size))
+
+
+def _explained(problem: _Problem, parents: Sequence[int], kept: Sequence[int]) -> Merge | None:
+    """The merge of the nearest candidate and these, if they are one: a mixture that leaves (next to) nothing."""
+    mixture = _weighed(problem, parents)
+    columns = [c for at, c in enumerate(mixture.columns) if mixture.stands_out(at)]
     if len(columns) < 2:
         return None
     if len(columns) < len(mixture.columns):
-        mixture = _weighed(matrices, columns[0], columns[1:])
-    whole = mixture.explained >= EXPLAINED or _within_steps(matrices, mixture, nearest)
-    if whole:
-        base = _base_of(matrices, mixture)
-        if base is None:
-            return _merge(matrices, mixture, None, kept)
-        return _merge(matrices, _weighed(matrices, base, [c for c in columns if c != base]), base, kept)
-    return None
+        mixture = _weighed(problem.seen_from(columns[0]), columns[1:])
+    if mixture.explained < EXPLAINED and not _within_steps(problem, mixture):
+        return None
+    base = _base_of(problem, mixture)
+    if base is not None:
+        mixture = _weighed(problem.seen_from(base), [c for c in columns if c != base])
+    return _merge(problem.matrices, mixture, base, kept)
 
 
-def _within_steps(matrices: Sequence[_Matrix], mixture: _Weighed, nearest: int) -> bool:
+def _within_steps(problem: _Problem, mixture: _Weighed) -> bool:
     """Whether a quantized query is the mixture rounded, and not the nearest candidate rounded.
 
     Only first blocks of matrices show a grid: strided samples have a value from each of its blocks.
     """
-    probed = [m for m in matrices if not m.key.startswith("strided.") and _step(m.y) is not None]
+    firsts = [m for m in problem.matrices if not m.key.startswith("strided.")]
+    probed = [m for m in firsts[:: -(-len(firsts) // MAX_PROBED) or 1] if _step(m.y) is not None]
     if len(probed) < MIN_MATRICES:
         return False
     medians = mixture.medians
     inside = [_within(m.x[:, mixture.columns] @ medians, m.y) for m in probed]
-    alone = [_within(m.x[:, nearest], m.y) for m in probed]
+    alone = [_within(m.x[:, problem.origin], m.y) for m in probed]
     return sum(inside) >= GRID * len(probed) and sum(alone) < GRID * len(probed) / 2
 
 
-def _base_of(matrices: Sequence[_Matrix], mixture: _Weighed) -> int | None:
+def _base_of(problem: _Problem, mixture: _Weighed) -> int | None:
     """The column that changes are counted from: its weight is negative, or from it they are unlike each other."""
     if len(mixture.columns) < 3:
         return None
     negative = [c for c, w in zip(mixture.columns, mixture.medians.tolist(), strict=True) if w < -PLAIN]
     if len(negative) == 1:
         return negative[0]
-    likeness = {c: _likeness(matrices, c, [o for o in mixture.columns if o != c]) for c in mixture.columns}
+    likeness = {c: _likeness(problem, c, [o for o in mixture.columns if o != c]) for c in mixture.columns}
     best = min(likeness, key=lambda c: likeness[c])
     return best if likeness[best] <= ALIKE else None
 
 
-def _sparse(matrices: Sequence[_Matrix], candidates: Sequence[int], kept: Sequence[int]) -> Merge | None:
+def _likeness(problem: _Problem, origin: int, others: Sequence[int]) -> float:
+    """Largest absolute cosine of two of the differences x_i - x_o, over all matrices."""
+    gram = problem.seen_from(origin).gram.sum(axis=0)[np.ix_(others, others)]
+    lengths = np.sqrt(np.diag(gram))
+    cosines = np.abs(gram / np.outer(lengths, lengths))
+    return float(cosines[~np.eye(len(others), dtype=bool)].max())
+
+
+def _sparse(problem: _Problem, bases: Sequence[int], columns: Sequence[int], kept: Sequence[int]) -> Merge | None:
     """A merge of changes that were trimmed or dropped element by element (TIES, DARE).
 
     Least squares leave much of it, but where one parent's change alone was kept, y - x0 is that change times one
     number: a spike in the distribution of their ratio, which no training makes.
     """
     found: list[tuple[int, _Weighed]] = []
-    for base in candidates:
-        parents = [c for c in candidates if c != base and _spike(matrices, base, c)]
-        if len(parents) >= 2:
-            weighed = _weighed(matrices, base, parents)
-            shares = [weighed.share(at) for at in range(1, len(parents) + 1)]
-            if weighed.medians[1:].min() >= LEAST_WEIGHT and min(shares) >= MIN_SHARE:
-                found.append((base, weighed))
+    for base in bases:
+        parents = [c for c in columns if c != base]
+        if len(parents) < 2:
+            continue
+        weighed = _weighed(problem.seen_from(base), parents)
+        shares = [weighed.share(at) for at in range(1, len(parents) + 1)]
+        plausible = weighed.medians[1:].min() >= LEAST_WEIGHT and min(shares) >= MIN_SHARE
+        if plausible and all(_spike(problem.matrices, base, c) for c in parents):
+            found.append((base, weighed))
     if not found:
         return None
     base, weighed = max(found, key=lambda f: f[1].explained)
-    return _merge(matrices, weighed, base, kept)
+    return _merge(problem.matrices, weighed, base, kept)
 
 
 def _spike(matrices: Sequence[_Matrix], base: int, parent: int) -> bool:
@@ -353,7 +383,8 @@ def _spike(matrices: Sequence[_Matrix], base: int, parent: int) -> bool:
     Only changes of 64 steps of rounding count: ratios of small whole numbers of steps have spikes too.
     """
     found = []
-    for m in matrices:
+    step_over = -(-sum(m.y.size for m in matrices) // MAX_RATIOS)
+    for m in matrices[:: step_over or 1]:
         change = m.x[:, parent] - m.x[:, base]
         step = 2.0**-8 if max(m.noise[parent], m.noise[base]) == 0 else 2.0**-11
         clear = np.abs(change) >= CLEAR_STEPS * step * np.maximum(np.abs(m.x[:, base]), np.abs(m.x[:, parent]))
@@ -369,17 +400,6 @@ def _spike(matrices: Sequence[_Matrix], base: int, parent: int) -> bool:
     narrow = within(NARROW)
     at = int(narrow.argmax())
     return bool(narrow[at] >= MIN_RATIOS // 4 and narrow[at] >= SPIKE * within(10 * NARROW)[at])
-
-
-def _likeness(matrices: Sequence[_Matrix], origin: int, others: Sequence[int]) -> float:
-    """Largest absolute cosine of two of the differences x_i - x_o, over all matrices."""
-    gram = np.zeros((len(others), len(others)))
-    for m in matrices:
-        differences = m.x[:, others] - m.x[:, [origin]]
-        gram += differences.T @ differences / m.y.size
-    lengths = np.sqrt(np.diag(gram))
-    cosines = np.abs(gram / np.outer(lengths, lengths))
-    return float(cosines[~np.eye(len(others), dtype=bool)].max())
 
 
 def _merge(matrices: Sequence[_Matrix], found: _Weighed, base: int | None, kept: Sequence[int]) -> Merge:
