@@ -1,54 +1,41 @@
 """Two fingerprints in, a verdict out: the eight signals, the evidence, relation, direction and layer map.
 
 The weights decide. `linked` needs an exact p-value of at most 1e-6, after Bonferroni over the tests and layer maps
-tried, and an E-value of at most 1e-3. Without it the pair is `unrelated` if a test with power ran, else `inconclusive`;
-the reasons say what would have been seen, or what could not be computed.
+tried, and an E-value of at most 1e-3 (the exact tier); or, where order and basis were destroyed, neurons that are found
+again in anchor coordinates and layers that do the same, both above all but 1 in 1,000 unrelated pairs (the aligned
+tier). Without it the pair is `unrelated` if a test with power ran, else `inconclusive`; the reasons say what would have
+been seen, or what could not be computed. Two models that share only their random start are `unrelated` (shared-init).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from provindex.evidence import exact
+from provindex.calibration import NO_CALIBRATION, Calibration, stratum_of_pair
+from provindex.evidence import aligned, exact, layers
 from provindex.evidence.effects import Effects, effects
 from provindex.evidence.exact import LayerPair, Outcome
+from provindex.evidence.layers import LayerRange
 from provindex.evidence.panels import MIN_ANCHORS
+from provindex.evidence.sketch import late_interaction, similarities
 from provindex.fingerprint import Fingerprint
+from provindex.relation import LOG10_P_LINKED, Linked
 from provindex.signals import eas, end, lep, mfi, nlf, pipeline, tfv, voa, wvc
 from provindex.signals.score import Score
 
-LOG10_P_LINKED = -6.0
 LOG10_E_LINKED = -3.0
+LOG10_CONFORMAL = -3.0  # rank among unrelated pairs that E3 and E4 both need
+LEAST_AGREEMENT = 0.1  # share of neurons found again that the aligned tier needs
 LOG10_SHA256 = -77.0  # two different models with one hash of their weights: 2^-256
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
 TOWERS = frozenset({"vision", "audio"})
-EQUAL = 0.999  # share of blocks from which on two models count as equal
-GRID = 0.9  # share of matrices on a grid from which on a model counts as quantized
-APART = 0.1  # median cosine of the samples of a role, below which that role does not correspond
-FINETUNE = 0.9  # median cosine from which on a child counts as fine-tuned rather than continued
 SIGNALS = ("MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC")
-LATER = "not computed by this version: "
+EXACT = ("bit_reuse", "hidden_fixed_points", "hidden_alignment", "residual_fixed_points")
 POWERFUL = {"hidden_alignment": "hidden units", "residual_fixed_points": "residual coordinates"}
-UNSEEN = "not seen by this version: a copy whose neurons, value channels and residual coordinates were all reordered"
-SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
-SIBLING = "any checkpoint within half a step of the one that was quantized would look the same"
-PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
-ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
-TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
+REORDERED = "a copy whose neurons, heads and residual coordinates were all reordered or rotated"
 NO_BASIS = "a common ancestor whose layers are not shared could not be looked for"
-BASIS_ONLY = "only the residual basis is shared: other layers of one ancestor, or layers whose neurons were reordered"
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRange:
-    """Layers a[0] to a[1] of A correspond to layers b[0] to b[1] of B (inclusive), each pair significant on its own."""
-
-    stack: str
-    a: tuple[int, int]
-    b: tuple[int, int]
-    log10_p: float
 
 
 @dataclass(frozen=True)
@@ -56,8 +43,9 @@ class Pair:
     """The verdict on two models, and everything that it rests on.
 
     direction: the role of A ("ancestor": A is the ancestor); None when unrelated. log10_p: at most 0, after
-    Bonferroni; None when no exact test could run. closeness: median cosine of matched weight samples, 0 if no layer
-    matches. reasons: why the verdict is not `linked`, or what to keep in mind.
+    Bonferroni, of the tier that decided; None when no exact test could run. closeness: median cosine of matched weight
+    samples, 0 if no layer matches. undone: what a disguise changed and the tests saw through. reasons: why the verdict
+    is not `linked`, or what to keep in mind.
     """
 
     verdict: str
@@ -72,6 +60,7 @@ class Pair:
     mfi_tier: int | None
     layer_map: tuple[LayerRange, ...] = ()
     closeness: float = 0.0
+    undone: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
 
     @property
@@ -87,54 +76,67 @@ def compare(
     b: Fingerprint,
     *,
     models: int = 1,
+    calibration: Calibration | None = None,
     vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None = None,
     common_blocks: frozenset[int] = frozenset(),
+    deep: Outcome | None = None,
 ) -> Pair:
     """The verdict on a pair.
 
-    models: how many models B was picked from, for the E-value. vocabularies: both vocabularies when they are at hand,
-    so that VOA is exact; else it is estimated from the sketches. common_blocks: digests that unrelated families
-    share.
+    models: how many models B was picked from, for the E-value. calibration: chance levels; without one the aligned tier
+    cannot decide. vocabularies: both vocabularies when they are at hand, so that VOA is exact; else it is estimated
+    from the sketches. common_blocks: digests that unrelated families share. deep: E5, if the weights were read for it.
     """
     stacks = TEXT_STACKS | {a.facts.main, b.facts.main}
-    hidden = exact.hidden_tests(a.hidden, b.hidden, stacks)
-    reuse, _ = exact.bit_reuse(a.blocks, b.blocks, stacks, common_blocks)
-    residual = exact.better(
-        exact.residual_test(a.residual, b.residual), exact.residual_test(a.residual_by_id, b.residual_by_id)
-    )
-    same = a.content_sha256 is not None and a.content_sha256 == b.content_sha256
-    evidence = _evidence(a, b, _whole(reuse) if same else reuse, hidden, residual)
-    log10_p = combined(list(evidence.values()))
-    log10_e = None if log10_p is None else log10_p + math.log10(max(models, 1))
-    linked = log10_p is not None and log10_e is not None and log10_p <= LOG10_P_LINKED and log10_e <= LOG10_E_LINKED
+    stratum = stratum_of_pair(a, b)
+    found = _evidence(a, b, stacks, common_blocks)
+    evidence = found.evidence | _aligned(a, b, calibration, stratum)
+    if deep is not None:
+        evidence["deep_agreement"] = deep
+    log10_p = combined([evidence[name] for name in EXACT])
+    if log10_p is None or not _significant(log10_p, models):
+        log10_p = _aligned_p(evidence, log10_p)
     signals, tier = compare_signals(a, b, vocabularies)
-    shared = {
-        "log10_p": log10_p,
-        "log10_e": log10_e,
-        "signals": signals,
-        "evidence": evidence,
-        "pipeline": pipeline.score(signals, tier),
-        "mfi_tier": tier,
-    }
+    whole = Pair(
+        "unrelated", None, None, None, log10_p, None if log10_p is None else log10_p + math.log10(max(models, 1)),
+        signals=signals if calibration is None else calibration.with_chance(signals, stratum),
+        evidence=evidence, pipeline=pipeline.score(signals, tier), mfi_tier=tier,
+    )  # fmt: skip
     towers = _shared_towers(a, b, stacks)
-    if not linked:
+    if log10_p is None or not _significant(log10_p, models):
         verdict, reasons = _not_linked(evidence)
-        return Pair(verdict, None, None, None, reasons=reasons + towers, **shared)  # type: ignore[arg-type]
-    comparable = a.hidden is not None and b.hidden is not None and a.hidden.width == b.hidden.width
-    matches = exact.layer_matches(a.hidden, b.hidden, stacks) if comparable else []  # type: ignore[arg-type]
-    mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or hidden.pairs)]
-    sizes = effects(a.blocks, b.blocks, mapped)
-    relation = _relation(a, b, sizes, matches, evidence)
-    return Pair(
-        "linked",
-        relation,
-        _direction(a, b, relation, sizes, matches),
-        1.0 - min(1.0, 10.0**log10_e) if log10_e is not None else None,
-        layer_map=ranges(matches),
-        closeness=sizes.cosine,
-        reasons=_caveats(a, b, relation, sizes) + towers,
-        **shared,  # type: ignore[arg-type]
+        return replace(whole, verdict=verdict, reasons=reasons + towers)
+    linked = _linked(a, b, found, evidence, stacks)
+    relation = linked.relation
+    return replace(
+        whole,
+        verdict="linked",
+        relation=relation,
+        direction=_direction(a, b, relation, linked.sizes, linked.matches),
+        confidence=1.0 - min(1.0, 10.0 ** (whole.log10_e or 0.0)),
+        layer_map=layers.ranges(linked.matches),
+        closeness=linked.sizes.cosine,
+        undone=linked.undone,
+        reasons=linked.caveats(relation) + towers,
     )
+
+
+def _significant(log10_p: float, models: int) -> bool:
+    return log10_p <= LOG10_P_LINKED and log10_p + math.log10(max(models, 1)) <= LOG10_E_LINKED
+
+
+def _aligned_p(evidence: Mapping[str, Outcome], exact_p: float | None) -> float | None:
+    """log10 p of the aligned tier, paying for the exact one before it; what the exact tier says if it cannot decide.
+
+    E3's own p-value is from theory; that its share, and E4's score, are above all but 1 in 1,000 unrelated pairs is
+    asked for besides. E5's p-value stands alone: it is of layers that the fit has not seen.
+    """
+    e3, e4, e5 = (evidence.get(n, Outcome()) for n in ("triple_agreement", "branch_sketch", "deep_agreement"))
+    ranks = [o.conformal if o.conformal is not None else 0.0 for o in (e3, e4)]
+    told = [e5] if (e5.value or 0.0) >= LEAST_AGREEMENT else []
+    if (e3.value or 0.0) >= LEAST_AGREEMENT and max(ranks) <= LOG10_CONFORMAL:
+        told.append(e3)
+    return min((min(0.0, (o.log10_p or 0.0) + math.log10(3)) for o in told), default=exact_p)
 
 
 def _whole(reuse: Outcome) -> Outcome:
@@ -162,25 +164,81 @@ def combined(outcomes: Sequence[Outcome]) -> float | None:
     return min(0.0, min(ran) + math.log10(len(ran))) if ran else None
 
 
-def _evidence(
-    a: Fingerprint, b: Fingerprint, reuse: Outcome, hidden: exact.HiddenResult, residual: Outcome
-) -> dict[str, Outcome]:
-    """Every evidence name of the contract; where a fingerprint says why it lacks something, that reason is given."""
-    notes = {"blocks": reuse, "hidden": hidden.fixed, "residual": residual}
-    for name, outcome in notes.items():
-        why = [f"{fp.model_id}: {fp.absences[name]}" for fp in (a, b) if name in fp.absences]
-        if outcome.reason and why:
-            notes[name] = Outcome(reason="; ".join(why))
-    aligned = hidden.aligned if hidden.aligned.reason is None else notes["hidden"]
-    return {
-        "bit_reuse": notes["blocks"],
-        "hidden_fixed_points": notes["hidden"],
-        "hidden_alignment": aligned,
-        "residual_fixed_points": notes["residual"],
-        "residual_gram": Outcome(reason=LATER + "unbiased CKA over residual coordinates"),
-        "triple_agreement": Outcome(reason=LATER + "needs neuron panels in anchor coordinates"),
-        "branch_sketch": Outcome(reason=LATER + "needs branch sketches and their conformal null"),
+@dataclass(frozen=True)
+class _Exact:
+    """The exact tests, with what the layer map needs of them."""
+
+    evidence: dict[str, Outcome]
+    hidden: exact.HiddenResult
+
+
+def _evidence(a: Fingerprint, b: Fingerprint, stacks: frozenset[str], common: frozenset[int]) -> _Exact:
+    """E0 to E2g; where a fingerprint says why it lacks something, that reason is given."""
+    hidden = exact.hidden_tests(a.hidden, b.hidden, stacks)
+    reuse, _ = exact.bit_reuse(a.blocks, b.blocks, stacks, common)
+    residual = exact.better(
+        exact.residual_test(a.residual, b.residual), exact.residual_test(a.residual_by_id, b.residual_by_id)
+    )
+    if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
+        reuse = _whole(reuse)
+    fixed = _explained(hidden.fixed, a, b, "hidden")
+    evidence = {
+        "bit_reuse": _explained(reuse, a, b, "blocks"),
+        "hidden_fixed_points": fixed,
+        "hidden_alignment": hidden.aligned if hidden.aligned.reason is None else fixed,
+        "residual_fixed_points": _explained(residual, a, b, "residual"),
+        "residual_gram": _explained(exact.residual_gram(a.residual, b.residual), a, b, "residual"),
     }
+    return _Exact(evidence, hidden)
+
+
+def _explained(outcome: Outcome, a: Fingerprint, b: Fingerprint, name: str) -> Outcome:
+    why = [f"{fp.model_id}: {fp.absences[name]}" for fp in (a, b) if name in fp.absences]
+    return Outcome(reason="; ".join(dict.fromkeys(why))) if outcome.reason and why else outcome
+
+
+def _aligned(a: Fingerprint, b: Fingerprint, calibration: Calibration | None, stratum: str) -> dict[str, Outcome]:
+    """E3 and E4, ranked among unrelated pairs."""
+    sketches = [(a.sketches, b.sketches), (a.sketches_by_id, b.sketches_by_id)]
+    maps = [] if a.neurons is None or b.neurons is None else aligned.layer_maps(a.neurons, b.neurons, sketches)
+    agreement = _explained(aligned.triple_agreement(a.neurons, b.neurons, maps).outcome, a, b, "neurons")
+    scores = [(late_interaction(similarities(x, y)), x, y) for x, y in sketches if x is not None and y is not None]
+    if not scores:
+        branch = _explained(exact.absent("no anchors under which both models have branch sketches"), a, b, "branches")
+    else:
+        score, x, y = max(scores, key=lambda s: s[0])
+        branch = Outcome(score, min(len(x.keys), len(y.keys)))
+    return {
+        "triple_agreement": _ranked("triple_agreement", agreement, calibration, stratum),
+        "branch_sketch": _ranked("branch_sketch", branch, calibration, stratum),
+    }
+
+
+def _ranked(name: str, outcome: Outcome, calibration: Calibration | None, stratum: str) -> Outcome:
+    """An outcome with its rank among unrelated pairs, which is its p-value where it has no other."""
+    if outcome.value is None or calibration is None:
+        return outcome
+    rank, _ = calibration.conformal(name, outcome.value, stratum)
+    null = calibration.chance(name, stratum)
+    return replace(
+        outcome,
+        log10_p=rank if outcome.log10_p is None else outcome.log10_p,
+        conformal=rank,
+        null=null,
+        chance=null.median if outcome.chance is None else outcome.chance,
+    )
+
+
+def _linked(
+    a: Fingerprint, b: Fingerprint, found: _Exact, evidence: Mapping[str, Outcome], stacks: frozenset[str]
+) -> Linked:
+    comparable = a.hidden is not None and b.hidden is not None and a.hidden.width == b.hidden.width
+    by_units = exact.layer_matches(a.hidden, b.hidden, stacks) if comparable else []  # type: ignore[arg-type]
+    namings = {"by_string": (a.sketches, b.sketches), "by_id": (a.sketches_by_id, b.sketches_by_id)}
+    by_neurons = layers.neuron_matches(a.neurons, b.neurons, namings)
+    matches = layers.together(by_units, by_neurons, a.facts.layers * b.facts.layers)
+    mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or found.hidden.pairs)]
+    return Linked(a, b, effects(a.blocks, b.blocks, mapped), matches, by_neurons, evidence)
 
 
 def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
@@ -189,14 +247,23 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
     Block reuse alone does not do: it sees untouched blocks only.
     """
     could = {name: evidence[name].smallest for name in POWERFUL if evidence[name].smallest is not None}
-    if could:
+    ranked = all(evidence[name].conformal is not None for name in ("triple_agreement", "branch_sketch"))
+    seen = [f"{POWERFUL[name]} with a cosine of {least:.2g} ({name})" for name, least in could.items()]
+    if ranked:
+        seen.append(f"{LEAST_AGREEMENT:.0%} of the neurons found again in any order and basis (triple_agreement)")
+    if seen:
         missing = evidence["residual_fixed_points"].reason
         partly = (f"{NO_BASIS}: {missing}",) if missing else ()
-        seen = "; ".join(f"{POWERFUL[name]} with a cosine of {least:.2g} ({name})" for name, least in could.items())
-        return "unrelated", (f"would have been linked: {seen}", UNSEEN, *partly)
+        unseen = () if ranked else (f"not seen: {REORDERED}; {_why_unranked(evidence)}",)
+        return "unrelated", (f"would have been linked: {'; '.join(seen)}", *unseen, *partly)
     weak = "too few hidden units or coordinates in common for a test with power"
     reasons = dict.fromkeys(evidence[name].reason or weak for name in ("hidden_fixed_points", *POWERFUL))
-    return "inconclusive", tuple(reasons)
+    return "inconclusive", (*reasons, f"triple_agreement: {_why_unranked(evidence)}")
+
+
+def _why_unranked(evidence: Mapping[str, Outcome]) -> str:
+    found = [evidence[name].reason for name in ("triple_agreement", "branch_sketch")]
+    return next((reason for reason in found if reason), NO_CALIBRATION)
 
 
 def compare_signals(
@@ -235,74 +302,7 @@ def _lep(a: Fingerprint, b: Fingerprint) -> Score:
     return lep.compare(left, right) if left is not None and right is not None else _absent(a, b, "LEP")
 
 
-# --- relation and direction: labels of a linked pair, from effect sizes ---
-
-
-def _relation(
-    a: Fingerprint,
-    b: Fingerprint,
-    sizes: Effects,
-    matches: Sequence[tuple[LayerPair, float]],
-    evidence: Mapping[str, Outcome],
-) -> str:
-    if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
-        return "identical"
-    depth = _depth_relation(a, b, matches)
-    if depth:
-        return depth
-    whole = _covers(a, b, matches)
-    if whole and sizes.matrices and max(sizes.equal, sizes.rounded) >= EQUAL:
-        if a.facts.vocabulary != b.facts.vocabulary:
-            return "vocabulary"
-        if sizes.equal >= EQUAL:
-            return "identical" if sizes.embedding_equal and not _changed(a, b) else "finetune"
-        return "finetune" if "" != a.facts.precision == b.facts.precision else "recast"
-    if whole and (sizes.grid_a >= GRID) != (sizes.grid_b >= GRID) and sizes.half_step >= GRID:
-        return "quantized"
-    hidden = min(evidence[name].log10_p or 0.0 for name in ("hidden_fixed_points", "hidden_alignment"))
-    if hidden <= LOG10_P_LINKED and sizes.matrices:
-        if not whole or sizes.worst < APART <= sizes.cosine:
-            return "related"
-        return "finetune" if sizes.cosine >= FINETUNE else "continued"
-    reused = (evidence["bit_reuse"].log10_p or 0.0) <= LOG10_P_LINKED
-    only_residual = (evidence["residual_fixed_points"].log10_p or 0.0) <= LOG10_P_LINKED and not reused
-    return "shared-ancestor" if only_residual else "related"
-
-
-def _caveats(a: Fingerprint, b: Fingerprint, relation: str, sizes: Effects) -> tuple[str, ...]:
-    """What else a linked pair could be, where its label says more than the evidence does."""
-    if relation == "shared-ancestor":
-        return (TABLE_ONLY if sizes.embedding_equal else BASIS_ONLY), SAME_START
-    if relation == "identical" and a.content_sha256 != b.content_sha256:
-        return (ELSEWHERE,)
-    caveats = {"continued": (SAME_START,), "related": (PARTLY, SAME_START), "quantized": (SIBLING,)}
-    return caveats.get(relation, ())
-
-
-def _covers(a: Fingerprint, b: Fingerprint, matches: Sequence[tuple[LayerPair, float]]) -> bool:
-    """Whether every layer of one model's text tower has its match in the other; True if no layer was matched alone."""
-    ours, theirs = ({getattr(p, side) for p, _ in matches if p.stack == a.facts.main} for side in "ab")
-    return not matches or len(ours) >= a.facts.layers or len(theirs) >= b.facts.layers
-
-
-def _changed(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether two models of one size are known to differ in some element; a head more or less is no change."""
-    known = a.content_sha256 is not None and b.content_sha256 is not None
-    return known and a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
-
-
-def _depth_relation(a: Fingerprint, b: Fingerprint, matches: Sequence[tuple[LayerPair, float]]) -> str | None:
-    """`upscaled` or `pruned` when the depths differ and the shallower model's layers are in the deeper one."""
-    if a.facts.layers == b.facts.layers or not matches:
-        return None
-    main = [p for p, _ in matches if p.stack == a.facts.main]
-    deep, shallow = ({p.a for p in main}, {p.b for p in main})
-    if a.facts.layers < b.facts.layers:
-        deep, shallow = shallow, deep
-    fewer, more = sorted((a.facts.layers, b.facts.layers))
-    if len(shallow) < fewer:
-        return None
-    return "upscaled" if len(deep) == more and len(deep) > len(shallow) else "pruned"
+# --- direction ---
 
 
 def _direction(
@@ -349,19 +349,3 @@ def _vocabulary_descendant(a: Fingerprint, b: Fingerprint) -> bool | None:
     kept_in_order = float((small[order][1:] > small[order][:-1]).mean()) if small.size > 1 else 0.0
     # ids of unrelated orders ascend half of the time; special tokens may have moved
     return smaller_is_a if (small <= large).mean() >= 0.95 and kept_in_order >= 0.95 else None
-
-
-def ranges(matches: Sequence[tuple[LayerPair, float]]) -> tuple[LayerRange, ...]:
-    """Runs of layers that advance together, with the weakest p-value of each run.
-
-    Runs are sought along one offset at a time, so that a layer may be part of several (a model upscaled by repeating
-    layers 4 to 11 has both 0-11 and 4-15), and so that (B, A) gives the mirror image of (A, B).
-    """
-    runs: list[LayerRange] = []
-    for pair, log10_p in sorted(matches, key=lambda m: (m[0].stack, m[0].b - m[0].a, m[0].a)):
-        last = runs[-1] if runs else None
-        if last and last.stack == pair.stack and (last.a[1] + 1, last.b[1] + 1) == (pair.a, pair.b):
-            runs[-1] = LayerRange(pair.stack, (last.a[0], pair.a), (last.b[0], pair.b), max(last.log10_p, log10_p))
-        else:
-            runs.append(LayerRange(pair.stack, (pair.a, pair.a), (pair.b, pair.b), log10_p))
-    return tuple(sorted(runs, key=lambda r: (r.stack, r.a, r.b)))

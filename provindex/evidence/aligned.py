@@ -24,8 +24,8 @@ FEWEST = 64  # of one layer, however many layers there are
 MIN_NEURONS = 32  # fewer in common can hardly tell anything
 NO_NEURONS = "no MLP neurons in anchor coordinates in one of the models"
 OTHER_KIND = "the MLPs are of different kinds (with and without a gate)"
-MAPS = 2  # identity and best order-preserving map
-NAMINGS = 2  # anchors by string and by id
+
+I64 = NDArray[np.int64]
 
 
 def neurons_kept(layers: int) -> int:
@@ -55,29 +55,29 @@ class NeuronPanels:
         """3 for MLPs with a gate, 2 without."""
         return int(self.lengths.shape[1])
 
-    def spans(self) -> dict[LayerKey, slice]:
-        """Where each layer's neurons lie."""
-        stops = np.cumsum(self.heights)
-        return {
-            key: slice(int(stop - height), int(stop))
-            for key, stop, height in zip(self.keys, stops, self.heights, strict=True)
-        }
+    def span(self, key: LayerKey) -> slice:
+        """Where a layer's neurons lie."""
+        at = self.keys.index(key)
+        start = int(self.heights[:at].sum())
+        return slice(start, start + int(self.heights[at]))
 
 
 @dataclass(frozen=True)
 class Agreement:
     """Neurons of one pair of layers on which all matchings agree.
 
-    rows, columns: their numbers among the kept neurons of A and of B. n: neurons that could have agreed. expected: how
-    many would by chance.
+    rows, columns: their numbers among the kept neurons of A and of B; units_a, units_b: where they stand in their
+    layers. n: neurons that could have agreed. expected: how many would by chance.
     """
 
     a: LayerKey
     b: LayerKey
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
+    rows: I64
+    columns: I64
     n: int
     expected: float
+    units_a: I64
+    units_b: I64
 
     @property
     def share(self) -> float:
@@ -94,6 +94,11 @@ class AlignedResult:
 
     outcome: Outcome
     agreements: tuple[Agreement, ...] = ()
+
+
+def namings(a: NeuronPanels, b: NeuronPanels) -> list[str]:
+    """The namings of the anchors that both have: "by_string", "by_id"."""
+    return [n for n in ("by_string", "by_id") if getattr(a, n) is not None and getattr(b, n) is not None]
 
 
 def log10_poisson_tail(k: int, mean: float) -> float:
@@ -115,13 +120,7 @@ def triple_agreement(
         return AlignedResult(absent(NO_NEURONS))
     if a.parts != b.parts:
         return AlignedResult(absent(OTHER_KIND))
-    tried = [
-        found
-        for ours, theirs in ((a.by_string, b.by_string), (a.by_id, b.by_id))
-        if ours is not None and theirs is not None
-        for pairs in maps
-        if (found := _agreements(a, b, ours, theirs, pairs))
-    ]
+    tried = [found for naming in namings(a, b) for pairs in maps if (found := _agreements(a, b, naming, pairs))]
     results = [_result(found, len(tried)) for found in tried]
     results = [r for r in results if r.outcome.value is not None]
     if not results:
@@ -139,42 +138,47 @@ def _result(found: Sequence[Agreement], tried: int) -> AlignedResult:
 
 
 def _agreements(
-    a: NeuronPanels,
-    b: NeuronPanels,
-    ours: NDArray[np.int8],
-    theirs: NDArray[np.int8],
-    pairs: Sequence[tuple[LayerKey, LayerKey]],
+    a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[tuple[LayerKey, LayerKey]]
 ) -> list[Agreement]:
-    left, right = a.spans(), b.spans()
-    return [agreement(ours[left[x]], theirs[right[y]], x, y) for x, y in pairs if x in left and y in right]
+    there, here = set(a.keys), set(b.keys)
+    return [agreement(a, b, naming, x, y) for x, y in pairs if x in there and y in here]
 
 
-def agreement(x: NDArray[np.int8], y: NDArray[np.int8], a: LayerKey, b: LayerKey) -> Agreement:
-    """Match neurons by each of their parts, from A to B and from B to A; the smaller count of agreements is taken.
+def agreement(a: NeuronPanels, b: NeuronPanels, naming: str, x: LayerKey, y: LayerKey) -> Agreement:
+    """Match the neurons of layer x of A and y of B by each of their parts, both ways; the smaller count is taken.
 
-    x, y: (neurons, parts, anchors) directions. A gate has a sign; up and down may both have been negated.
+    naming: "by_string" or "by_id", which both must have. A gate has a sign; up and down may both have been negated.
     """
-    live, there = (np.flatnonzero((v != 0).any(axis=2).all(axis=1)) for v in (x, y))
-    left, right = (_unit(v[i].astype(np.float32)) for v, i in ((x, live), (y, there)))
-    if not live.size or not there.size:
-        return Agreement(a, b, live[:0], there[:0], 0, 0.0)
+    units = [p.units[p.span(key)].astype(np.int64) for p, key in ((a, x), (b, y))]
+    values = [getattr(p, naming)[p.span(key)].astype(np.float32) for p, key in ((a, x), (b, y))]
+    live = [np.flatnonzero((v != 0).any(axis=2).all(axis=1)) for v in values]
+    left, right = (_unit(v[i]) for v, i in zip(values, live, strict=True))
+    rows, columns, expected = _found(left, right)
+    rows, columns = live[0][rows], live[1][columns]
+    n = min(len(left), len(right))
+    return Agreement(x, y, rows, columns, n, expected, units[0][rows], units[1][columns])
+
+
+def _found(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[I64, I64, float]:
+    """Rows and columns on which all matchings agree, and how many would by chance; (neurons, parts, anchors) each."""
+    if not len(left) or not len(right):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), 0.0
     parts = left.shape[1]
     scores = [left[:, p] @ right[:, p].T for p in range(parts)]
     scores[-2:] = [np.abs(s) for s in scores[-2:]]
-    forward, expected = _agreeing([s.argmax(axis=1) for s in scores], there.size)
-    backward, expected_back = _agreeing([s.argmax(axis=0) for s in scores], live.size)
-    n = min(live.size, there.size)
-    rows, columns = forward, scores[-1][forward].argmax(axis=1)
+    forward, expected = _agreeing([s.argmax(axis=1) for s in scores], len(right))
+    backward, expected_back = _agreeing([s.argmax(axis=0) for s in scores], len(left))
+    expected = max(expected, expected_back)
     if backward.size < forward.size:
-        rows, columns = scores[-1][:, backward].argmax(axis=0), backward
-    return Agreement(a, b, live[rows], there[columns], n, max(expected, expected_back))
+        return scores[-1][:, backward].argmax(axis=0), backward, expected
+    return forward, scores[-1][forward].argmax(axis=1), expected
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(values / np.sqrt((values**2).sum(axis=-1, keepdims=True)), np.float32)
 
 
-def _agreeing(matchings: Sequence[NDArray[np.int64]], targets: int) -> tuple[NDArray[np.int64], float]:
+def _agreeing(matchings: Sequence[I64], targets: int) -> tuple[I64, float]:
     """Rows on which all matchings name one target, and how many would if they were drawn apart.
 
     lambda = sum over targets of the product of in-degrees / n^(matchings - 1).

@@ -6,7 +6,7 @@ How much is equal, how much moved, and on what grid. They name a relation; they 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,10 @@ class Effects:
     """What the matched matrices of two models have in common.
 
     matrices: layer matrices compared. equal, rounded: shares of them whose blocks are equal bit for bit, and after
-    rounding to bf16 or f16. cosine: median cosine of their samples. worst: the same for the role (q, up ...) where it
-    is smallest. grid_a, grid_b: shares (of at most 64 of them) whose samples lie on a uniform grid of at most 255
-    levels. half_step: share of those whose difference stays within half a step of the coarser grid. embedding_equal:
-    the embedding's blocks are equal; None when one model has none.
+    rounding to bf16 or f16. cosine: median cosine of their samples. roles: the same for every role (q, up ...);
+    worst: where it is smallest. grid_a, grid_b: shares (of at most 64 of them) whose samples lie on a uniform grid of
+    at most 255 levels. half_step: share of those whose difference stays within half a step of the coarser grid.
+    embedding_equal: the embedding's blocks are equal; None when one model has none.
     """
 
     matrices: int = 0
@@ -35,6 +35,7 @@ class Effects:
     rounded: float = 0.0
     cosine: float = 0.0
     worst: float = 0.0
+    roles: Mapping[str, float] = field(default_factory=dict)
     grid_a: float = 0.0
     grid_b: float = 0.0
     half_step: float = 0.0
@@ -63,6 +64,7 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
     by_role: dict[str, list[float]] = {}
     for (key, _), cosine in zip(found, cosines, strict=True):
         by_role.setdefault(key.rsplit(".", 2)[-2], []).append(cosine)
+    roles = {role: float(np.median(c)) for role, c in by_role.items()}
     spread = sorted(found, key=lambda f: f[0].split(".")[2:])  # by role, so that a stride takes from every role
     probed = [s for _, s in spread[:: -(-len(spread) // MAX_PROBED) or 1]]
     steps = [(_step(x), _step(y)) for x, y in probed]
@@ -72,7 +74,8 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
         equal=float(equal.mean()),
         rounded=float(rounded.mean()),
         cosine=float(np.median(cosines)) if cosines else 0.0,
-        worst=min((float(np.median(c)) for c in by_role.values()), default=0.0),
+        worst=min(roles.values(), default=0.0),
+        roles=roles,
         grid_a=sum(x is not None for x, _ in steps) / count,
         grid_b=sum(y is not None for _, y in steps) / count,
         half_step=sum(s != (None, None) and _within(*xy) for s, xy in zip(steps, probed, strict=True)) / count,

@@ -19,10 +19,11 @@ from provindex.evidence.exact import Outcome
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.gate import Denied
 from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
+from provindex.relation import LOG10_P_LINKED
 from provindex.rows import to_row
 from provindex.signals.score import Chance, Score
 from provindex.tokenizer import NO_TOKENIZER
-from provindex.verdict import LOG10_E_LINKED, LOG10_P_LINKED, Pair
+from provindex.verdict import LOG10_E_LINKED, Pair
 
 Document = dict[str, Any]
 
@@ -202,6 +203,8 @@ def _outcome(outcome: Outcome) -> Document:
     }
     if outcome.null is not None:
         found["null"] = _chance(outcome.null)
+    if outcome.conformal is not None:
+        found["conformal_log10_p"] = _rounded(outcome.conformal)
     if outcome.smallest is not None:
         found["smallest_cosine"] = _rounded(outcome.smallest)
     return found

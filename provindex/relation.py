@@ -1,0 +1,266 @@
+"""What a linked pair is to each other: the relation from effect sizes, what a disguise changed, what else it could be.
+
+Labels decide nothing: the verdict is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.evidence.aligned import Agreement
+from provindex.evidence.effects import Effects
+from provindex.evidence.exact import LayerPair, Outcome
+from provindex.evidence.layers import Matches
+from provindex.evidence.panels import MIN_ANCHORS, HiddenPanels
+from provindex.fingerprint import Fingerprint
+
+LOG10_P_LINKED = -6.0
+EQUAL = 0.999  # share of blocks from which on two models count as equal
+GRID = 0.9  # share of matrices on a grid from which on a model counts as quantized
+APART = 0.1  # median cosine of the samples of a role, below which that role does not correspond
+FINETUNE = 0.9  # median cosine from which on a child counts as fine-tuned rather than continued
+FOUND_AGAIN = 0.5  # E3, E4: from which on what corresponds element by element can be expected to
+IN_ORDER = 0.95  # share of neurons in ascending order, from which on their order counts as kept
+LOW_RANK = 0.95  # share of a difference's energy in a quarter of its components
+ABOVE_NOISE = 30.0  # a difference's energy over that of float16 rounding
+SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
+
+SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
+SIBLING = "any checkpoint within half a step of the one that was quantized would look the same"
+PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
+ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
+TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
+BASIS_ONLY = "only the residual basis is shared: other layers of one ancestor, or layers whose neurons were reordered"
+
+NEURONS = "neurons reordered"
+RESCALED = "neurons rescaled in pairs"
+VALUES = "attention heads or value channels reordered, rotated or rescaled"
+QUERIES = "queries and keys reordered, rotated or rescaled"
+BASIS = "residual basis rotated or permuted"
+GAINS = "norm gains folded into the weights"
+IDS = "token ids renumbered"
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A linked pair, and what is known of it.
+
+    matches: layers that correspond. neurons: those of them whose neurons were found again. sketch: E4's score.
+    """
+
+    a: Fingerprint
+    b: Fingerprint
+    sizes: Effects
+    matches: Matches
+    neurons: Sequence[tuple[LayerPair, Agreement]]
+    evidence: Mapping[str, Outcome]
+
+    @property
+    def exact(self) -> bool:
+        """Whether hidden units stand where they stood (E1, E1z)."""
+        return min(self._log10_p("hidden_fixed_points"), self._log10_p("hidden_alignment")) <= LOG10_P_LINKED
+
+    def _log10_p(self, name: str) -> float:
+        return self.evidence[name].log10_p or 0.0
+
+    @cached_property
+    def undone(self) -> tuple[str, ...]:
+        """What a disguise changed and the tests saw through; empty where nothing was."""
+        found = []
+        if self._basis_moved():
+            found.append(BASIS)
+        if self.neurons and not _kept_order(self.neurons) and self._found_again("triple_agreement"):
+            found.append(NEURONS)
+        found += self._attention_moved() if BASIS not in found else []
+        if self.neurons and self._rescaled():
+            found.append(RESCALED)
+        if _flat_gains(self.a) != _flat_gains(self.b):
+            found.append(GAINS)
+        if self._renumbered() and not self.new_vocabulary:
+            found.append(IDS)
+        return tuple(found)
+
+    def _found_again(self, name: str) -> bool:
+        return (self.evidence[name].value or 0.0) >= FOUND_AGAIN
+
+    def _basis_moved(self) -> bool:
+        e2 = self.evidence["residual_fixed_points"]
+        ran = e2.value is not None and e2.smallest is not None
+        return ran and (e2.log10_p or 0.0) > LOG10_P_LINKED and self._found_again("triple_agreement")
+
+    def _attention_moved(self) -> list[str]:
+        if not self._found_again("branch_sketch"):
+            return []
+        low = {role for role, cosine in self.sizes.roles.items() if cosine < APART}
+        return [what for what, roles in ((VALUES, {"v", "o"}), (QUERIES, {"q", "k"})) if roles & low]
+
+    def _rescaled(self) -> bool:
+        """Whether up grew where down shrank: neurons that were rescaled in pairs."""
+        up, down = [], []
+        for ours, theirs in self._lengths():
+            ratio = np.log(np.maximum(ours, 1e-30)) - np.log(np.maximum(theirs, 1e-30))
+            up.append(ratio[:, 0] - ratio[:, 0].mean())
+            down.append(ratio[:, 1] - ratio[:, 1].mean())
+        x, y = np.concatenate(up), np.concatenate(down)
+        spread = float(np.sqrt((x @ x) * (y @ y)))
+        return bool(x.size and np.std(x) > SCALED and np.std(y) > SCALED and x @ y < -0.9 * spread)
+
+    def _lengths(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Lengths of up and down of the neurons that were found again, (n, 2) each, layer by layer."""
+        a, b = self.a.neurons, self.b.neurons
+        if a is None or b is None:
+            return []
+        return [(a.lengths[a.span(f.a)][f.rows, -2:], b.lengths[b.span(f.b)][f.columns, -2:]) for _, f in self.neurons]
+
+    def _renumbered(self) -> bool:
+        """Whether anchor strings that both have stand at other ids."""
+        x, y = self.a.residual, self.b.residual
+        if x is None or y is None:
+            return False
+        both = (x.ids >= 0) & (y.ids >= 0)
+        return int(both.sum()) >= MIN_ANCHORS and float((x.ids[both] != y.ids[both]).mean()) > 0.5
+
+    @property
+    def new_vocabulary(self) -> bool:
+        """Whether one has tokens that the other lacks."""
+        x, y = self.a.vocabulary_sketch, self.b.vocabulary_sketch
+        if self.a.facts.vocabulary != self.b.facts.vocabulary:
+            return True
+        return x is not None and y is not None and float((x == y).mean()) < 0.99
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every layer of one model's text tower has its match in the other; True if none was matched alone."""
+        ours, theirs = ({getattr(p, s) for p, _ in self.matches if p.stack == self.a.facts.main} for s in "ab")
+        return not self.matches or len(ours) >= self.a.facts.layers or len(theirs) >= self.b.facts.layers
+
+    @property
+    def relation(self) -> str:
+        """One of the contract's relations."""
+        a, b, sizes = self.a, self.b, self.sizes
+        if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
+            return "identical"
+        special = self._other_shape() or self._equal() or self._on_a_grid()
+        if special:
+            return special
+        if self.undone:
+            return "laundered"
+        if self.exact and sizes.matrices:
+            if not self.whole or sizes.worst < APART <= sizes.cosine:
+                return "related"
+            if self.new_vocabulary and self._renumbered():
+                return "vocabulary"
+            if low_rank(a.hidden, b.hidden, self.matches):
+                return "adapter"
+            return "finetune" if sizes.cosine >= FINETUNE else "continued"
+        reused = self._log10_p("bit_reuse") <= LOG10_P_LINKED
+        if self.neurons and not reused:
+            return "vocabulary" if self.new_vocabulary else "related"
+        only_residual = self._log10_p("residual_fixed_points") <= LOG10_P_LINKED and not reused
+        return "shared-ancestor" if only_residual else "related"
+
+    def _equal(self) -> str | None:
+        sizes = self.sizes
+        if not (self.whole and sizes.matrices and max(sizes.equal, sizes.rounded) >= EQUAL):
+            return None
+        if self.a.facts.vocabulary != self.b.facts.vocabulary:
+            return "vocabulary"
+        if sizes.equal >= EQUAL:
+            if IDS in self.undone:
+                return "laundered"
+            return "identical" if sizes.embedding_equal and not _changed(self.a, self.b) else "finetune"
+        return "finetune" if "" != self.a.facts.precision == self.b.facts.precision else "recast"
+
+    def _on_a_grid(self) -> str | None:
+        sizes = self.sizes
+        quantized = (sizes.grid_a >= GRID) != (sizes.grid_b >= GRID) and sizes.half_step >= GRID
+        return "quantized" if self.whole and quantized else None
+
+    def _other_shape(self) -> str | None:
+        """`upscaled` or `pruned`: depths differ and the shallower is in the deeper one; or the MLPs' widths do."""
+        a, b = self.a.facts, self.b.facts
+        main = [p for p, _ in self.matches if p.stack == a.main]
+        if a.layers == b.layers:
+            narrower = self.neurons and self.widths[0] != self.widths[1] and _kept_order(self.neurons)
+            return "pruned" if narrower else None
+        deep, shallow = {p.a for p in main}, {p.b for p in main}
+        if a.layers < b.layers:
+            deep, shallow = shallow, deep
+        fewer, more = sorted((a.layers, b.layers))
+        if not main or len(shallow) < fewer:
+            return None
+        return "upscaled" if len(deep) == more and len(deep) > len(shallow) else "pruned"
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Neurons of one MLP, as the configs say; where one does not, as many as were seen. 0 if unknown."""
+        return _width(self.a), _width(self.b)
+
+    def caveats(self, relation: str) -> tuple[str, ...]:
+        """What else a linked pair could be, where its label says more than the evidence does."""
+        if relation == "shared-ancestor":
+            return (TABLE_ONLY if self.sizes.embedding_equal else BASIS_ONLY), SAME_START
+        if relation == "identical" and self.a.content_sha256 != self.b.content_sha256:
+            return (ELSEWHERE,)
+        if relation == "related" and self.exact and not self.undone:
+            return (PARTLY, SAME_START)
+        return {"continued": (SAME_START,), "related": (PARTLY,), "quantized": (SIBLING,)}.get(relation, ())
+
+
+def _width(fp: Fingerprint) -> int:
+    seen = int(fp.neurons.heights.max()) if fp.neurons is not None and fp.neurons.heights.size else 0
+    return fp.mfi.intermediate_size or seen
+
+
+def _changed(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether two models of one size are known to differ in some element; a head more or less is no change."""
+    known = a.content_sha256 is not None and b.content_sha256 is not None
+    return known and a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+
+
+def _kept_order(neurons: Sequence[tuple[LayerPair, Agreement]]) -> bool:
+    """Whether neurons that were found again follow each other as before; some may have been taken out."""
+    rises, steps = 0, 0
+    for _, found in neurons:
+        order = np.argsort(found.units_a, kind="stable")
+        after = np.diff(found.units_b[order])
+        rises, steps = rises + int((after > 0).sum()), steps + after.size
+    return rises >= IN_ORDER * steps
+
+
+def _flat_gains(fp: Fingerprint) -> bool | None:
+    """Whether every norm of a layer is constant, as after folding; None without norms."""
+    if fp.nlf is None or not fp.nlf.sizes.size:
+        return None
+    pieces = np.split(fp.nlf.values.astype(np.float64), np.cumsum(fp.nlf.sizes)[:-1])
+    inner = [p for p, name in zip(pieces, fp.nlf.names, strict=True) if any(c.isdigit() for c in name)]
+    return bool(inner) and all(float(np.ptp(p)) < 1e-3 * max(float(np.abs(p).max()), 1e-9) for p in inner)
+
+
+def low_rank(a: HiddenPanels | None, b: HiddenPanels | None, matches: Matches) -> bool:
+    """Whether the differences of hidden units at equal places have low rank, as those of a merged adapter do.
+
+    A quarter of the components of each panel's difference holds nearly all of its energy, in nine of ten panels that
+    differ by more than rounding; the difference of full training is spread over all of them.
+    """
+    if a is None or b is None or a.width != b.width:
+        return False
+    there = {(k.kind, k.stack, k.layer, k.expert): j for j, k in enumerate(b.keys)}
+    to = {(p.stack, p.a): p.b for p, _ in matches}
+    shares = []
+    for i, key in enumerate(a.keys):
+        j = there.get((key.kind, key.stack, to.get((key.stack, key.layer), -1), key.expert))
+        if j is None:
+            continue
+        height = int(min(a.heights[i], b.heights[j]))
+        x, y = a.values[i, :height].astype(np.float64), b.values[j, :height].astype(np.float64)
+        energies = np.linalg.svd(x - y, compute_uv=False) ** 2
+        noise = 2.0**-24 / 3 * 2 * float((x**2).sum())
+        if energies.sum() > ABOVE_NOISE * noise:
+            shares.append(float(energies[: max(1, height // 4)].sum() / energies.sum()))
+    return bool(shares) and float(np.quantile(shares, 0.1)) >= LOW_RANK
