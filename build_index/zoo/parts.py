@@ -6,8 +6,10 @@ transposed, fused with others, interleaved by heads or stacked with other expert
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ from provindex.architectures import (
     TRANSFORM,
 )
 from provindex.evidence.canonical import PartKey, key_of
-from provindex.names import Arch, Part, Placement, part_shape, resolve
+from provindex.names import Arch, Layout, Part, Placement, part_shape, resolve
 
 from .snapshot import Snapshot
 
@@ -110,6 +112,12 @@ class Extra:
     writes: str
 
 
+@lru_cache(maxsize=64)
+def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], config: str) -> Layout:
+    """`resolve`, once for all disguises of a model."""
+    return resolve(dict(shapes), json.loads(config))
+
+
 class Parts:
     """A working copy of a snapshot. Tensors are copied when they are first written."""
 
@@ -123,7 +131,8 @@ class Parts:
         self._copied = self.head_key() in self.at and self.tied()  # a tied head that is stored all the same
 
     def _resolve(self) -> None:
-        self.layout = resolve({name: tensor.shape for name, tensor in self.tensors.items()}, self.config)
+        shapes = tuple((name, tensor.shape) for name, tensor in self.tensors.items())
+        self.layout = _layout(shapes, json.dumps(self.config, sort_keys=True))
         self.at: dict[PartKey, tuple[str, Part]] = {
             key_of(part): (place.name, part) for place in self.layout.placements.values() for part in place.parts
         }
