@@ -179,6 +179,14 @@ def test_the_common_parent_and_the_middle_of_a_chain_are_no_merges(
     assert found(relatives["x"], {"base": kept["base"], **children, "y": kept["y"]})[0] is None
 
 
+def test_a_stranger_is_not_taken_for_the_base(relatives: Mapping[str, Model], kept: Mapping[str, Values]) -> None:
+    model = dare(0.5, (0.5, 0.5), relatives["base"], relatives["x"], relatives["y"])
+    without = {name: kept[name] for name in ("x", "y", "stranger")}
+    assert found(model, without)[2] is None
+    answer, _, base = found(model, without | {"base": kept["base"]})
+    assert answer is not None and base == "base"
+
+
 def test_copies_and_children_of_the_merge_do_not_confuse(
     relatives: Mapping[str, Model], kept: Mapping[str, Values]
 ) -> None:

@@ -34,6 +34,7 @@ EXPLAINED = 0.9  # of y - x_n, without rounding: five children explain their com
 ALIKE = 0.35  # cosine of two parents' changes, up to which they are unlike
 MIN_SHARE = 0.2  # of matrices in which a parent must have |t| > 10
 CLEAR_STEPS = 64
+FARTHEST = 1.5  # square of the distance from a base to a parent, over that of two parents
 LEAST_WEIGHT = 0.15  # of a parent whose change was trimmed: from a wrong base, dropped elements look like one
 LEAST_RATIO, MOST_RATIO = 0.05, 40.0  # a change dropped with probability .95 is written 20 times as large
 MIN_RATIOS, MAX_RATIOS = 400, 200_000  # elements looked at
@@ -363,18 +364,28 @@ def _sparse(problem: _Problem, bases: Sequence[int], columns: Sequence[int], kep
     """
     found: list[tuple[int, _Weighed]] = []
     for base in bases:
-        parents = [c for c in columns if c != base]
-        if len(parents) < 2:
-            continue
-        weighed = _weighed(problem.seen_from(base), parents)
-        shares = [weighed.share(at) for at in range(1, len(parents) + 1)]
-        plausible = weighed.medians[1:].min() >= LEAST_WEIGHT and min(shares) >= MIN_SHARE
-        if plausible and all(_spike(problem.matrices, base, c) for c in parents):
-            found.append((base, weighed))
+        first = _weighed(problem.seen_from(base), [c for c in columns if c != base])
+        sizes = zip(first.columns, first.medians.tolist(), strict=True)
+        parents = [c for at, (c, w) in enumerate(sizes) if at and w >= LEAST_WEIGHT and first.share(at) >= MIN_SHARE]
+        near = len(parents) >= 2 and _near(problem, base, parents)
+        if near and all(_spike(problem.matrices, base, c) for c in parents):
+            found.append((base, _weighed(problem.seen_from(base), parents)))
     if not found:
         return None
     base, weighed = max(found, key=lambda f: f[1].explained)
     return _merge(problem.matrices, weighed, base, kept)
+
+
+def _near(problem: _Problem, base: int, parents: Sequence[int]) -> bool:
+    """Whether each parent is about as near to the base as to the parent that it is farthest from.
+
+    From a distant base, such as a stranger, all parents lie in one direction, and so does whatever is near them.
+    """
+    for parent in parents:
+        distances = np.diag(problem.seen_from(parent).gram.sum(axis=0))
+        if distances[base] > FARTHEST * max(distances[c] for c in parents):
+            return False
+    return True
 
 
 def _spike(matrices: Sequence[_Matrix], base: int, parent: int) -> bool:
