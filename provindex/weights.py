@@ -70,12 +70,13 @@ class Weights:
 
     @cached_property
     def gains(self) -> dict[tuple[str, str, int | None], F32]:
-        """Norm gains by (stack, role, layer); cross-attention's norms apart."""
+        """Norm gains by (stack, role, layer); cross-attention's under canonical.CROSS + role."""
         found: dict[tuple[str, str, int | None], F32] = {}
         for role in NORMS:
             for place, part in self.parts(role):
-                if not part.cross and self.model.tensors[place.name].size <= MAX_VECTOR:
-                    found[part.stack, role, part.layer] = self.model.tensors[place.name].flat()
+                if self.model.tensors[place.name].size <= MAX_VECTOR:
+                    at = canonical.CROSS + role if part.cross else role
+                    found[part.stack, at, part.layer] = self.model.tensors[place.name].flat()
         return found
 
     @cached_property

@@ -37,13 +37,13 @@ def fixture(name: str) -> tuple[dict[str, tuple[int, ...]], dict[str, Any], Layo
     return shapes, stored["config"], resolve(shapes, stored["config"])
 
 
-def shrunk(name: str, seed: int = 0, *, tied_copy: bool = False) -> Snapshot:
+def shrunk(name: str, seed: int = 0, *, vocabulary: int = VOCABULARY, tied_copy: bool = False) -> Snapshot:
     """A small model of an architecture: float64 weights with gains and biases that are not trivial.
 
     tied_copy: also store a head that the config ties to the embedding.
     """
     shapes, config, layout = fixture(name)
-    small, sizes = _small_config(config, layout), _sizes(config, layout)
+    small, sizes = _small_config(config, layout, vocabulary), _sizes(config, layout, vocabulary)
     tied = bool(config.get("tie_word_embeddings"))
     rng, tensors = np.random.default_rng([seed, 7]), {}
     for key, shape in shapes.items():
@@ -52,7 +52,7 @@ def shrunk(name: str, seed: int = 0, *, tied_copy: bool = False) -> Snapshot:
             continue
         if tied and place.parts and place.parts[0].role == "head" and place.parts[0].param == "weight":
             continue
-        tensors[key] = _values(place, _small(place, shape, layout, sizes, config), layout, rng)
+        tensors[key] = _values(place, _small(place, shape, layout, sizes), layout, rng)
     _copies(tensors, layout, tied_copy)
     return Snapshot(name, tensors, small, "")
 
@@ -80,7 +80,7 @@ def _kv_heads(arch: Arch) -> int:
     return {arch.heads: HEADS, 1: 1}.get(arch.kv_heads, 2)
 
 
-def _small_config(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+def _small_config(config: Mapping[str, Any], layout: Layout, vocabulary: int) -> dict[str, Any]:
     arch, out = layout.archs[layout.main], dict(config)
     small = dict.fromkeys(_WIDTHS, WIDTH) | dict.fromkeys(_HEADS, HEADS) | dict.fromkeys(_DIMS, _head_dim(arch))
     small |= dict.fromkeys(_KV, _kv_heads(arch))
@@ -88,14 +88,14 @@ def _small_config(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
         if key in small and isinstance(value, int):
             out[key] = small[key]
         elif isinstance(value, int) and key.endswith(("token_id", "vocab_size")):
-            out[key] = min(value, 3) if key.endswith("id") else VOCABULARY
+            out[key] = min(value, 3) if key.endswith("id") else vocabulary
     return {key: value for key, value in out.items() if key not in _DROPPED}
 
 
-def _sizes(config: Mapping[str, Any], layout: Layout) -> dict[int, int]:
+def _sizes(config: Mapping[str, Any], layout: Layout, vocabulary: int) -> dict[int, int]:
     """Small sizes by published ones, for weights without a role."""
     arch = layout.archs[layout.main]
-    words = {int(config.get(key) or 0): VOCABULARY for key in ("vocab_size", "decoder_vocab_size")}
+    words = {int(config.get(key) or 0): vocabulary for key in ("vocab_size", "decoder_vocab_size")}
     sizes = {**words, arch.heads: HEADS, arch.hidden: WIDTH}
     for key in ("embedding_size", "word_embed_proj_dim"):
         if config.get(key) not in (None, arch.hidden):
@@ -103,9 +103,7 @@ def _sizes(config: Mapping[str, Any], layout: Layout) -> dict[int, int]:
     return sizes
 
 
-def _small(
-    place: Placement, shape: tuple[int, ...], layout: Layout, sizes: Mapping[int, int], config: Mapping[str, Any]
-) -> tuple[int, ...]:
+def _small(place: Placement, shape: tuple[int, ...], layout: Layout, sizes: Mapping[int, int]) -> tuple[int, ...]:
     if not place.parts:
         return tuple(sizes.get(size, min(size, 10)) for size in shape)
     first, arch = place.parts[0], layout.archs[place.parts[0].stack]
@@ -129,7 +127,7 @@ def _core(part: Part, shape: tuple[int, ...], arch: Arch, sizes: Mapping[int, in
         return (dim if shape[0] == arch.head_dim else heads * dim,)
     table = TABLE if TABLE in sizes.values() else WIDTH
     if part.role in ("embed", "head"):
-        return (VOCABULARY, table)[: len(shape)]
+        return (sizes.get(shape[0], VOCABULARY), table)[: len(shape)]
     if part.role == "pos":
         return PLACES + 4, sizes.get(shape[1], WIDTH)
     if part.role == "router":
