@@ -71,7 +71,7 @@ class Shard:
 class Manifest:
     """What an index consists of.
 
-    id: the name of the index. built: date and time in ISO format, UTC. calibration: reserved, None in this version.
+    id: the name of the index. built: date and time in ISO format, UTC. calibration: the file of chance levels, or None.
     """
 
     id: str
@@ -120,6 +120,7 @@ def _arrow_type(name: str) -> Any:
     return pa.list_(plain[name[5:-1]]) if name.startswith("list<") else plain[name]
 
 
+@lru_cache(maxsize=4)
 def schema(table: str) -> Any:
     """The Arrow schema of "models", "panels", or "both" (a fingerprint file)."""
     import pyarrow as pa
@@ -154,7 +155,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-_AGAIN = "Check the index with `provindex index verify`, or get it again."
+AGAIN = "Check the index with `provindex index verify`, or get it again."
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
-        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", _AGAIN) from error
+        raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", AGAIN) from error
 
 
 def _read(path: Path, table: str) -> list[Row]:
@@ -246,7 +247,7 @@ def _one(file: _File, fields: Sequence[Any], group: int) -> Row:
     _check_columns(file.arrow.names, names, file.name)
     rows = file.metadata.row_group(group).num_rows if 0 <= group < file.metadata.num_row_groups else 0
     if rows != 1:
-        raise IndexFormatError(f"{file.name} has {rows} rows in row group {group}, expected 1.", _AGAIN)
+        raise IndexFormatError(f"{file.name} has {rows} rows in row group {group}, expected 1.", AGAIN)
     _check_size(file, [group], names)
     direct = {f.name: values for f in fields if (values := _direct(file, group, f)) is not None}
     others = [f for f in fields if f.name not in direct]
@@ -320,18 +321,18 @@ def _check_size(file: _File, groups: Sequence[int], names: Sequence[str]) -> Non
     columns = [(group.num_rows, name, group.column(file.leaves[name])) for group in chosen for name in names]
     if sum(max(column.num_values, 0) * PER_VALUE for _, _, column in columns) > MAX_READ:
         raise IndexFormatError(
-            f"{file.name} states more values than {MAX_READ >> 20} MB, the most that is read.", _AGAIN
+            f"{file.name} states more values than {MAX_READ >> 20} MB, the most that is read.", AGAIN
         )
     total, data = 0, memoryview(file.buffer).cast("B")
     for rows, title, column in columns:
         values, size = _pages(column, data, file.name)
         if values > rows * LIMITS.get(title, MAX_READ):
             raise IndexFormatError(
-                f"{file.name}: {values:,} values of {title}, at most {LIMITS[title]:,} a row.", _AGAIN
+                f"{file.name}: {values:,} values of {title}, at most {LIMITS[title]:,} a row.", AGAIN
             )
         total += size + values * PER_VALUE
     if total > MAX_READ:
-        raise IndexFormatError(f"{file.name} holds {total:,} bytes, {MAX_READ:,} are the most that is read.", _AGAIN)
+        raise IndexFormatError(f"{file.name} holds {total:,} bytes, {MAX_READ:,} are the most that is read.", AGAIN)
 
 
 def _pages(column: Any, data: memoryview, name: str) -> tuple[int, int]:
@@ -342,11 +343,11 @@ def _pages(column: Any, data: memoryview, name: str) -> tuple[int, int]:
     try:
         values, size = parquet_pages.totals(data, start, start + column.total_compressed_size)
     except ValueError as error:
-        raise IndexFormatError(f"{name} is not a readable Parquet file: {error}.", _AGAIN) from error
+        raise IndexFormatError(f"{name} is not a readable Parquet file: {error}.", AGAIN) from error
     if values != column.num_values:
         raise IndexFormatError(
             f"{name} is damaged: {column.path_in_schema} states {column.num_values:,} values and has {values:,}.",
-            _AGAIN,
+            AGAIN,
         )
     return values, size
 
@@ -362,15 +363,15 @@ def _checked_columns(read: Any, fields: Sequence[Any], name: str) -> dict[str, A
         nested = pa.types.is_list(expected.type) or pa.types.is_fixed_size_list(expected.type)
         if _plain_type(array.type) != expected.type:
             raise IndexFormatError(
-                f"{name}: column {expected.name} has type {_plain_type(array.type)}, expected {expected.type}.", _AGAIN
+                f"{name}: column {expected.name} has type {_plain_type(array.type)}, expected {expected.type}.", AGAIN
             )
         holes = array.null_count + (array.values.null_count if nested else 0)
         if holes and expected.name not in NULLABLE:
-            raise IndexFormatError(f"{name}: column {expected.name} has empty cells.", _AGAIN)
+            raise IndexFormatError(f"{name}: column {expected.name} has empty cells.", AGAIN)
         if _is_text(expected):
             text_bytes += _text_bytes(array.values if nested else array, expected.name, name)
             if text_bytes > MAX_READ:
-                raise IndexFormatError(f"{name} has more text than {MAX_READ >> 20} MB.", _AGAIN)
+                raise IndexFormatError(f"{name} has more text than {MAX_READ >> 20} MB.", AGAIN)
         columns[expected.name] = array
     return columns
 
@@ -407,7 +408,7 @@ def _text_bytes(texts: Any, column: str, name: str) -> int:
     # Not with pyarrow.compute, whose import costs more than reading a model.
     lengths = np.diff(np.frombuffer(buffer, np.int32, len(different) + 1, 4 * different.offset).astype(np.int64))
     if lengths.max() > MAX_TEXT:
-        raise IndexFormatError(f"{name}: a text of {column} has more than {MAX_TEXT >> 20} MB.", _AGAIN)
+        raise IndexFormatError(f"{name}: a text of {column} has more than {MAX_TEXT >> 20} MB.", AGAIN)
     return int(lengths[np.clip(places, 0, lengths.size - 1)].sum())  # the place of an empty cell may be any number
 
 
@@ -449,7 +450,7 @@ def checked(row: Row) -> Fingerprint:
     """The fingerprint of a complete row whose hash is right; IndexFormatError otherwise."""
     fp = from_row(row)
     if row_hash(row) != row["row_sha256"]:
-        raise IndexFormatError(f"The fingerprint of {row['model_id']} does not match its own hash.", _AGAIN)
+        raise IndexFormatError(f"The fingerprint of {row['model_id']} does not match its own hash.", AGAIN)
     return fp
 
 
@@ -536,7 +537,7 @@ def manifest_document(folder: Path) -> Any:
     path = folder / MANIFEST
     try:
         if path.stat().st_size > MAX_MANIFEST:
-            raise IndexFormatError(f"{path.name} is larger than {MAX_MANIFEST >> 20} MB.", _AGAIN)
+            raise IndexFormatError(f"{path.name} is larger than {MAX_MANIFEST >> 20} MB.", AGAIN)
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IndexFormatError(
@@ -544,7 +545,7 @@ def manifest_document(folder: Path) -> Any:
             "Build one with `provindex index build MODEL... -o DIR`.",
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise IndexFormatError(f"The manifest of {_name(folder)} cannot be read: {_said(error)}.", _AGAIN) from error
+        raise IndexFormatError(f"The manifest of {_name(folder)} cannot be read: {_said(error)}.", AGAIN) from error
 
 
 def _name(folder: Path) -> str:
@@ -562,7 +563,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = _manifest(document)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise IndexFormatError(f"The manifest of {_name(folder)} cannot be read: {_said(error)}.", _AGAIN) from error
+        raise IndexFormatError(f"The manifest of {_name(folder)} cannot be read: {_said(error)}.", AGAIN) from error
     if manifest.schema != SCHEMA or manifest.fingerprint_version != FINGERPRINT_VERSION:
         raise IndexFormatError(
             f"{_name(folder)} has index schema {manifest.schema} and fingerprint version "
@@ -604,7 +605,7 @@ def _inside(name: Any) -> str:
 
 
 def read_models(folder: Path, shard: Shard) -> list[Row]:
-    """The small columns of a shard and its vectors; IndexFormatError if it has not as many rows as the manifest says."""
+    """The small columns of a shard, with vectors; IndexFormatError unless it has as many rows as the manifest says."""
     rows = _read(folder / shard.models, "models")
     _check_rows(shard, len(rows))
     return rows
@@ -612,7 +613,7 @@ def read_models(folder: Path, shard: Shard) -> list[Row]:
 
 def _check_rows(shard: Shard, rows: int) -> None:
     if rows != shard.rows:
-        raise IndexFormatError(f"{shard.models} has {rows} rows, the manifest says {shard.rows}.", _AGAIN)
+        raise IndexFormatError(f"{shard.models} has {rows} rows, the manifest says {shard.rows}.", AGAIN)
 
 
 @dataclass(frozen=True)

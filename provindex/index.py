@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,17 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex import dataset
+from provindex.calibration import Calibration
+from provindex.calibration import load as load_calibration
 from provindex.errors import IndexFormatError, ModelNotFoundError, UsageError
+from provindex.evidence.sketch import LAYER, BranchSketches
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.retrieval import DIMENSIONS, RERANKED, Sketches, in_turn, rerank, searches, vector
-from provindex.rows import COLUMNS, Row, row_hash, sketches, to_row
+from provindex.rows import Row, row_hash, to_row
 from provindex.verdict import Pair, compare
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")  # org/name, org/name@revision
 SEED = Path(__file__).parent / "seed"
 EMBEDDED = "embedded"  # what --index calls it
 THREADS = 4  # that read and compare candidates: more would wait for the interpreter
-SKETCHES = tuple(c.name for c in COLUMNS if c.name.startswith("sketch"))
+SKETCHES = ("sketch_layers", "sketch_id_layers")  # at anchor strings, at fixed token ids
 ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
 
@@ -132,19 +136,25 @@ class _Stored:
         if panels["row_sha256"] != row["row_sha256"]:
             raise IndexFormatError(
                 f"The panels of {row['model_id']} belong to another row.",
-                "Check the index with `provindex index verify`.",
+                dataset.AGAIN,
             )
         return replace(dataset.checked({**panels, **row}), indexed=True)
 
     def sketches(self, number: int) -> Sketches:
-        row = dataset.read_columns(self.folder, self.shard, number, SKETCHES)
-        try:
-            return sketches(row, "sketch"), sketches(row, "sketch_id")
-        except ValueError as error:
-            raise IndexFormatError(
-                f"The sketches of row {number} of {self.shard.panels} are damaged: {error}.",
-                "Check the index with `provindex index verify`.",
-            ) from error
+        read = dataset.read_columns(self.folder, self.shard, number, SKETCHES)
+        by_string, by_id = (_nameless(read[name], f"row {number} of {self.shard.panels}") for name in SKETCHES)
+        return by_string, by_id
+
+
+def _nameless(values: NDArray[np.float16], where: str) -> BranchSketches | None:
+    """Layer sketches whose layers need no names, because all that is asked is which are alike."""
+    if values.size % LAYER:
+        raise IndexFormatError(
+            f"The sketches of {where} are damaged.", "Check the index with `provindex index verify`."
+        )
+    layers = values.reshape(-1, LAYER)
+    keys = tuple(("", number) for number in range(len(layers)))
+    return BranchSketches(keys, layers, np.zeros(0, np.float16)) if keys else None
 
 
 @dataclass(frozen=True)
@@ -242,6 +252,11 @@ class Index:
         self._by_id: dict[str, list[Entry]] = {}
         for entry in self:
             self._by_id.setdefault(entry.model_id, []).append(entry)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The chance levels of the first folder that has some; else those of the embedded index."""
+        return calibration_of(self.folders)
 
     # --- opening and filling ---
 
@@ -389,11 +404,11 @@ class Index:
 
             fp = api.fingerprint(fp, index=self)
         own = self.own(fp)
-        ranked = self._nearest(fp, own, candidates, also)
+        ranked, calibration = self._nearest(fp, own, candidates, also), self.calibration
 
         def verified(candidate: tuple[Entry, int, float]) -> Match:
             entry, rank, score = candidate
-            pair = compare(fp, entry.load(), models=len(self))
+            pair = compare(fp, entry.load(), models=len(self), calibration=calibration)
             return Match(entry, _variant_rule(fp, entry, pair), rank, score)
 
         found: list[Match] = []
@@ -489,6 +504,18 @@ class Index:
         return [problem for folder in self.folders for problem in _verify(folder)]
 
 
+def calibration_of(folders: Sequence[Path] | None = None) -> Calibration | None:
+    """The chance levels of the first folder that has some, else those of the embedded index.
+
+    folders: of an index; None for the default one, which is not opened for it.
+    """
+    for folder in (*(_folders(()) if folders is None else folders), SEED):
+        name = dataset.read_manifest(folder).calibration
+        if name is not None:
+            return load_calibration(folder, name)
+    return None
+
+
 def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The folders that were named, else those of PROVINDEX_INDEX, else the seed."""
     named = references or [p for p in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if p]
@@ -547,6 +574,11 @@ def _verify(folder: Path) -> list[Problem]:
     manifest = dataset.read_manifest(folder)
     complaint = manifest.complaint(dataset.manifest_document(folder))
     problems = [Problem(dataset.MANIFEST, complaint)] if complaint else []
+    if manifest.calibration is not None:
+        try:
+            load_calibration(folder, manifest.calibration)
+        except IndexFormatError as error:
+            problems.append(Problem(manifest.calibration, error.message))
     for shard in manifest.shards:
         files = [p for name in (shard.models, shard.panels) if (p := _verify_file(folder, name, shard)) is not None]
         problems += files or _verify_rows(folder, shard)

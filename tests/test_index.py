@@ -220,6 +220,48 @@ def test_an_empty_index_is_inconclusive(made: dict[str, Fingerprint], tmp_path: 
     assert (result.status, result.matches, result.candidates) == ("inconclusive", (), ())
 
 
+def test_panels_are_read_for_candidates_only(made: dict[str, Fingerprint], tmp_path: Path, monkeypatch: Any) -> None:
+    read: list[tuple[str, int]] = []
+    whole = dataset.read_panels
+
+    def seen(folder: Path, shard: dataset.Shard, number: int) -> Any:
+        read.append((shard.panels, number))
+        return whole(folder, shard, number)
+
+    index = saved(made, tmp_path)
+    monkeypatch.setattr(dataset, "read_panels", seen)
+    found = index.query(made["child"], candidates=2)
+    assert len(set(read)) == len(read) == 2 == len(found.linked) + len(found.candidates)
+
+
+def test_the_answer_does_not_depend_on_threads(made: dict[str, Fingerprint], tmp_path: Path, monkeypatch: Any) -> None:
+    index = saved(made, tmp_path)
+    answers = set()
+    for threads in (1, 2, 5):
+        monkeypatch.setattr("provindex.index._threads", lambda threads=threads: threads)
+        answers.add(index.query(made["child"]).to_json())
+    assert len(answers) == 1
+
+
+def test_a_row_that_is_added_is_found(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    index = saved({"other": made["other"]}, tmp_path)
+    assert not index.query(made["child"]).linked
+    index.add(made["parent"])
+    assert [m.entry.model_id for m in index.query(made["child"]).linked] == ["org/parent"]
+
+
+def test_a_few_columns_of_a_row(made: dict[str, Fingerprint], tmp_path: Path) -> None:
+    shard = in_memory(made, tmp_path).save(tmp_path).shards[0]
+    names = ["wvc_names", "wvc", "residual_width", "row_sha256"]
+    for number in range(shard.rows):
+        row = dataset.read_panels(tmp_path, shard, number)
+        some = dataset.read_columns(tmp_path, shard, number, names)
+        assert list(some) == names and all(np.array_equal(some[name], row[name]) for name in names)
+    for number in (-1, shard.rows):
+        with pytest.raises(IndexFormatError, match=f"0 rows in row group {number}, expected 1"):
+            dataset.read_columns(tmp_path, shard, number, names)
+
+
 # --- adding and saving ---
 
 
@@ -755,6 +797,101 @@ def test_many_columns_within_their_own_bound_are_too_much_together(kept: Path) -
     pq.write_table(table, kept, compression="zstd")
     with pytest.raises(IndexFormatError, match="states more values"):
         dataset.read_fingerprints(kept)
+
+
+# --- lists that are taken from their pages without Arrow ---
+
+DTYPES = {"float16": np.float16, "float32": np.float32, "float64": np.float64, "int32": np.int32, "uint64": np.uint64,
+          "int8": np.int8}  # fmt: skip
+SPLIT = {"values.list.element": "BYTE_STREAM_SPLIT"}
+
+
+def direct(path: Path, dtype: str, group: int = 0) -> np.ndarray[Any, Any] | None:
+    field = pa.field("values", dataset._arrow_type(f"list<{dtype}>"))
+    return dataset._direct(dataset._mapped(path), group, field)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"compression": "none"}, {"column_encoding": SPLIT}])
+def test_lists_come_out_of_their_pages_as_they_went_in(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
+    """Short and long ones, none, and such that take several pages."""
+    path, rng = tmp_path / "lists.parquet", np.random.default_rng(0)
+    sizes = (0, 1, 2, 7, 8, 9, 64, 65, 1000, 700_000)
+    lists = [
+        rng.integers(0, 256, size * np.dtype(DTYPES[dtype]).itemsize, np.uint8).view(DTYPES[dtype]) for size in sizes
+    ]
+    table = pa.table({"values": pa.array(lists, dataset._arrow_type(f"list<{dtype}>"))})
+    pq.write_table(table, path, **{"compression": "zstd", "row_group_size": 1, "use_dictionary": False, **options})
+    for number, wanted in enumerate(lists):
+        found = direct(path, dtype, number)
+        assert found is not None and found.dtype == wanted.dtype and found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("cells", "options"),
+    [
+        ([[1.0, None]], {}),
+        ([None], {}),
+        ([[1.0], [2.0]], {"row_group_size": 2}),
+        ([[1.0] * 100], {"use_dictionary": True}),
+        ([[1.0]], {"compression": "snappy"}),
+        ([[1.0]], {"data_page_version": "2.0"}),
+    ],
+    ids=["a null", "no list", "two rows", "a dictionary", "another codec", "other pages"],
+)
+def test_other_lists_are_left_to_arrow(tmp_path: Path, cells: list[Any], options: dict[str, Any]) -> None:
+    table = pa.table({"values": pa.array(cells, pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "x.parquet", **{"compression": "zstd", "use_dictionary": False, **options})
+    assert direct(tmp_path / "x.parquet", "float32") is None
+
+
+def test_numbers_too_large_for_the_schema_are_left_to_arrow(tmp_path: Path) -> None:
+    table = pa.table({"values": pa.array([[1, 300]], pa.list_(pa.int32()))})
+    pq.write_table(table, tmp_path / "x.parquet", use_dictionary=False, compression="none")
+    assert direct(tmp_path / "x.parquet", "int8") is None
+    assert dataset._as(np.array([1, 300], np.int32), np.dtype(np.int8)) is None
+
+
+def test_every_flipped_byte_of_a_shard_is_refused_or_harmless(three: Path, made: dict[str, Fingerprint]) -> None:
+    path = next(three.glob("data/panels/*.parquet"))
+    data, rng = path.read_bytes(), np.random.default_rng(1)
+    wanted = {to_row(made[name])["row_sha256"] for name in ("parent", "child", "other")}
+    for place in [*rng.integers(0, len(data), 60), *rng.integers(len(data) - 4000, len(data), 30)]:
+        changed = bytearray(data)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.unlink()
+        path.write_bytes(changed)
+        for entry in Index.load(three):
+            try:
+                assert to_row(entry.load())["row_sha256"] in wanted
+            except ProvindexError as error:
+                one_sentence(error)
+
+
+def levels(*runs: int) -> memoryview:
+    return memoryview(bytes(runs))
+
+
+@pytest.mark.parametrize(
+    ("runs", "bits", "level", "first", "right"),
+    [
+        (levels(3, 0b11111110, 2 << 1, 1), 1, 1, 0, True),  # eight packed, two in a run
+        (levels(1 << 1, 0, 9 << 1, 1), 1, 1, 0, True),
+        (levels(2 << 1, 0, 8 << 1, 1), 1, 1, 0, False),
+        (levels(3, 0b11111100, 2 << 1, 1), 1, 1, 0, False),
+        (levels(10 << 1, 1), 1, 1, 0, False),
+        (levels(10 << 1, 3), 2, 3, 3, True),
+        (levels(5, *[255] * 4), 2, 3, 3, True),
+        (levels(5, *[255] * 3), 2, 3, 3, False),  # cut off
+        (levels(10 << 1), 2, 3, 3, False),
+        (levels(0, 3), 2, 3, 3, False),  # runs of nothing
+        (levels(1), 2, 3, 3, False),
+    ],
+)  # fmt: skip
+def test_levels_that_are_not_what_they_should_be(
+    runs: memoryview, bits: int, level: int, first: int, right: bool
+) -> None:
+    assert parquet_pages._all_levels(runs, 10, bits, level, first) is right
 
 
 def varint(number: int) -> bytes:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +46,7 @@ class Outcome:
     value: the effect, in [-1, 1]; n: how many things were compared; log10_p: at most 0; chance: the value that
     unrelated models take on average. Absent tests have only a reason. smallest: about the smallest cosine between
     matched hidden units (residual coordinates) that this test would have called linked, where that can be said. null:
-    of a conformal test, the scores of unrelated pairs that its value was ranked among.
+    of a conformal test, the scores of unrelated pairs that its value was ranked among; conformal: log10 of that rank.
     """
 
     value: float | None = None
@@ -54,6 +56,7 @@ class Outcome:
     reason: str | None = None
     smallest: float | None = None
     null: Chance | None = None
+    conformal: float | None = None
 
 
 def absent(reason: str) -> Outcome:
@@ -94,14 +97,41 @@ def rank_alignment(similarity: F64) -> tuple[float, float]:
     of both sums, which is used: it is the same for (A, B) and (B, A).
     """
     m = similarity.shape[-1]
-    diagonal = np.diagonal(similarity, axis1=-2, axis2=-1)
-    excess = 0.0
-    for axis, own in ((-1, diagonal[..., :, None]), (-2, diagonal[..., None, :])):
-        below = (similarity < own).sum(axis=axis)
-        ties = (similarity == own).sum(axis=axis) - 1
-        excess += 0.5 * float((below + 0.5 * ties - (m - 1) / 2).sum())
-    blocks = similarity.size // (m * m)
-    return excess, blocks * m * m * (m + 1) / 12
+    blocks = similarity.reshape(-1, m, m)
+    return float(ranked(blocks).excess.sum()), len(blocks) * m * m * (m + 1) / 12
+
+
+class Ranked(NamedTuple):
+    """Of each block: fixed points of rows and of columns (as in `fixed_points`), excess of ranks; (n,) each."""
+
+    across: NDArray[np.int64]
+    down: NDArray[np.int64]
+    excess: F64
+
+
+def ranked(blocks: F64) -> Ranked:
+    """What `fixed_points` and `rank_alignment` say of each of some similarities, (n, m, m), in one look.
+
+    Only sums are asked for, so entries are counted and none is sorted. Ranks are halves of whole numbers: their sum is
+    exact in any order. Where nothing ties with it, an entry is the first largest of its row if it equals the maximum;
+    blocks with ties or NaNs on the diagonal are left to argmax.
+    """
+    m = blocks.shape[-1]
+    diagonal = np.diagonal(blocks, 0, 1, 2)
+    excess, tied = np.zeros(len(blocks)), np.isnan(diagonal).any(axis=1)
+    for own in (diagonal[:, :, None], diagonal[:, None, :]):
+        ties = _counted(blocks == own) - m
+        tied |= ties != 0
+        excess += 0.5 * (_counted(blocks < own) + 0.5 * ties - m * (m - 1) / 2)
+    across, down = ((blocks.max(axis=axis) == diagonal).sum(axis=1) for axis in (2, 1))
+    for i in np.flatnonzero(tied):
+        across[i], down[i] = fixed_points(blocks[i])
+    return Ranked(across, down, excess)
+
+
+def _counted(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many are set in each, (n, ...): one at a time, because numpy counts whole arrays many times as fast."""
+    return np.array([np.count_nonzero(block) for block in flags], np.int64)
 
 
 def log10_alignment(excess: float, variance: float) -> float:
@@ -151,14 +181,19 @@ def _owners(
     blocks: BlockDigests, precision: str, stacks: frozenset[str] | None, common: frozenset[int]
 ) -> dict[int, int]:
     """Digest -> number of the tensor it was first seen in."""
-    owners: dict[int, int] = {}
-    for tensor, (key, pair) in enumerate(zip(blocks.keys, getattr(blocks, precision).tolist(), strict=True)):
-        stack = key.split(".", 1)[0]
-        if stacks is None or stack in stacks or stack == "unknown":
-            for digest in pair:
-                if digest and digest not in common:
-                    owners.setdefault(digest, tensor)
+    numbers = _counting(blocks.keys, stacks)
+    digests = getattr(blocks, precision)[list(numbers)].ravel().tolist()
+    owners = dict(zip(reversed(digests), reversed([i for i in numbers for _ in range(2)]), strict=True))
+    for silent in (0, *common):
+        owners.pop(silent, None)
     return owners
+
+
+@lru_cache(maxsize=64)
+def _counting(keys: tuple[str, ...], stacks: frozenset[str] | None) -> tuple[int, ...]:
+    """Which matrices are of stacks that count, or of none that is known."""
+    firsts = (key.split(".", 1)[0] for key in keys)
+    return tuple(i for i, first in enumerate(firsts) if stacks is None or first in stacks or first == "unknown")
 
 
 # --- E1, E1z ---
@@ -199,6 +234,16 @@ class _Side:
     layers: Layers
     repeats: frozenset[tuple[int, int]] = frozenset()
 
+    @cached_property
+    def wide(self) -> F64:
+        """All panels in double precision."""
+        return self.panels.values.astype(np.float64)
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_]:
+        """(T, R): which units are not zero."""
+        return np.asarray(self.panels.values.any(axis=2))
+
 
 def hidden_tests(a: HiddenPanels | None, b: HiddenPanels | None, stacks: frozenset[str] | None = None) -> HiddenResult:
     """E1 (fixed points) and E1z (rank alignment) over layer maps.
@@ -214,7 +259,7 @@ def hidden_tests(a: HiddenPanels | None, b: HiddenPanels | None, stacks: frozens
     identity = [LayerPair(s, layer, layer) for s, layer in sorted(left.layers.keys() & right.layers.keys())]
     matched, log10_maps = _best_map(left, right)
     results = [
-        _test_map(left, right, pairs, cost + math.log10(2))
+        _test_map(left, right, pairs, _measured(left, right, pairs), cost + math.log10(2))
         for pairs, cost in ((identity, 0.0), (matched, log10_maps))
         if pairs
     ]
@@ -274,7 +319,8 @@ def _repeats(panels: HiddenPanels, numbers: Sequence[int]) -> frozenset[tuple[in
         means = rows.mean(axis=1)
         scores = flat @ flat.T - height * (means @ means.T)
         limit = 8 * math.sqrt(height * (1 / PROJECTION + 1 / max(panels.width, 1)))
-        for j, place in enumerate(places):
+        above = np.triu(scores > limit, 1).any(axis=0)
+        for j, place in ((int(j), places[j]) for j in np.flatnonzero(above)):
             if any(scores[i, j] > limit and places[i] not in out for i in range(j)):
                 out.add(place)
     return frozenset(out)
@@ -346,14 +392,14 @@ def _log10_binomial(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(10)
 
 
-def _blocks(left: _Side, right: _Side, pair: LayerPair) -> list[F64]:
-    """Cosine matrices of the permutable blocks that two layers have in common, each (m, m).
+def _blocks(left: _Side, right: _Side, pair: LayerPair) -> list[tuple[F64, F64]]:
+    """The permutable blocks that two layers have in common: units of both, each (m, 128).
 
     Units that are zero in either model are left out: they are alike, but stand where a pruning tool or padding put
     them, so counting them would make two classes of units at fixed places.
     """
     ours, theirs = left.layers[pair.stack, pair.a], right.layers[pair.stack, pair.b]
-    out: list[F64] = []
+    out: list[tuple[F64, F64]] = []
     for kind in sorted(ours.keys() & theirs.keys()):
         x, y = ours[kind], theirs[kind]
         if left.panels.keys[x].group != right.panels.keys[y].group:  # other head sizes: positions do not correspond
@@ -362,27 +408,64 @@ def _blocks(left: _Side, right: _Side, pair: LayerPair) -> list[F64]:
         for start, stop in _spans(left.panels, x, height):
             if (x, start) in left.repeats or (y, start) in right.repeats:
                 continue
-            a, b = (s.panels.values[n, start:stop].astype(np.float64) for s, n in ((left, x), (right, y)))
-            live = a.any(axis=1) & b.any(axis=1)
-            if live.sum() > 1:
-                out.append(a[live] @ b[live].T)
+            a, b = left.wide[x, start:stop], right.wide[y, start:stop]
+            live = left.live[x, start:stop] & right.live[y, start:stop]
+            if live.all() and stop - start > 1:
+                out.append((a, b))
+            elif live.sum() > 1:
+                out.append((a[live], b[live]))
     return out
 
 
-def _test_map(left: _Side, right: _Side, pairs: Sequence[LayerPair], log10_cost: float) -> HiddenResult:
-    """E1 and E1z of one layer map; log10_cost: log10 of how many maps this one had to compete with."""
-    across, down, blocks, rows, excess, variance, ceiling = 0, 0, 0, 0, 0.0, 0.0, 0.0
-    cosines: list[float] = []
-    for pair in pairs:
-        matrices = _blocks(left, right, pair)
-        diagonals = [np.diagonal(m) for m in matrices]
-        cosines.append(float(np.mean(np.concatenate(diagonals))) if diagonals else 0.0)
-        for matrix in matrices:
-            held, kept = fixed_points(matrix)
-            gained, spread = rank_alignment(matrix)
-            across, down, blocks, rows = across + held, down + kept, blocks + 1, rows + len(matrix)
-            excess, variance = excess + gained, variance + spread
-            ceiling += len(matrix) * (len(matrix) - 1) / 2
+@dataclass(frozen=True)
+class _Measured:
+    """What the blocks of one pair of layers say together, their sizes in order, the mean cosine of matched units."""
+
+    across: int = 0
+    down: int = 0
+    excess: float = 0.0
+    sizes: tuple[int, ...] = ()
+    cosine: float = 0.0
+
+
+def _measured(left: _Side, right: _Side, pairs: Sequence[LayerPair]) -> list[_Measured]:
+    """What each pair of layers says. Blocks of one size go through numpy together: they are small and many."""
+    blocks = [_blocks(left, right, pair) for pair in pairs]
+    places: dict[int, list[tuple[int, int]]] = {}
+    for i, own in enumerate(blocks):
+        for j, (a, _) in enumerate(own):
+            places.setdefault(len(a), []).append((i, j))
+    seen: dict[tuple[int, int], tuple[int, int, float, F64]] = {}
+    for some in places.values():
+        ours, theirs = (np.stack([blocks[i][j][side] for i, j in some]) for side in (0, 1))
+        similarity = ours @ theirs.swapaxes(1, 2)
+        counts = (column.tolist() for column in ranked(similarity))
+        seen.update(zip(some, zip(*counts, np.diagonal(similarity, 0, 1, 2), strict=True), strict=True))
+    return [_together([seen[i, j] for j in range(len(own))]) for i, own in enumerate(blocks)]
+
+
+def _together(found: Sequence[tuple[int, int, float, F64]]) -> _Measured:
+    if not found:
+        return _Measured()
+    across, down, excess, diagonals = zip(*found, strict=True)
+    cosine = float(np.mean(np.concatenate(diagonals)))
+    return _Measured(sum(across), sum(down), sum(excess), tuple(map(len, diagonals)), cosine)
+
+
+def _test_map(
+    left: _Side, right: _Side, pairs: Sequence[LayerPair], found: Sequence[_Measured], log10_cost: float
+) -> HiddenResult:
+    """E1 and E1z of one layer map, from what its pairs say.
+
+    log10_cost: log10 of how many maps this one had to compete with.
+    """
+    sizes = [m for one in found for m in one.sizes]
+    across, down = sum(one.across for one in found), sum(one.down for one in found)
+    excess = sum((one.excess for one in found), 0.0)
+    blocks, rows, ceiling = len(sizes), sum(sizes), sum(m * (m - 1) / 2 for m in sizes)
+    variance = 0.0
+    for m in sizes:  # not with sum, which rounds differently from Python 3.12 on
+        variance += m * m * (m + 1) / 12
     if rows < MIN_UNITS:
         why = (
             f"only {rows} hidden units in common that are neither zero nor NaN, {MIN_UNITS} needed"
@@ -399,7 +482,7 @@ def _test_map(left: _Side, right: _Side, pairs: Sequence[LayerPair], log10_cost:
         Outcome(points / rows, rows, fixed_p, blocks / rows),
         Outcome(excess / ceiling, rows, aligned_p, 0.0, smallest=smallest),
         tuple(pairs),
-        tuple(cosines),
+        tuple(one.cosine for one in found),
     )
 
 
@@ -429,9 +512,9 @@ def layer_matches(
         cost = math.log10(len(rows) * len(cols))
         best = {(i, int(row.argmax())) for i, row in enumerate(scores)}
         best |= {(int(column.argmax()), j) for j, column in enumerate(scores.T)}
-        for i, j in sorted(best):
-            pair = LayerPair(stack, rows[i], cols[j])
-            found = _test_map(left, right, [pair], cost + math.log10(2))
+        pairs = [LayerPair(stack, rows[i], cols[j]) for i, j in sorted(best)]
+        for pair, measured in zip(pairs, _measured(left, right, pairs), strict=True):
+            found = _test_map(left, right, [pair], [measured], cost + math.log10(2))
             if found.log10_p <= LOG10_THRESHOLD:
                 out.append((pair, found.log10_p))
     return out
@@ -459,8 +542,9 @@ def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> Outcome:
     if m < MIN_UNITS:
         return absent(f"only {m} of {live.size} residual coordinates are not zero in both models, {MIN_UNITS} needed")
     similarity = ours[:, live].T @ theirs[:, live]
-    points = max(fixed_points(similarity))
-    excess, variance = rank_alignment(similarity)
+    across, down, gained = ranked(similarity[None])
+    points, excess = max(int(across[0]), int(down[0])), float(gained[0])
+    variance = m * m * (m + 1) / 12
     cost = math.log10(3)
     log10_p = min(log10_fixed_points(points, 1), log10_alignment(excess, variance)) + cost
     smallest = _smallest_cosine(variance, m * (m - 1) / 2, cost, 1 / min(shared, VIRTUAL_ANCHORS))
@@ -476,6 +560,32 @@ def better(by_string: Outcome, by_id: Outcome) -> Outcome:
         return by_id if by_string.log10_p is None and by_id.log10_p is not None else by_string
     best = min((by_string, by_id), key=lambda o: (o.log10_p or 0.0, -(o.value or 0.0)))
     return replace(best, log10_p=min(0.0, (best.log10_p or 0.0) + math.log10(2)), smallest=by_string.smallest)
+
+
+def residual_gram(a: ResidualPanel | None, b: ResidualPanel | None) -> Outcome:
+    """E2g: unbiased CKA of the coordinates' Gram matrices, reported only; 0 on average for unrelated models.
+
+    The estimator of Song et al. (HSIC without diagonal terms), as in Nguyen et al. (arXiv 2010.15327).
+    """
+    if a is None or b is None:
+        return absent(f"fewer than {MIN_ANCHORS} anchor tokens, or no exchangeable coordinates, in one model")
+    if a.width != b.width:
+        return absent(f"residual widths differ ({a.width} and {b.width})")
+    x, y = (panel.values.astype(np.float64) for panel in (a, b))
+    scale = math.sqrt(max(_hsic(x, x), 0.0)) * math.sqrt(max(_hsic(y, y), 0.0))
+    if not scale > 0:
+        return absent("the residual panel is zero, or not finite")
+    return Outcome(_hsic(x, y) / scale, x.shape[1], None, 0.0)
+
+
+def _hsic(x: F64, y: F64) -> float:
+    """Unbiased HSIC, up to a factor, of the linear kernels x'x and y'y with zero diagonals; x, y: (features, n)."""
+    n = x.shape[1]
+    own_x, own_y = (x**2).sum(axis=0), (y**2).sum(axis=0)
+    sums_x, sums_y = x.T @ x.sum(axis=1) - own_x, y.T @ y.sum(axis=1) - own_y
+    trace = float(((x @ y.T) ** 2).sum() - own_x @ own_y)
+    total = float(sums_x.sum() * sums_y.sum()) / ((n - 1) * (n - 2))
+    return float(trace + total - 2 * float(sums_x @ sums_y) / (n - 2))
 
 
 def _unit_columns(values: NDArray[np.float16]) -> F64:
