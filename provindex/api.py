@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from provindex import cache, dataset
 from provindex.deep import deep_agreement
 from provindex.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.fingerprint import MODES, Fingerprint, fingerprint_model
-from provindex.index import Index, IndexInfo
+from provindex.index import Index, IndexInfo, calibration_of
 from provindex.source import Model, open_model
 from provindex.tokenizer import Tokenizer, read_tokenizer
 from provindex.verdict import Pair
@@ -98,17 +98,24 @@ def _default_index(reference: str | os.PathLike[str]) -> Index | None:
     return None if Path(reference).exists() else Index.load()
 
 
-def compare_resolved(a: Resolved, b: Resolved, *, deep: bool = False, offline: bool = False) -> Pair:
+def compare_resolved(
+    a: Resolved, b: Resolved, *, index: Index | None = None, deep: bool = False, offline: bool = False
+) -> Pair:
     """The verdict on two resolved references; VOA is exact if both vocabularies are at hand.
 
-    deep: adds the evidence `deep_agreement`. UsageError if the weights of one of them are not at hand, which is told
+    index: whose chance levels are used; the default one if None. deep: adds the evidence `deep_agreement`. UsageError if
     before anything is compared. offline: never ask the Hub for the weights of an indexed model.
     """
     opened = [weights_of(x, offline=offline) for x in (a, b)] if deep else []
     ours, theirs = a.vocabulary(), b.vocabulary()
     both = (ours, theirs) if ours is not None and theirs is not None else None
-    pair = compare_fingerprints(a.fingerprint, b.fingerprint, vocabularies=both)
-    return replace(pair, evidence={**pair.evidence, "deep_agreement": deep_agreement(*opened)}) if deep else pair
+    return compare_fingerprints(
+        a.fingerprint,
+        b.fingerprint,
+        calibration=calibration_of() if index is None else index.calibration,
+        vocabularies=both,
+        deep=deep_agreement(*opened) if deep else None,
+    )
 
 
 def weights_of(found: Resolved, *, offline: bool = False) -> Model:

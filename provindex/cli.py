@@ -134,7 +134,7 @@ def compare(
     _writable(output)
     opened = _load(index, quiet)
     sides = [_resolve(side, opened, mode, offline, quiet, verbose) for side in (a, b)]
-    pair = compare_resolved(*sides, deep=deep, offline=offline)
+    pair = compare_resolved(*sides, index=opened, deep=deep, offline=offline)
     settings = {"mode": mode, "expect": expect, **({"deep": True} if deep else {})}
     answer = Comparison(sides[0].fingerprint, sides[1].fingerprint, pair, opened.info, settings)
     _answer(document.compare_document(answer), json, format, output)
