@@ -100,7 +100,7 @@ def _joined(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
     out = parts[0].astype(f"<u{len(parts)}")
     for place, part in enumerate(parts[1:], 1):
         out |= part.astype(out.dtype) << np.array(8 * place, out.dtype)
-    return out.view(np.uint8)
+    return np.asarray(out.view(np.uint8))
 
 
 def _piece(page: memoryview, at: int) -> tuple[memoryview, int]:
