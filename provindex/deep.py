@@ -1,6 +1,7 @@
 """Deep comparison: from two open models to the neurons that E5 compares (evidence/deep.py).
 
-A few layers of each model are read, their strongest neurons only, piece by piece: at most half a gigabyte a model.
+A few layers of each model are read, their strongest neurons only, piece by piece; at most half a gigabyte of each model
+is held, and once more in principal coordinates.
 """
 
 from __future__ import annotations
