@@ -24,6 +24,7 @@ from provindex.errors import UsageError
 from provindex.evidence import deep
 from provindex.evidence.deep import Neurons
 from provindex.source import Model, open_model, tensor_from_array
+from provindex.verdict import LEAST_AGREEMENT
 from provindex.weights import one_blas_thread
 
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -76,7 +77,7 @@ def test_disguised_relatives_are_found(family: zoo.Family, name: str) -> None:
     found = deep_agreement(open_model(family.folders["founder-00"]), disguised(stored(family, name)))
     assert found.value is not None and found.log10_p is not None
     assert found.value > (0.8 if name == "continued-00" else 0.99)
-    assert found.log10_p < -100 and found.chance is not None and found.chance < deep.MIN_AGREEMENT
+    assert found.log10_p < -100 and found.chance is not None and found.chance < LEAST_AGREEMENT
 
 
 def test_a_pruned_quantized_and_noisy_copy_is_found(family: zoo.Family) -> None:
@@ -135,7 +136,7 @@ def test_strangers_are_at_chance(family: zoo.Family) -> None:
     opened = [open_model(family.folders[name]) for name in family.founders[:5]]
     found = [deep_agreement(a, b) for a, b in itertools.combinations(opened, 2)]
     assert sum(o.log10_p is not None and o.log10_p <= math.log10(0.05) for o in found) <= 1
-    assert all(o.value is not None and o.value < deep.MIN_AGREEMENT / 2 for o in found)
+    assert all(o.value is not None and o.value < LEAST_AGREEMENT / 2 for o in found)
 
 
 def test_only_held_out_layers_count() -> None:
@@ -294,9 +295,9 @@ def folders(family: zoo.Family, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def test_compare_adds_the_evidence_when_asked(folders: tuple[Path, Path]) -> None:
-    assert "deep_agreement" not in pv.compare(*folders).evidence
-    found = pv.compare(*folders, deep=True).evidence["deep_agreement"]
-    assert found.value == 1.0
+    plain, asked = pv.compare(*folders), pv.compare(*folders, deep=True)
+    assert "deep_agreement" not in plain.evidence and plain.verdict != "linked"
+    assert asked.evidence["deep_agreement"].value == 1.0 and asked.verdict == "linked"
 
 
 def test_a_fingerprint_alone_is_not_enough(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ SOFT_ROUNDS, HARD_ROUNDS = 15, 8
 STABLE = 0.95  # share of neurons that keep their match from one round to the next, where rounds may stop
 FLOOR = 2.0  # of the variances that descriptions are divided by, in units of their mean
 MIN_NEURONS = 32  # of a layer
-MIN_AGREEMENT = 0.10  # F3/n from which on a link may be called: 700 pairs trained apart reached 0.027
 SIGNATURE_NEURONS = 256
 QUANTILES = np.linspace(0.05, 0.95, 10)
 TAIL = np.array([0.5, 0.9, 0.99, 0.999])
