@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from provindex.calibration import NO_CALIBRATION, Calibration, stratum_of_pair
+from provindex.descent import role_of, start_of
 from provindex.evidence import aligned, exact, layers
-from provindex.evidence.effects import Effects, effects
-from provindex.evidence.exact import LayerPair, Outcome
+from provindex.evidence.effects import effects
+from provindex.evidence.exact import Outcome
 from provindex.evidence.layers import LayerRange
-from provindex.evidence.panels import MIN_ANCHORS
 from provindex.evidence.sketch import late_interaction, similarities
+from provindex.evidence.start import SHARED
 from provindex.fingerprint import Fingerprint
 from provindex.relation import LOG10_P_LINKED, Linked
 from provindex.signals import eas, end, lep, mfi, nlf, pipeline, tfv, voa, wvc
@@ -107,12 +108,15 @@ def compare(
         verdict, reasons = _not_linked(evidence)
         return replace(whole, verdict=verdict, reasons=reasons + towers)
     linked = _linked(a, b, found, evidence, stacks)
+    start = start_of(linked)
+    if start.answer == SHARED:
+        return replace(whole, relation="shared-init", reasons=start.reasons + towers)
     relation = linked.relation
     return replace(
         whole,
         verdict="linked",
         relation=relation,
-        direction=_direction(a, b, relation, linked.sizes, linked.matches),
+        direction=role_of(linked, relation, start).role,
         confidence=1.0 - min(1.0, 10.0 ** (whole.log10_e or 0.0)),
         layer_map=layers.ranges(linked.matches),
         closeness=linked.sizes.cosine,
@@ -300,52 +304,3 @@ def _voa(a: Fingerprint, b: Fingerprint, vocabularies: tuple[Mapping[str, int], 
 def _lep(a: Fingerprint, b: Fingerprint) -> Score:
     left, right = a.lep.get(a.facts.main), b.lep.get(b.facts.main)
     return lep.compare(left, right) if left is not None and right is not None else _absent(a, b, "LEP")
-
-
-# --- direction ---
-
-
-def _direction(
-    a: Fingerprint, b: Fingerprint, relation: str, sizes: Effects, matches: Sequence[tuple[LayerPair, float]]
-) -> str:
-    """The role of A from structure alone; "unknown" where structure does not tell.
-
-    Fewer layers than the other (pruned), more (upscaled), values on a quantization grid or at a lower precision on
-    which the other is not, a renumbered part of the other's vocabulary: each makes its owner the descendant.
-    """
-    descendant: bool | None = None  # is A the descendant?
-    if relation == "pruned":
-        descendant = a.facts.layers < b.facts.layers
-    elif relation == "upscaled":
-        descendant = a.facts.layers > b.facts.layers
-    elif relation == "quantized":
-        descendant = sizes.grid_a > sizes.grid_b
-    elif relation == "recast" and "" not in (a.facts.precision, b.facts.precision):
-        if (a.facts.precision == "f32") != (b.facts.precision == "f32"):
-            descendant = b.facts.precision == "f32"
-    elif relation == "vocabulary":
-        descendant = _vocabulary_descendant(a, b)
-    if descendant is None:
-        return "unknown"
-    return "descendant" if descendant else "ancestor"
-
-
-def _vocabulary_descendant(a: Fingerprint, b: Fingerprint) -> bool | None:
-    """Is A the descendant? Rows cut out and renumbered make the smaller one the child.
-
-    Rows appended make the larger one.
-    """
-    if a.residual is None or b.residual is None or a.facts.vocabulary == b.facts.vocabulary:
-        return None
-    both = (a.residual.ids >= 0) & (b.residual.ids >= 0)
-    ours, theirs = a.residual.ids[both], b.residual.ids[both]
-    if ours.size < MIN_ANCHORS:
-        return None
-    smaller_is_a = a.facts.vocabulary < b.facts.vocabulary
-    if (ours == theirs).all():
-        return not smaller_is_a
-    small, large = (ours, theirs) if smaller_is_a else (theirs, ours)
-    order = large.argsort()
-    kept_in_order = float((small[order][1:] > small[order][:-1]).mean()) if small.size > 1 else 0.0
-    # ids of unrelated orders ascend half of the time; special tokens may have moved
-    return smaller_is_a if (small <= large).mean() >= 0.95 and kept_in_order >= 0.95 else None

@@ -62,7 +62,7 @@ def test_structure_says_nothing_where_it_does_not_tell(relation: str, other: Str
 
 
 def test_log_odds_add_up_and_cancel() -> None:
-    strong, against = Item("path", 2.5, "x"), Item("witness", -1.5, "y")
+    strong, against = Item("structure", 2.5, "x"), Item("witness", -1.5, "y")
     assert direction.direction([]) == direction.Direction("unknown", 0.0)
     assert direction.direction([strong]).role == "descendant"
     assert direction.direction([strong, against]).role == "unknown"

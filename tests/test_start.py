@@ -46,6 +46,16 @@ def test_the_same_start_trained_apart_is_shared() -> None:
     assert back.position == pytest.approx(found.position)
 
 
+def test_renumbered_tokens_are_not_a_shared_start() -> None:
+    """Rows of other tokens have nothing in common, not even a start: a disguise, if the untouched ones stay."""
+    models = family(False)
+    a, b = panel(models["base"]), panel(models["finetune"])
+    order = np.arange(len(b.ids))
+    order[:-60] = np.random.default_rng(0).permutation(len(order) - 60)
+    moved = TokenRows(b.ids, b.values[order], b.width)
+    assert shared_start(a, moved, hidden_cosine=0.3, sketch=(0.0, 0.07), agreement=0.0, gains=0.0).answer == CANNOT_TELL
+
+
 @pytest.mark.parametrize("child", ["finetune", "continued"])
 def test_descendants_are_not_even_where_all_else_is_at_chance(child: str) -> None:
     models = family(False)
@@ -74,10 +84,11 @@ def test_every_piece_against_is_enough_and_every_missing_one_is_named() -> None:
         return shared_start(a, b, hidden_cosine=cosine, sketch=sketch, agreement=agreement)
 
     assert answer(0.2, (0.01, 0.07), None).answer == SHARED
-    for found in (answer(0.2, (0.2, 0.07), 0.0), answer(0.2, (0.0, 0.07), 0.4), answer(0.8, (0.0, 0.07), 0.0)):
+    for found in (answer(0.2, (0.5, 0.07), 0.0), answer(0.2, (0.0, 0.07), 0.4), answer(0.9, (0.0, 0.07), 0.0)):
         assert found.answer == NOT_SHARED and len(found.reasons) == 1
-    assert answer(0.2, None, 0.0).answer == CANNOT_TELL
-    assert "chance level" in answer(0.2, (0.01, None), 0.0).reasons[0]
+    for sketch, agreement in ((None, 0.0), ((0.01, None), 0.0), ((0.2, 0.07), 0.0), ((0.0, 0.07), 0.15)):
+        open_ = answer(0.2, sketch, agreement)
+        assert open_.answer == CANNOT_TELL and "chance level" in open_.reasons[0]
     assert shared_start(None, b, hidden_cosine=0.2, sketch=(0.0, 0.07), agreement=0.0).answer == CANNOT_TELL
 
 

@@ -1,10 +1,10 @@
 """Which of two linked models is the older one? A sum of log-odds over what each piece of evidence says.
 
 Positive log-odds: A is the descendant. Below 2 in size (odds of 7 to 1) the answer is "unknown". Structure alone
-decides where it says anything, and so does the path from one model to the other where untouched embedding rows show
-how much was decayed away; that decay alone does not, because siblings differ in it too. Nor do witnesses alone, which
-cannot tell A -> B, A -> W from B -> A -> W. The tails of the weights (kurtosis) are not asked: on small models trained
-for real they were wrong as often as right.
+decides where it says anything. The others need each other: decay of untouched embedding rows, in which siblings of
+unequal training differ too; the path from one model to the other, on which a sibling that moved little, or grew more,
+looks like a parent; and witnesses, which cannot tell A -> B, A -> W from B -> A -> W. The tails of the weights
+(kurtosis) are not asked: on small models trained for real they were wrong as often as right.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from provindex.evidence.token_rows import MIN_UNTOUCHED, TokenRows, shared_rows
 
 F64 = NDArray[np.float64]
 DECIDES = 2.0
-STRUCTURE, PATH, DECAY, WITNESS = 6.0, 2.5, 1.5, 1.5
+STRUCTURE, PATH, DECAY, WITNESS = 6.0, 1.5, 1.5, 1.5
 MIN_ANCHORS = 16
 IN_ORDER = 0.95
 SPREAD = 1e-4  # of the ratio of untouched rows
@@ -134,8 +134,9 @@ def later_items(
     Of a sibling that is true as well. But what a child adds to its parent is unlike the parent, up to that factor: with
     b in units of the decay, g = <a, a - b> / |a - b|^2 is 0 or less for a parent a of b, 1 or more for a child, and .5
     between equal siblings. Measured: -.5 to .11 from a parent to its child, up to .54 where a light fine-tune undoes
-    noise of the last steps; .43 to .51 between siblings, and -.01 to .06 where one sibling moved much further than the
-    other: those it takes for parent and child. Only for pairs that have more than a random start in common.
+    noise of the last steps; .43 to .61 between siblings, but .08 where one of two light fine-tunes grew more, and -.01
+    to .06 where one sibling moved much further than the other: those it takes for parent and child. Only for pairs that
+    have more than a random start in common.
     """
     rows = shared_rows(rows_a, rows_b)
     if rows is None or int(rows.untouched.sum()) < MIN_UNTOUCHED:
