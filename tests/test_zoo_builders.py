@@ -119,12 +119,12 @@ def test_the_rebuilt_vocabulary_renumbers_shared_tokens() -> None:
 # --- the plan --------------------------------------------------------------------------------------------------
 
 
-def test_the_benchmark_has_48_bases_and_ten_trained_children_of_twelve() -> None:
+def test_the_benchmark_has_56_bases_and_ten_trained_children_of_twelve() -> None:
     jobs = plan.benchmark()
     assert len({job.name for job in jobs}) == len(jobs)
     kinds = Counter(job.kind for job in jobs)
-    assert kinds.pop("base") == 48
-    assert kinds == dict.fromkeys(plan.RECIPES, 12)
+    assert kinds.pop("base") == 48 + 8
+    assert kinds == dict.fromkeys(plan.RECIPES, 12) | {"shared-init": 12 + 8}
     seen: set[str] = set()
     for job in jobs:  # a base comes before what is made of it
         assert job.base is None or job.base in seen

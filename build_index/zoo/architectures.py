@@ -235,11 +235,14 @@ def forward(weights: Weights, config: Config, ids: Tensor) -> Tensor:
 
 
 def initial_weights(config: Config, seed: int) -> dict[str, Tensor]:
-    """Fresh weights: normal, 0.02 at width 768 and larger in proportion below; writers smaller by depth, as GPT-2."""
+    """Fresh weights: normal, writers smaller by depth, as GPT-2.
+
+    The spread is the config's initializer_range, else such that rows are as long as those of 0.02 at width 768.
+    """
     generator = torch.Generator().manual_seed(seed)
     shapes = SHAPES[config["model_type"]](config)
     layers = config.get("num_hidden_layers") or config["n_layer"]
-    spread = 0.02 * math.sqrt(768 / (config.get("hidden_size") or config["n_embd"]))
+    spread = config.get("initializer_range", 0.02 * math.sqrt(768 / (config.get("hidden_size") or config["n_embd"])))
     weights = {}
     for name, shape in shapes.items():
         if len(shape) == 1:

@@ -20,8 +20,9 @@ class Truth:
 
     kind: how it was made. relation: what provindex should call it with respect to its ancestor, None when it has none;
     accepted: every name that is true. parents: direct ones. ancestor: the base at the root, None for a base and for
-    "shared-init" (same random start, trained apart: not descent). layer_map: (child layer, layer of the ancestor).
-    keeps_weights: whether weights of the ancestor are in it. kept_neurons: by child layer, for pruned widths.
+    "shared-init" (the random start of the model `start`, trained apart: not descent). layer_map: (child layer, layer of
+    the ancestor). keeps_weights: whether weights of the ancestor are in it. kept_neurons: by child layer, for pruned
+    widths.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Truth:
     layer_map: LayerMap = ()
     keeps_weights: bool = False
     kept_neurons: tuple[tuple[int, ...], ...] = ()
+    start: str | None = None
 
     @property
     def descends(self) -> bool:

@@ -58,8 +58,7 @@ def begin(job: Job, base: Snapshot) -> tuple[Snapshot, Truth]:
     """What the training of a descendant starts from, under the name of its base, and the descendant's truth."""
     recipe = RECIPES[job.kind]
     if job.kind == "shared-init":
-        truth = Truth(job.name, job.kind, "shared-init", ("shared-init",), (), None)
-        return _fresh(job, base.name), truth
+        return _fresh(job, base.name), Truth(job.name, job.kind, job.kind, (job.kind,), start=base.name)
     start, order, kept = _SURGERY.get(job.kind, _whole)(job, base)
     layer_map: LayerMap = tuple(enumerate(order))
     accepted = (recipe.relation, *recipe.also)
