@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from provindex import dataset
 from provindex.calibration import Calibration
 from provindex.calibration import load as load_calibration
+from provindex.descent import TRAINED_ON, parents_of
 from provindex.errors import IndexFormatError, ModelNotFoundError, UsageError
+from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.evidence.sketch import LAYER, BranchSketches
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.retrieval import DIMENSIONS, RERANKED, Sketches, in_turn, rerank, searches, vector
@@ -417,7 +419,7 @@ class Index:
                 found.append(match)
                 if progress:
                     progress(len(found), len(ranked))
-        matches = sorted((m for m in found if m.pair.verdict == "linked"), key=_closeness)
+        matches = _with_parents(fp, sorted((m for m in found if m.pair.verdict == "linked"), key=_closeness))
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         return QueryResult(
             query=fp,
@@ -631,6 +633,22 @@ def _variant_rule(fp: Fingerprint, entry: Entry, pair: Pair) -> Pair:
     same_model = fp.model_id == entry.model_id and fp.variant != entry.variant
     wrong = (pair.direction == "descendant" and not fp.variant) or (pair.direction == "ancestor" and not entry.variant)
     return replace(pair, direction="unknown") if same_model and wrong else pair
+
+
+def _with_parents(fp: Fingerprint, matches: list[Match]) -> list[Match]:
+    """The same matches; if the query is a merge of some, those are its ancestors, by `merge`, and so is its base."""
+    kin = [m for m in matches if m.pair.relation in TRAINED_ON][:MAX_CANDIDATES]
+    merged = parents_of(fp, [m.entry.load() for m in kin]) if len(kin) > 1 else None
+    if merged is None:
+        return matches
+    told: dict[tuple[str, str, str, str], Pair] = {}
+    for parent in merged.parents:
+        why = f"{parent.coefficient:.2f} of it" if merged.base is None else f"{parent.coefficient:.2f} of its changes"
+        pair = replace(kin[parent.candidate].pair, relation="merge", direction="descendant")
+        told[kin[parent.candidate].entry.key] = replace(pair, reasons=(f"merged from {len(merged.parents)}: {why}",))
+    if merged.base is not None:
+        told[kin[merged.base].entry.key] = replace(kin[merged.base].pair, direction="descendant")
+    return [replace(m, pair=told.get(m.entry.key, m.pair)) for m in matches]
 
 
 def _closeness(match: Match) -> tuple[bool, float, float, str]:

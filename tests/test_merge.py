@@ -10,6 +10,7 @@ import prints
 import pytest
 import zoo
 
+from provindex import Index
 from provindex.evidence import merge
 from provindex.evidence.merge import Merge, Values
 
@@ -207,3 +208,17 @@ def test_too_few_candidates_or_matrices_are_no_merge(kept: Mapping[str, Values])
     assert merge.merge_of(kept["x"], [kept["y"]]) is None
     assert merge.merge_of(kept["x"], []) is None and merge.merge_of({}, [kept["x"], kept["y"]]) is None
     assert merge.samples(None, None) == {}
+
+
+def test_a_query_names_the_parents_of_a_merge(relatives: Mapping[str, Model]) -> None:
+    index = Index.build(prints.fingerprint(model, name) for name, model in relatives.items())
+    model = task((0.5, 0.7), relatives["base"], relatives["x"], relatives["y"])
+    answer = {m.entry.model_id: m for m in index.query(prints.fingerprint(model, "merged")).matches}
+    assert {n: (m.pair.relation, m.direction) for n, m in answer.items() if n in ("x", "y")} == {
+        "x": ("merge", "ancestor"),
+        "y": ("merge", "ancestor"),
+    }
+    assert answer["base"].direction == "ancestor" and answer["base"].pair.relation != "merge"
+    assert "0.50 of its changes" in answer["x"].pair.reasons[0] and "stranger" not in answer
+    plain = {m.entry.model_id: m for m in index.query(prints.fingerprint(relatives["x"], "again")).matches}
+    assert all(m.pair.relation != "merge" for m in plain.values()) and plain["x"].pair.relation == "identical"
