@@ -232,11 +232,28 @@ def attach(folder: Path, raw: bytes) -> str:
 
 def table(made: Calibration) -> list[str]:
     """The strata as lines: pairs, then median and 99.9th (else 99th) percentile of each statistic."""
-    lines = [f"{'stratum':<38} {'pairs':>5}  " + "  ".join(f"{_SHORT.get(s, s):>11}" for s in STATISTICS)]
+    lines = [f"{'stratum':<38} {'pairs':>5}  " + "  ".join(f"{_SHORT.get(s, s):>13}" for s in STATISTICS)]
     for stratum in made.strata.values():
         cells = [_cell(stratum.nulls.get(s)) for s in STATISTICS]
-        lines.append(f"{stratum.name:<38} {stratum.pairs:>5}  " + "  ".join(f"{cell:>11}" for cell in cells))
+        lines.append(f"{stratum.name:<38} {stratum.pairs:>5}  " + "  ".join(f"{cell:>13}" for cell in cells))
     return lines
+
+
+SHOWN = (STRATA[0], STRATA[1], STRATA[9], STRATA[10], POOLED)  # in signals/README.md
+
+
+def markdown(made: Calibration) -> str:
+    """The levels of a few strata as the table of signals/README.md: median and 99.9th percentile."""
+    strata = [made.strata[name] for name in SHOWN if name in made.strata]
+    lines = [
+        f"| | {' | '.join(s.name for s in strata)} |",
+        "|---|" + "--:|" * len(strata),
+        f"| pairs | {' | '.join(f'{s.pairs:,}' for s in strata)} |",
+    ]
+    for statistic in STATISTICS:
+        cells = [_cell(stratum.nulls.get(statistic)) for stratum in strata]
+        lines.append(f"| {statistic} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 _SHORT = {"triple_agreement": "E3", "branch_sketch": "E4"}
@@ -246,8 +263,8 @@ def _cell(null: Null | None) -> str:
     if null is None:
         return "-"
     upper = null.p999 if null.p999 is not None else null.p99
-    sign = "" if null.p999 is not None else "~"
-    return f"{null.median:.3f} {sign}{upper:.3f}" if upper is not None else f"{null.median:.3f} -"
+    shown = "-" if upper is None else f"{'~' * (null.p999 is None)}{upper:.3f}"
+    return f"{null.median:.3f}..{shown}"
 
 
 def null_check(pairs: Sequence[Compared]) -> list[str]:
@@ -281,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     raw = dumps(document_of(made, origin))
     options.output.write_bytes(raw)
-    print("\n".join([*table(made), *null_check(pairs)]))
+    print("\n".join([*table(made), *null_check(pairs), "", "for signals/README.md:", markdown(made)]))
     print(f"{made.models} models, {len(pairs):,} pairs, {len(raw):,} bytes in {options.output}")
     return 0
 

@@ -381,7 +381,6 @@ def test_a_folder_without_models_is_an_error(tmp_path: Path, capsys: pytest.Capt
 SHIPPED = Path(calibrate.__file__).with_name("calibration.json")
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the calibration has not been made")
 def test_the_shipped_calibration_has_every_statistic_and_enough_pairs() -> None:
     found = calibration.loads(SHIPPED.read_bytes())
     assert SHIPPED.stat().st_size < 300_000 and found.models >= 60
@@ -391,3 +390,8 @@ def test_the_shipped_calibration_has_every_statistic_and_enough_pairs() -> None:
     assert all(pooled.nulls[name].p999 is not None for name in STATISTICS)
     assert {len(pooled.nulls[name].scores) for name in CONFORMAL} == {pooled.nulls[name].n for name in CONFORMAL}
     assert pooled.nulls["WVC"].median < 0.1 and 0.3 < pooled.nulls["EAS"].median < 0.8
+
+
+def test_the_table_of_the_signals_chapter_is_that_of_the_file() -> None:
+    chapter = Path(calibration.__file__).parent / "signals" / "README.md"
+    assert calibrate.markdown(calibration.loads(SHIPPED.read_bytes())) in chapter.read_text(encoding="utf-8")
