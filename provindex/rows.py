@@ -410,6 +410,8 @@ def sketches(row: Mapping[str, Any], prefix: str) -> sketch.BranchSketches | Non
     layers, whole = row[f"{prefix}_layers"], row[f"{prefix}_whole"]
     if whole.size != sketch.MODEL:
         raise ValueError(f"{whole.size} values in a model sketch, {sketch.MODEL} expected")
+    if not (np.isfinite(layers).all() and np.isfinite(whole).all()):
+        raise ValueError("a branch sketch that is not finite")
     return sketch.BranchSketches(keys, layers.reshape(len(keys), sketch.LAYER), whole)
 
 

@@ -26,6 +26,7 @@ FULL = len(PRODUCTS) * SKETCHED * SKETCHED
 LAYER = 128
 MODEL = 256
 EPSILON = 1e-10  # components of less relative energy are rounding
+LEAST_REST = 1e-6  # of a product, beside its identity part: less is rounding
 
 LayerKey = tuple[str, int]  # (stack, layer)
 
@@ -113,7 +114,7 @@ def _over_heads(x: F64 | None, y: F64 | None, head_dim: int, gains: Mapping[str,
     if gains:
         x, y = _gained(x, gains.get("q")), _gained(y, gains.get("k"))
     size = head_dim if head_dim > 0 and not (x.shape[1] % head_dim or y.shape[1] % head_dim) else x.shape[1]
-    many, few = x.shape[1] // size, y.shape[1] // size
+    many, few = (x.shape[1] // size, y.shape[1] // size) if size else (0, 0)
     if not few or many % few or y.shape[1] % size:
         return None
     ours = x.reshape(len(x), many, size)
@@ -137,7 +138,8 @@ def _normalized(product: F64 | None, gram: F64) -> F64:
         return np.zeros(SKETCHED * SKETCHED)
     rest = product - gram * ((product * gram).sum() / max(float((gram * gram).sum()), 1e-300))
     length = float(np.sqrt((rest**2).sum()))
-    return np.asarray(rest / length if length > 0 else np.zeros_like(rest), np.float64).reshape(-1)
+    told = length > LEAST_REST * float(np.sqrt((product**2).sum()))
+    return np.asarray(rest / length if told else np.zeros_like(rest), np.float64).reshape(-1)
 
 
 @lru_cache(maxsize=2)
@@ -175,8 +177,9 @@ def projected(full: Mapping[LayerKey, F64]) -> BranchSketches | None:
 
 
 def similarities(a: BranchSketches, b: BranchSketches) -> F64:
-    """Inner products of the layers of two models, (layers of A, layers of B)."""
-    return a.layers.astype(np.float64) @ b.layers.astype(np.float64).T
+    """Inner products of the layers of two models, (layers of A, layers of B), from -1 to 1."""
+    products = a.layers.astype(np.float64) @ b.layers.astype(np.float64).T
+    return np.asarray(np.clip(products, -1.0, 1.0), np.float64)  # rows of float16 can be a little longer than one
 
 
 def late_interaction(similarity: F64) -> float:
