@@ -14,6 +14,7 @@ import pytest
 import zoo
 
 from build_index.calibrate import Compared, calibration_of
+from provindex import verdict
 from provindex.api import Comparison, compare
 from provindex.build import Built
 from provindex.calibration import STRATA
@@ -289,9 +290,13 @@ def test_a_signal_has_its_chance_level_and_whether_it_is_above(calibrated: dict[
     assert "null" not in d["evidence"]["bit_reuse"]
 
 
-def test_without_a_calibration_every_signal_says_so(documents: dict[str, dict[str, Any]]) -> None:
-    for signal in documents["linked"]["signals"].values():
-        assert signal["value"] is None or (signal["chance"] is None and "no calibration" in signal["chance_reason"])
+def test_without_a_calibration_every_signal_says_so(made: dict[str, Fingerprint]) -> None:
+    a, b = made["org/pruned"], made["org/parent"]
+    d = document.compare_document(Comparison(a, b, verdict.compare(a, b), Index.build(()).info, {}))
+    for signal in d["signals"].values():
+        assert signal["chance"] is None and "no calibration" in signal["chance_reason"]
+    shown = text.render(d, width=60)
+    assert "  CHANCE -: this index has no calibration" in shown and max(map(len, shown.splitlines())) <= 60
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
