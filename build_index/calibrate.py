@@ -220,10 +220,13 @@ def _compact(value: Any) -> str:
 
 
 def attach(folder: Path, raw: bytes) -> str:
-    """Put a calibration into an index folder and name it in its manifest; its name there."""
+    """Put a calibration into an index folder, name it in the manifest, and remove the one that was there; its name."""
     calibration.loads(raw)
+    before = dataset.read_manifest(folder)
     name = calibration.write(folder, raw)
-    dataset.write_manifest(folder, replace(dataset.read_manifest(folder), calibration=name))
+    dataset.write_manifest(folder, replace(before, calibration=name))
+    for stale in set((folder / calibration.FOLDER).glob("*.json")) - {folder / name}:
+        stale.unlink()
     return name
 
 

@@ -365,6 +365,8 @@ def test_a_calibration_is_attached_to_an_index(document: dict[str, Any], folder:
     after = dataset.read_manifest(tmp_path)
     assert after == replace(before, calibration=name) and Index.load(tmp_path).verify() == []
     assert calibration.load(tmp_path, after.calibration).strata.keys() == {GATED, OTHER, RARE, POOLED}
+    again = calibrate.attach(tmp_path, calibrate.dumps({**document, "made": {"by": "another"}}))
+    assert again != name and [f.name for f in (tmp_path / "calibration").iterdir()] == [Path(again).name]
     with pytest.raises(IndexFormatError, match="schema 7"):
         calibrate.attach(tmp_path, calibrate.dumps({**document, "schema": 7}))
 
