@@ -12,9 +12,13 @@ import numpy as np
 from provindex.evidence import merge
 from provindex.evidence.direction import Direction, Item, Structure, direction, later_items, structure
 from provindex.evidence.merge import Merge
+from provindex.evidence.panels import BlockDigests
 from provindex.evidence.start import NOT_SHARED, Start, gain_correlation, shared_start
 from provindex.fingerprint import Fingerprint
 from provindex.relation import LOG10_P_LINKED, Linked
+from provindex.signals.wvc import Samples
+
+Sampled = tuple[BlockDigests | None, Samples | None]
 
 TRAINED_ON = frozenset({"finetune", "continued", "adapter", "related"})  # relations that training made
 REUSED = "blocks of weights are the same, bit for bit"
@@ -68,10 +72,17 @@ def _structure(fp: Fingerprint, grid: float, neurons: int) -> Structure:
     return Structure(fp.facts.layers, fp.facts.vocabulary, fp.facts.precision, grid, ids, neurons)
 
 
-def parents_of(query: Fingerprint, relatives: Sequence[Fingerprint]) -> Merge | None:
+def sampled(fp: Fingerprint) -> Sampled:
+    """What `parents_of` needs of a model: a small part of its fingerprint."""
+    return fp.blocks, fp.wvc
+
+
+def parents_of(query: Sampled, relatives: Sequence[Sampled]) -> Merge | None:
     """The merge that a query is, of its linked relatives (closest first, at most ten are looked at); or None.
 
     `candidate` and `base` of the answer are places in `relatives`.
     """
-    kept = [merge.samples(fp.blocks, fp.wvc) for fp in relatives[: merge.MAX_CANDIDATES]]
-    return merge.merge_of(merge.samples(query.blocks, query.wvc), kept) if len(kept) > 1 else None
+    if len(relatives) < 2:
+        return None
+    kept = [merge.samples(*relative) for relative in relatives[: merge.MAX_CANDIDATES]]
+    return merge.merge_of(merge.samples(*query), kept)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from provindex import dataset
 from provindex.calibration import Calibration
 from provindex.calibration import load as load_calibration
-from provindex.descent import TRAINED_ON, parents_of
+from provindex.descent import TRAINED_ON, Sampled, parents_of, sampled
 from provindex.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.evidence.sketch import LAYER, BranchSketches
@@ -41,6 +41,7 @@ THREADS = 4  # that read and compare candidates: more would wait for the interpr
 SKETCHES = ("sketch_layers", "sketch_id_layers")  # at anchor strings, at fixed token ids
 ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
+Key = tuple[str, str, str, str]  # of an entry
 
 
 F32 = NDArray[np.float32]
@@ -408,9 +409,14 @@ class Index:
         own = self.own(fp)
         ranked, calibration = self._nearest(fp, own, candidates, also), self.calibration
 
+        weights: dict[Key, Sampled] = {}
+
         def verified(candidate: tuple[Entry, int, float]) -> Match:
             entry, rank, score = candidate
-            pair = compare(fp, entry.load(), models=len(self), calibration=calibration)
+            other = entry.load()
+            pair = compare(fp, other, models=len(self), calibration=calibration)
+            if pair.relation in TRAINED_ON:
+                weights[entry.key] = sampled(other)
             return Match(entry, _variant_rule(fp, entry, pair), rank, score)
 
         found: list[Match] = []
@@ -419,7 +425,8 @@ class Index:
                 found.append(match)
                 if progress:
                     progress(len(found), len(ranked))
-        matches = _with_parents(fp, sorted((m for m in found if m.pair.verdict == "linked"), key=_closeness))
+        matches = sorted((m for m in found if m.pair.verdict == "linked"), key=_closeness)
+        matches = _with_parents(fp, matches, weights)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         return QueryResult(
             query=fp,
@@ -635,13 +642,16 @@ def _variant_rule(fp: Fingerprint, entry: Entry, pair: Pair) -> Pair:
     return replace(pair, direction="unknown") if same_model and wrong else pair
 
 
-def _with_parents(fp: Fingerprint, matches: list[Match]) -> list[Match]:
-    """The same matches; if the query is a merge of some, those are its ancestors, by `merge`, and so is its base."""
-    kin = [m for m in matches if m.pair.relation in TRAINED_ON][:MAX_CANDIDATES]
-    merged = parents_of(fp, [m.entry.load() for m in kin]) if len(kin) > 1 else None
+def _with_parents(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sampled]) -> list[Match]:
+    """The same matches; if the query is a merge of some, those are its ancestors, by `merge`, and so is its base.
+
+    weights: samples of those that training may have made of each other.
+    """
+    kin = [m for m in matches if m.entry.key in weights][:MAX_CANDIDATES]
+    merged = parents_of(sampled(fp), [weights[m.entry.key] for m in kin])
     if merged is None:
         return matches
-    told: dict[tuple[str, str, str, str], Pair] = {}
+    told: dict[Key, Pair] = {}
     for parent in merged.parents:
         why = f"{parent.coefficient:.2f} of it" if merged.base is None else f"{parent.coefficient:.2f} of its changes"
         pair = replace(kin[parent.candidate].pair, relation="merge", direction="descendant")
