@@ -57,7 +57,7 @@ def anchors_of(rows: F64, ids: NDArray[np.int64] | None = None, *, centered: boo
     return made
 
 
-SHAPES = [(300, 48), (100, 160), (512, 512)]  # tall, wide, square
+SHAPES = [(300, 48), (100, 160), (200, 200)]  # tall, wide, square
 
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
@@ -439,7 +439,7 @@ def test_sampled_mode_reads_two_layers_as_exact_mode_does(make: Callable[..., zo
         assert np.array_equal(other.layers, one.layers[[2, 4]])
     assert exact.neurons is not None and sampled.neurons is not None and sampled.neurons.keys == other.keys
     for key in other.keys:
-        ours, theirs = exact.neurons.span(key), sampled.neurons.span(key)
+        ours, theirs = exact.neurons.places[key], sampled.neurons.places[key]
         for name in ("units", "lengths", "by_string", "by_id"):
             assert np.array_equal(getattr(exact.neurons, name)[ours], getattr(sampled.neurons, name)[theirs]), name
 
@@ -451,7 +451,7 @@ def test_large_models_keep_fewer_neurons_of_each_layer_and_the_longest_of_them()
     gate = checkpoint.tensors["model.layers.3.mlp.gate_proj.weight"].astype(np.float64)
     gain = checkpoint.tensors["model.layers.3.post_attention_layernorm.weight"].astype(np.float64)
     longest = np.argsort(-np.linalg.norm(gate * gain, axis=1), kind="stable")[:128]
-    assert np.array_equal(made.units[made.span(("decoder", 3))], longest)
+    assert np.array_equal(made.units[made.places[("decoder", 3)]], longest)
 
 
 def test_the_order_of_experts_does_not_count() -> None:
@@ -465,7 +465,10 @@ def test_the_order_of_experts_does_not_count() -> None:
     assert a.sketches_by_id is not None and b.sketches_by_id is not None
     assert np.diag(sketch.similarities(a.sketches_by_id, b.sketches_by_id)).min() > 0.999
     assert a.neurons is not None and b.neurons is not None
-    found = [aligned.agreement(a.neurons, b.neurons, "by_id", key, key) for key in a.neurons.keys]
+    found = aligned.triple_agreement(
+        a.neurons, b.neurons, {"by_id": [[(key, key) for key in a.neurons.keys]]}
+    ).agreements
+    assert len(found) == len(a.neurons.keys)
     assert all(f.share == 1.0 for f in found) and any((f.units_a != f.units_b).any() for f in found)
 
 
