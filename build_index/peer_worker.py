@@ -21,9 +21,13 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 from provenancekit.core.scanner import ModelProvenanceScanner  # noqa: E402
 from provenancekit.exceptions import ProvenanceError  # noqa: E402
 from provenancekit.services.cache import NullCache  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
 
 # What a model can make the peer raise; that is then its answer for this model, the others are compared all the same.
-REFUSALS = (ProvenanceError, OSError, LookupError, ValueError, ArithmeticError, RuntimeError, TypeError)
+REFUSALS = (
+    ProvenanceError, SafetensorError, OSError, LookupError, ValueError, ArithmeticError, RuntimeError, TypeError,
+    AttributeError,
+)  # fmt: skip
 SIGNALS = ("eas", "nlf", "lep", "end", "wvc", "tfv", "voa")
 
 

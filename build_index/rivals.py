@@ -251,4 +251,4 @@ def _run_worker(python: Path, job: Path, out: Path) -> None:
     if done.returncode or not out.exists():
         lines = (job.parent / "peer_log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else f"exit status {done.returncode}"
-        raise ProvindexError(f"The peer failed: {last}", "tests/parity/README.md says how its environment is made.")
+        raise ProvindexError(f"The peer failed ({last}).", "tests/parity/README.md says how its environment is made.")
