@@ -37,8 +37,28 @@ Row = dict[str, Any]
 SEED_NUMBER = 20261123
 NONE, COPY = "none", "copy"
 ATTACKS = (NONE, "permute_neurons", "permute_heads", "rotate_residual", "fold_norms", "rescale", "all", "all_int8")
-ALONE = (*EXACT, "int8", "all", "all_int8", "rename_metadata", "withhold_tokenizer", "withhold_config")
+ALONE = (
+    *EXACT,
+    "int8",
+    "all",
+    "all_int8",
+    "all, renumbered",
+    "rename_metadata",
+    "withhold_tokenizer",
+    "withhold_config",
+)
 RESCALE = ("rescale_neurons", "rescale_values", "rescale_queries")
+# Every exact disguise that leaves the token ids alone: with them renumbered, a model without its tokenizer cannot run.
+TOGETHER = (
+    "rotate_residual", "rescale_residual", "permute_experts", "permute_neurons", "rescale_gates", "permute_heads",
+    "rotate_values", "rotate_queries", *RESCALE, "shift_readers", "shift_writers",
+)  # fmt: skip
+COMBINED = {
+    "rescale": RESCALE,
+    "all": TOGETHER,
+    "all_int8": (*TOGETHER, "int8"),
+    "all, renumbered": (*TOGETHER, "renumber_vocabulary"),
+}
 RIVALS = (NONE, "all")  # under which the slower rival methods are run too
 TOP = 10
 
@@ -55,6 +75,7 @@ class Setting:
         return self.work / f"rows-{code_digest()}"
 
 
+@lru_cache(maxsize=1)
 def code_digest() -> str:
     """Eight digits over the code that measures: other code, other files."""
     here = Path(__file__).resolve().parent
@@ -112,16 +133,16 @@ def family_of(name: str) -> str:
 
 
 def attacked(snapshot: Snapshot, attack: str, seed: int) -> Snapshot | Refusal:
-    """A model under an attack; "rescale" is every paired rescaling that the architecture allows."""
+    """A model under an attack; of a combined one, all that the architecture allows."""
     if attack == NONE:
         return snapshot
-    if attack != "rescale":
-        return disguise(attack, snapshot, seed)
     done = snapshot
-    for name in RESCALE:
+    for name in COMBINED.get(attack, (attack,)):
         result = disguise(name, done, seed)
+        if isinstance(result, Refusal) and attack not in COMBINED:
+            return result
         done = done if isinstance(result, Refusal) else result
-    return Refusal("nothing can be rescaled") if done is snapshot else done
+    return Refusal("nothing applies") if done is snapshot else done
 
 
 # --- what is measured ------------------------------------------------------------------------------------------
@@ -142,7 +163,7 @@ def derived(setting: Setting, base: str) -> list[Row]:
                 continue
             given, alone = fingerprints(made)
             pair = compare(given, own, models=len(opened(setting)), calibration=chance_levels())
-            row = head | measured(pair) | judged(pair, truth)
+            row = head | measured(pair) | judged(pair, truth, attack)
             row |= {"rank": rank(setting, given, base), "rank_withheld": rank(setting, alone, base)}
             found.append(row | (rival(weights, made) if attack in RIVALS else {}))
     return found
@@ -195,12 +216,13 @@ def measured(pair: Pair) -> Row:
     return row
 
 
-def judged(pair: Pair, truth: Truth) -> Row:
+def judged(pair: Pair, truth: Truth, attack: str) -> Row:
     """The pair against its truth: A is the descendant."""
     pairs = {(r.a[0] + i, r.b[0] + i) for r in pair.layer_map for i in range(r.a[1] - r.a[0] + 1)}
     right = {"descendant": "right", "unknown": "abstained"}.get(pair.direction or "unknown", "wrong")
     return {
-        "relation_right": pair.relation in {truth.relation, *truth.accepted},
+        "relation_right": pair.relation
+        in {truth.relation, *truth.accepted, *(() if attack == NONE else ("laundered",))},
         "direction_right": right if truth.descends and pair.verdict == "linked" else None,
         "map_right": pairs == set(truth.layer_map) if truth.layer_map and pair.verdict == "linked" else None,
         "map": sorted(pairs),

@@ -103,8 +103,9 @@ def compare_resolved(
 ) -> Pair:
     """The verdict on two resolved references; VOA is exact if both vocabularies are at hand.
 
-    index: whose chance levels are used; the default one if None. deep: adds the evidence `deep_agreement`. UsageError if
-    before anything is compared. offline: never ask the Hub for the weights of an indexed model.
+    index: whose chance levels are used; the default one if None. deep: adds the evidence `deep_agreement`. UsageError
+    if the weights of one of them are not at hand, which is told before anything is compared. offline: never ask the Hub
+    for the weights of an indexed model.
     """
     opened = [weights_of(x, offline=offline) for x in (a, b)] if deep else []
     ours, theirs = a.vocabulary(), b.vocabulary()

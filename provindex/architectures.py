@@ -850,7 +850,8 @@ KV_KEYS = (
 )  # fmt: skip
 HEAD_DIM_KEYS = ("head_dim", "d_kv", "kv_channels")
 ACTIVATION_KEYS = (
-    "hidden_act", "activation_function", "hidden_activation", "activation", "dense_act_fn", "afn",
+    "hidden_act", "activation_function", "hidden_activation", "activation", "dense_act_fn", "feed_forward_proj",
+    "afn",
 )  # fmt: skip
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config")
 VISION_CONFIGS = ("vision_config", "vision_tower_config")

@@ -784,7 +784,7 @@ def _activation(facts: _Facts) -> str:
         for source in facts.sources:
             value = source.get(key)
             if isinstance(value, str) and value:
-                return value[:40]
+                return value[:40].removeprefix("gated-")
     return facts.kind.activation
 
 

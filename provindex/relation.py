@@ -115,7 +115,9 @@ class Linked:
         a, b = self.a.neurons, self.b.neurons
         if a is None or b is None:
             return []
-        return [(a.lengths[a.span(f.a)][f.rows, -2:], b.lengths[b.span(f.b)][f.columns, -2:]) for _, f in self.neurons]
+        return [
+            (a.lengths[a.places[f.a]][f.rows, -2:], b.lengths[b.places[f.b]][f.columns, -2:]) for _, f in self.neurons
+        ]
 
     def _renumbered(self) -> bool:
         """Whether anchor strings that both have stand at other ids."""
@@ -186,8 +188,7 @@ class Linked:
         a, b = self.a.facts, self.b.facts
         main = [p for p, _ in self.matches if p.stack == a.main]
         if a.layers == b.layers:
-            narrower = self.neurons and self.widths[0] != self.widths[1] and _kept_order(self.neurons)
-            return "pruned" if narrower else None
+            return "pruned" if self.neurons and self.widths[0] != self.widths[1] else None
         deep, shallow = {p.a for p in main}, {p.b for p in main}
         if a.layers < b.layers:
             deep, shallow = shallow, deep

@@ -203,10 +203,11 @@ def _explained(outcome: Outcome, a: Fingerprint, b: Fingerprint, name: str) -> O
 
 def _aligned(a: Fingerprint, b: Fingerprint, calibration: Calibration | None, stratum: str) -> dict[str, Outcome]:
     """E3 and E4, ranked among unrelated pairs."""
-    sketches = [(a.sketches, b.sketches), (a.sketches_by_id, b.sketches_by_id)]
-    maps = [] if a.neurons is None or b.neurons is None else aligned.layer_maps(a.neurons, b.neurons, sketches)
+    sketches = _namings(a, b)
+    maps = aligned.layer_maps(a.neurons, b.neurons, sketches)
     agreement = _explained(aligned.triple_agreement(a.neurons, b.neurons, maps).outcome, a, b, "neurons")
-    scores = [(late_interaction(similarities(x, y)), x, y) for x, y in sketches if x is not None and y is not None]
+    both = [(x, y) for x, y in sketches.values() if x is not None and y is not None]
+    scores = [(late_interaction(similarities(x, y)), x, y) for x, y in both]
     if not scores:
         branch = _explained(exact.absent("no anchors under which both models have branch sketches"), a, b, "branches")
     else:
@@ -216,6 +217,10 @@ def _aligned(a: Fingerprint, b: Fingerprint, calibration: Calibration | None, st
         "triple_agreement": _ranked("triple_agreement", agreement, calibration, stratum),
         "branch_sketch": _ranked("branch_sketch", branch, calibration, stratum),
     }
+
+
+def _namings(a: Fingerprint, b: Fingerprint) -> dict[str, aligned.Naming]:
+    return {"by_string": (a.sketches, b.sketches), "by_id": (a.sketches_by_id, b.sketches_by_id)}
 
 
 def _ranked(name: str, outcome: Outcome, calibration: Calibration | None, stratum: str) -> Outcome:
@@ -238,8 +243,7 @@ def _linked(
 ) -> Linked:
     comparable = a.hidden is not None and b.hidden is not None and a.hidden.width == b.hidden.width
     by_units = exact.layer_matches(a.hidden, b.hidden, stacks) if comparable else []  # type: ignore[arg-type]
-    namings = {"by_string": (a.sketches, b.sketches), "by_id": (a.sketches_by_id, b.sketches_by_id)}
-    by_neurons = layers.neuron_matches(a.neurons, b.neurons, namings)
+    by_neurons = layers.neuron_matches(a.neurons, b.neurons, _namings(a, b))
     matches = layers.together(by_units, by_neurons, a.facts.layers * b.facts.layers)
     mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or found.hidden.pairs)]
     return Linked(a, b, effects(a.blocks, b.blocks, mapped), matches, by_neurons, evidence)

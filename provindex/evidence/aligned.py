@@ -8,8 +8,9 @@ matchings hardly ever name the same neuron. Assignment of units as evidence: AWM
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ NO_NEURONS = "no MLP neurons in anchor coordinates in one of the models"
 OTHER_KIND = "the MLPs are of different kinds (with and without a gate)"
 
 I64 = NDArray[np.int64]
+LayerKeys = tuple[LayerKey, LayerKey]
+Naming = tuple[BranchSketches | None, BranchSketches | None]  # sketches of A and of B under one naming of the anchors
+LayerMaps = Mapping[str, Sequence[Sequence[LayerKeys]]]
 
 
 def neurons_kept(layers: int) -> int:
@@ -55,11 +59,32 @@ class NeuronPanels:
         """3 for MLPs with a gate, 2 without."""
         return int(self.lengths.shape[1])
 
-    def span(self, key: LayerKey) -> slice:
-        """Where a layer's neurons lie."""
-        at = self.keys.index(key)
-        start = int(self.heights[:at].sum())
-        return slice(start, start + int(self.heights[at]))
+    @cached_property
+    def places(self) -> dict[LayerKey, slice]:
+        """Where each layer's neurons lie."""
+        stops = np.cumsum(self.heights).tolist()
+        starts = [0, *stops[:-1]]
+        return {key: slice(start, stop) for key, start, stop in zip(self.keys, starts, stops, strict=True)}
+
+    def live(self, naming: str, key: LayerKey) -> I64:
+        """Numbers of a layer's neurons of which no part is zero."""
+        return self._seen[naming][1][key]
+
+    def directions(self, naming: str) -> NDArray[np.float32]:
+        """All neurons under a naming that the model has, (N, P, 64) float32 unit vectors; zeros stay zeros."""
+        return self._seen[naming][0]
+
+    @cached_property
+    def _seen(self) -> dict[str, tuple[NDArray[np.float32], dict[LayerKey, I64]]]:
+        seen = {}
+        for naming, kept in (("by_string", self.by_string), ("by_id", self.by_id)):
+            if kept is not None:
+                values = kept.astype(np.float32)
+                lengths = np.sqrt((values**2).sum(axis=-1, keepdims=True))
+                numbers = np.flatnonzero((lengths > 0).all(axis=(1, 2)))
+                live = {key: numbers[(numbers >= at.start) & (numbers < at.stop)] for key, at in self.places.items()}
+                seen[naming] = np.asarray(values / np.where(lengths > 0, lengths, 1), np.float32), live
+        return seen
 
 
 @dataclass(frozen=True)
@@ -109,18 +134,16 @@ def log10_poisson_tail(k: int, mean: float) -> float:
     return min(0.0, (first - math.log1p(-mean / (k + 1))) / math.log(10)) if mean > 0 else -math.inf
 
 
-def triple_agreement(
-    a: NeuronPanels | None, b: NeuronPanels | None, maps: Sequence[Sequence[tuple[LayerKey, LayerKey]]]
-) -> AlignedResult:
+def triple_agreement(a: NeuronPanels | None, b: NeuronPanels | None, maps: LayerMaps) -> AlignedResult:
     """E3 over some layer maps; value: share of neurons on which the matchings agree, of those that could.
 
-    maps: each a list of (layer of A, layer of B). The p-value pays for all maps and for both namings of the anchors.
+    maps: by naming of the anchors, each map a list of (layer of A, layer of B). The p-value pays for all of them.
     """
     if a is None or b is None:
         return AlignedResult(absent(NO_NEURONS))
     if a.parts != b.parts:
         return AlignedResult(absent(OTHER_KIND))
-    tried = [found for naming in namings(a, b) for pairs in maps if (found := _agreements(a, b, naming, pairs))]
+    tried = [agreements(a, b, naming, pairs) for naming in namings(a, b) for pairs in maps.get(naming, ()) if pairs]
     results = [_result(found, len(tried)) for found in tried]
     results = [r for r in results if r.outcome.value is not None]
     if not results:
@@ -137,80 +160,76 @@ def _result(found: Sequence[Agreement], tried: int) -> AlignedResult:
     return AlignedResult(Outcome(count / n, n, log10_p, min(1.0, expected / n)), tuple(found))
 
 
-def _agreements(
-    a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[tuple[LayerKey, LayerKey]]
-) -> list[Agreement]:
-    there, here = set(a.keys), set(b.keys)
-    return [agreement(a, b, naming, x, y) for x, y in pairs if x in there and y in here]
-
-
-def agreement(a: NeuronPanels, b: NeuronPanels, naming: str, x: LayerKey, y: LayerKey) -> Agreement:
-    """Match the neurons of layer x of A and y of B by each of their parts, both ways; the smaller count is taken.
+def agreements(a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[LayerKeys]) -> list[Agreement]:
+    """Match the neurons of each (layer of A, layer of B) by each of their parts, both ways; the smaller count is taken.
 
     naming: "by_string" or "by_id", which both must have. A gate has a sign; up and down may both have been negated.
+    Pairs of layers that one model lacks are left out.
     """
-    units = [p.units[p.span(key)].astype(np.int64) for p, key in ((a, x), (b, y))]
-    values = [getattr(p, naming)[p.span(key)].astype(np.float32) for p, key in ((a, x), (b, y))]
-    live = [np.flatnonzero((v != 0).any(axis=2).all(axis=1)) for v in values]
-    left, right = (_unit(v[i]) for v, i in zip(values, live, strict=True))
-    rows, columns, expected = _found(left, right)
-    rows, columns = live[0][rows], live[1][columns]
-    n = min(len(left), len(right))
-    return Agreement(x, y, rows, columns, n, expected, units[0][rows], units[1][columns])
+    alike: dict[tuple[int, int], list[LayerKeys]] = {}
+    for x, y in pairs:
+        if x in a.places and y in b.places:
+            alike.setdefault((len(a.live(naming, x)), len(b.live(naming, y))), []).append((x, y))
+    return [found for group in alike.values() for found in _alike(a, b, naming, group)]
 
 
-def _found(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[I64, I64, float]:
-    """Rows and columns on which all matchings agree, and how many would by chance; (neurons, parts, anchors) each."""
-    if not len(left) or not len(right):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), 0.0
-    parts = left.shape[1]
-    scores = [left[:, p] @ right[:, p].T for p in range(parts)]
-    scores[-2:] = [np.abs(s) for s in scores[-2:]]
-    forward, expected = _agreeing([s.argmax(axis=1) for s in scores], len(right))
-    backward, expected_back = _agreeing([s.argmax(axis=0) for s in scores], len(left))
-    expected = max(expected, expected_back)
-    if backward.size < forward.size:
-        return scores[-1][:, backward].argmax(axis=0), backward, expected
-    return forward, scores[-1][forward].argmax(axis=1), expected
+def _alike(a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[LayerKeys]) -> list[Agreement]:
+    """Agreements of pairs of layers that all have n live neurons in A and m in B."""
+    ours, theirs = (
+        [p.live(naming, key) for key in keys] for p, keys in zip((a, b), zip(*pairs, strict=True), strict=True)
+    )
+    if not ours[0].size or not theirs[0].size:
+        empty = np.zeros(0, np.int64)
+        return [Agreement(x, y, empty, empty, 0, 0.0, empty, empty) for x, y in pairs]
+    left, right = a.directions(naming)[np.stack(ours)], b.directions(naming)[np.stack(theirs)]
+    scores = left.transpose(0, 2, 1, 3) @ right.transpose(0, 2, 3, 1)  # (pairs, parts, n, m)
+    scores[:, -2:] = np.abs(scores[:, -2:])
+    forward, expected = _agreeing(scores.argmax(axis=3), right.shape[1])
+    backward, expected_back = _agreeing(scores.argmax(axis=2), left.shape[1])
+    out = []
+    for i, (x, y) in enumerate(pairs):
+        rows = np.flatnonzero(forward[i])
+        columns = scores[i, -1, rows].argmax(axis=1) if rows.size else rows
+        if backward[i].sum() < rows.size:
+            columns = np.flatnonzero(backward[i])
+            rows = scores[i, -1][:, columns].argmax(axis=0) if columns.size else columns
+        rows, columns = ours[i][rows], theirs[i][columns]
+        n, chance = min(left.shape[1], right.shape[1]), float(max(expected[i], expected_back[i]))
+        units = a.units[rows].astype(np.int64), b.units[columns].astype(np.int64)
+        out.append(Agreement(x, y, rows - a.places[x].start, columns - b.places[y].start, n, chance, *units))
+    return out
 
 
-def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(values / np.sqrt((values**2).sum(axis=-1, keepdims=True)), np.float32)
+def _agreeing(matchings: I64, targets: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Where all matchings name one target, (pairs, n), and how many would if they were drawn apart, (pairs,).
 
-
-def _agreeing(matchings: Sequence[I64], targets: int) -> tuple[I64, float]:
-    """Rows on which all matchings name one target, and how many would if they were drawn apart.
-
-    lambda = sum over targets of the product of in-degrees / n^(matchings - 1).
+    matchings: (pairs, parts, n). lambda = sum over targets of the product of in-degrees / n^(parts - 1).
     """
-    same = [i for i, named in enumerate(zip(*(m.tolist() for m in matchings), strict=True)) if len(set(named)) == 1]
-    counts = np.ones(targets)
-    for matching in matchings:
-        counts *= np.bincount(matching, minlength=targets)
-    n = matchings[0].size
-    return np.array(same, np.int64), float(counts.sum() / n ** (len(matchings) - 1))
+    pairs, parts, n = matchings.shape
+    same = (matchings == matchings[:, :1]).all(axis=1)
+    offsets = np.arange(pairs * parts).reshape(pairs, parts, 1) * targets
+    counts = np.bincount((matchings + offsets).ravel(), minlength=pairs * parts * targets)
+    products = counts.reshape(pairs, parts, targets).astype(np.float64).prod(axis=1)
+    return same, products.sum(axis=1) / float(n) ** (parts - 1)
 
 
-def layer_maps(
-    a: NeuronPanels, b: NeuronPanels, sketches: Sequence[tuple[BranchSketches | None, BranchSketches | None]]
-) -> list[list[tuple[LayerKey, LayerKey]]]:
-    """Maps worth trying: layer l to layer l, and for each naming of the anchors the best order-preserving map by the
-    sketches, stack by stack.
+def layer_maps(a: NeuronPanels | None, b: NeuronPanels | None, sketches: Mapping[str, Naming]) -> LayerMaps:
+    """Maps worth trying under each naming of the anchors: layer l to layer l, and the best order-preserving one by the
+    sketches (of A and of B, by naming), stack by stack.
     """
-    maps = [[(key, key) for key in a.keys if key in set(b.keys)]]
-    for ours, theirs in sketches:
-        if ours is not None and theirs is not None:
-            maps.append(_by_sketch(ours, theirs))
-    unique: list[list[tuple[LayerKey, LayerKey]]] = []
-    for pairs in maps:
-        if pairs and pairs not in unique:
-            unique.append(pairs)
-    return unique
+    if a is None or b is None:
+        return {}
+    identity = [(key, key) for key in a.keys if key in b.places]
+    maps = {}
+    for naming, (ours, theirs) in sketches.items():
+        best = _by_sketch(ours, theirs) if ours is not None and theirs is not None else []
+        maps[naming] = [identity] if best == identity else [identity, best]
+    return maps
 
 
-def _by_sketch(a: BranchSketches, b: BranchSketches) -> list[tuple[LayerKey, LayerKey]]:
+def _by_sketch(a: BranchSketches, b: BranchSketches) -> list[LayerKeys]:
     scores: F64 = similarities(a, b)
-    out: list[tuple[LayerKey, LayerKey]] = []
+    out: list[LayerKeys] = []
     for stack in sorted({s for s, _ in a.keys} & {s for s, _ in b.keys}):
         rows = [i for i, (s, _) in enumerate(a.keys) if s == stack]
         columns = [j for j, (s, _) in enumerate(b.keys) if s == stack]

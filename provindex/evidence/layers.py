@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from provindex.evidence.aligned import Agreement, NeuronPanels, agreement, namings
+from provindex.evidence.aligned import Agreement, LayerKeys, Naming, NeuronPanels, agreements, namings
 from provindex.evidence.exact import LOG10_THRESHOLD, LayerPair
 from provindex.evidence.sketch import BranchSketches, similarities
 
 LEAST_SHARE = 0.1  # of the neurons of two layers, to call them the same layer
 
 Matches = Sequence[tuple[LayerPair, float]]
-Naming = tuple[BranchSketches | None, BranchSketches | None]  # sketches of A and of B under one naming of the anchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +44,24 @@ def neuron_matches(
     found: dict[LayerPair, Agreement] = {}
     cost = math.log10(max(len(a.keys) * len(b.keys), 1))
     for naming in namings(a, b):
-        x, y = sketches[naming]
-        for i, j in _nearest(x, y) if x is not None and y is not None else ():
-            (stack, layer), (_, at) = ours, theirs = x.keys[i], y.keys[j]  # type: ignore[union-attr]
-            if ours[0] != theirs[0] or ours not in a.keys or theirs not in b.keys:
-                continue
-            made, pair = agreement(a, b, naming, ours, theirs), LayerPair(stack, layer, at)
+        for made in agreements(a, b, naming, _nearest(*sketches[naming])):
+            pair = LayerPair(made.a[0], made.a[1], made.b[1])
             better = pair not in found or made.rows.size > found[pair].rows.size
             if made.share >= LEAST_SHARE and made.log10_p + cost <= LOG10_THRESHOLD and better:
                 found[pair] = made
     return sorted(found.items(), key=lambda f: (f[0].stack, f[0].a, f[0].b))
 
 
-def _nearest(x: BranchSketches, y: BranchSketches) -> list[tuple[int, int]]:
+def _nearest(x: BranchSketches | None, y: BranchSketches | None) -> list[LayerKeys]:
+    """For each layer of either model, the layer of the same stack of the other whose sketch is nearest."""
+    if x is None or y is None:
+        return []
     scores = similarities(x, y)
     for i, (stack, _) in enumerate(x.keys):
         scores[i, [j for j, (other, _) in enumerate(y.keys) if other != stack]] = -np.inf
     best = {(i, int(row.argmax())) for i, row in enumerate(scores)}
-    return sorted(best | {(int(column.argmax()), j) for j, column in enumerate(scores.T)})
+    best |= {(int(column.argmax()), j) for j, column in enumerate(scores.T)}
+    return [(x.keys[i], y.keys[j]) for i, j in sorted(best) if x.keys[i][0] == y.keys[j][0]]
 
 
 def together(

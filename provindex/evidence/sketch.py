@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +184,16 @@ def similarities(a: BranchSketches, b: BranchSketches) -> F64:
 
 
 def late_interaction(similarity: F64) -> float:
-    """Mean over the layers of the shallower model of the best match in the other; of both means if they are as deep."""
-    down, across = float(similarity.max(axis=0).mean()), float(similarity.max(axis=1).mean())
+    """Mean over the layers of the shallower model of the best match in the other; of both means if they are as deep.
+
+    The best of n layers is above chance by the expected largest of n normals / sqrt(128): that is taken off, so that 0
+    is chance and 1 a copy at any depth.
+    """
     rows, columns = similarity.shape
+    down, across = _above_chance(similarity.max(axis=0), rows), _above_chance(similarity.max(axis=1), columns)
     return across if rows < columns else down if columns < rows else (across + down) / 2
+
+
+def _above_chance(best: F64, among: int) -> float:
+    floor = NormalDist().inv_cdf((among - 0.375) / (among + 0.25)) / LAYER**0.5 if among > 1 else 0.0  # Blom (1958)
+    return float((best.mean() - floor) / (1 - floor))
