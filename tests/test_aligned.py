@@ -23,10 +23,18 @@ from provindex.evidence.layers import LayerRange
 from provindex.evidence.panels import ResidualPanel
 from provindex.fingerprint import Fingerprint
 from provindex.rows import from_row, to_row
+from provindex.weights import one_blas_thread
 
 F64 = NDArray[np.float64]
 SLACK = 3.3  # standard deviations that a count may lie above its bound
 ANCHORS = sketch.ANCHORS_KEPT
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_matrices() -> Iterator[None]:
+    """On a busy machine several threads of BLAS wait for each other."""
+    with one_blas_thread():
+        yield
 
 
 # ---- the Poisson tail -------------------------------------------------------------------------------------------

@@ -1,20 +1,29 @@
-"""Fingerprints of disguised models: the branch sketch and the neurons are those of the original."""
+"""Disguised models: their sketch and neurons are the original's, and the verdict sees through what was done to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import pytest
 import zoo
-from prints import fingerprint
+from prints import fingerprint, independent_pairs, trained
 from zoo.shrunk import shrunk
 
 from build_index.zoo import disguises
 from build_index.zoo.snapshot import Snapshot
+from provindex import relation
+from provindex.calibration import NO_CALIBRATION, Calibration
 from provindex.evidence import aligned, sketch
+from provindex.evidence.exact import Outcome
 from provindex.fingerprint import Fingerprint
+from provindex.index import calibration_of
+from provindex.verdict import Pair, compare
+from provindex.weights import one_blas_thread
 
 KINDS: dict[str, Callable[[int], zoo.Checkpoint]] = {
     "llama": zoo.llama, "qwen2": zoo.qwen2, "gpt2": zoo.gpt2, "gpt_neox": zoo.neox, "bert": zoo.bert, "t5": zoo.t5,
@@ -26,6 +35,13 @@ FAMILIES = (
 ALONE = ("rotate_residual", "redistribute_norms", "shift_readers", "shift_writers", "rescale_residual",
          "permute_experts", "rotate_queries", "rotate_values", "permute_heads", "permute_neurons")  # fmt: skip
 SEED = 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_matrices() -> Iterator[None]:
+    """On a busy machine several threads of BLAS wait for each other."""
+    with one_blas_thread():
+        yield
 
 
 def printed(snapshot: Snapshot) -> Fingerprint:
@@ -54,7 +70,8 @@ def layers(a: sketch.BranchSketches | None, b: sketch.BranchSketches | None) -> 
 
 def agreeing(a: Fingerprint, b: Fingerprint) -> float:
     assert a.neurons is not None and b.neurons is not None and a.sketches is not None
-    value = aligned.triple_agreement(a.neurons, b.neurons, [[(key, key) for key in a.sketches.keys]]).outcome.value
+    in_place = {"by_string": [[(key, key) for key in a.sketches.keys]]}
+    value = aligned.triple_agreement(a.neurons, b.neurons, in_place).outcome.value
     assert value is not None
     return value
 
@@ -87,3 +104,260 @@ def test_one_disguise_leaves_the_sketch(family: str) -> None:
             done += 1
     assert done >= 5
     assert max(layers(one.sketches_by_id, fingerprint_of(family, 2).sketches_by_id)) < 0.5
+
+
+# ---- verdicts ---------------------------------------------------------------------------------------------------
+
+MIRROR = {"ancestor": "descendant", "descendant": "ancestor", "unknown": "unknown", None: None}
+
+
+@pytest.fixture(scope="module")
+def chance() -> Calibration:
+    """The chance levels that come with the package."""
+    found = calibration_of()
+    assert found is not None
+    return found
+
+
+@cache
+def disguised(kind: str, disguise: str) -> Fingerprint:
+    changed = disguises.disguise(disguise, original(kind, 1), SEED)
+    assert isinstance(changed, Snapshot)
+    return printed(changed)
+
+
+def judged(a: Fingerprint, b: Fingerprint, calibration: Calibration | None) -> Pair:
+    """The verdict on (a, b), after checking that (b, a) gets its mirror image."""
+    pair, back = compare(a, b, calibration=calibration), compare(b, a, calibration=calibration)
+    assert (pair.verdict, pair.relation, set(pair.undone)) == (back.verdict, back.relation, set(back.undone))
+    assert pair.direction == MIRROR[back.direction]
+    assert pair.log10_p == pytest.approx(back.log10_p, abs=1e-6)
+    return pair
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("disguise", ["all", "all_int8"])
+def test_a_laundered_copy_is_linked_where_chance_levels_are_known(
+    kind: str, disguise: str, chance: Calibration
+) -> None:
+    pair = judged(fingerprint_of(kind, 1), disguised(kind, disguise), chance)
+    assert (pair.verdict, pair.relation, pair.direction) == ("linked", "laundered", "unknown")
+    assert {relation.BASIS, relation.NEURONS, relation.IDS} <= set(pair.undone)
+    assert (relation.GAINS in pair.undone) == (kind != "bert")  # a post-norm gain cannot be folded
+    assert (relation.RESCALED in pair.undone) == (kind in ("llama", "qwen2", "t5"))  # no gate: nothing is free
+    for name in ("triple_agreement", "branch_sketch"):
+        outcome = pair.evidence[name]
+        assert outcome.value is not None and outcome.value > 0.99 and outcome.conformal is not None
+        assert outcome.conformal <= -3 and outcome.null is not None and outcome.null.n >= 200
+    assert pair.log10_p is not None and pair.log10_p < -1000 and pair.confidence == 1.0
+    depth = 2 if kind == "t5" else 3
+    assert {(r.a, r.b) for r in pair.layer_map} == {((0, depth - 1), (0, depth - 1))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("disguise", ["all", "all_int8"])
+def test_without_chance_levels_it_is_not_and_the_answer_says_what_was_not_seen(kind: str, disguise: str) -> None:
+    pair = judged(fingerprint_of(kind, 1), disguised(kind, disguise), None)
+    assert (pair.verdict, pair.relation, pair.layer_map, pair.undone) == ("unrelated", None, (), ())
+    assert (pair.evidence["triple_agreement"].value or 0) > 0.99  # it is shown, and does not decide
+    assert pair.evidence["triple_agreement"].conformal is None
+    assert any("were all reordered or rotated" in reason and NO_CALIBRATION in reason for reason in pair.reasons)
+
+
+def test_without_chance_levels_and_exact_tests_it_is_inconclusive(chance: Calibration) -> None:
+    """Another residual width: nothing for the exact tier. The neurons are found all the same."""
+    one, other = fingerprint_of("llama", 1), disguised("llama", "all")
+    hidden = replace(other, hidden=None, residual=None, residual_by_id=None, content_sha256=None, blocks=None)
+    pair = judged(one, hidden, None)
+    assert (pair.verdict, pair.log10_p) == ("inconclusive", None)
+    assert any(NO_CALIBRATION in reason for reason in pair.reasons)
+    assert judged(one, hidden, chance).verdict == "linked"
+    bare = replace(hidden, neurons=None, sketches=None, sketches_by_id=None, absences={"neurons": "no MLP"})
+    pair = judged(one, bare, chance)
+    assert pair.verdict == "inconclusive" and any("no MLP" in reason for reason in pair.reasons)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_independents_of_one_config_are_unrelated_with_and_without_chance_levels(
+    kind: str, chance: Calibration
+) -> None:
+    models = [fingerprint_of(kind, seed) for seed in range(1, 6)]
+    for a, b in combinations(models, 2):
+        without, pair = compare(a, b), judged(a, b, chance)
+        assert (without.verdict, pair.verdict, pair.relation) == ("unrelated", "unrelated", None)
+        assert (pair.evidence["triple_agreement"].value or 0) < 0.1
+        assert "found again in any order and basis" in pair.reasons[0]
+        assert not any("not seen" in reason for reason in pair.reasons)
+        assert any("not seen" in reason and NO_CALIBRATION in reason for reason in without.reasons)
+
+
+def test_trainings_of_one_config_on_the_same_data_are_unrelated(
+    pytestconfig: pytest.Config, chance: Calibration
+) -> None:
+    family, made = trained(pytestconfig.cache.mkdir("zoo"))
+    for a, b in independent_pairs(family):
+        pair = compare(made[a], made[b], calibration=chance)
+        assert pair.verdict == "unrelated" and (pair.evidence["triple_agreement"].value or 0) < 0.1, (a, b)
+
+
+def test_a_laundered_child_of_real_training_is_linked(pytestconfig: pytest.Config, chance: Calibration) -> None:
+    """Continued on another language, then disguised: a copy of the child, not of the founder."""
+    family, made = trained(pytestconfig.cache.mkdir("zoo"))
+    child = disguises.disguise("all_int8", Snapshot.read(family.folders["continued-00"]), SEED)
+    assert isinstance(child, Snapshot)
+    found = printed(child)
+    assert judged(made["continued-00"], found, chance).relation == "laundered"
+    assert judged(made["founder-00"], found, chance).verdict == "linked"
+    assert judged(made["founder-01"], found, chance).verdict == "unrelated"
+
+
+# ---- what the aligned tier needs --------------------------------------------------------------------------------
+
+
+def test_both_ranks_are_needed(chance: Calibration) -> None:
+    one, copy, stranger = fingerprint_of("llama", 1), disguised("llama", "all"), fingerprint_of("llama", 2)
+    other_sketch = replace(copy, sketches=stranger.sketches, sketches_by_id=stranger.sketches_by_id)
+    pair = judged(one, other_sketch, chance)
+    assert pair.evidence["triple_agreement"].value == 1.0 and (pair.evidence["triple_agreement"].conformal or 0) <= -3
+    assert (pair.evidence["branch_sketch"].conformal or 0) > -3 and pair.verdict == "unrelated"
+    other_neurons = replace(copy, neurons=stranger.neurons)
+    pair = judged(one, other_neurons, chance)
+    assert (pair.evidence["branch_sketch"].conformal or 0) <= -3
+    assert (pair.evidence["triple_agreement"].value or 0) < 0.1 and pair.verdict == "unrelated"
+
+
+def test_too_few_known_pairs_rank_nobody_high_enough(chance: Calibration) -> None:
+    """999 are needed for 1 in 1,000."""
+
+    def thinned(count: int) -> Calibration:
+        pooled = chance.strata["pooled"]
+        nulls = {name: replace(n, n=count, scores=n.scores[-count:]) for name, n in pooled.nulls.items()}
+        return replace(chance, strata={"pooled": replace(pooled, nulls=nulls)})
+
+    one, copy = fingerprint_of("llama", 1), disguised("llama", "all")
+    assert compare(one, copy, calibration=thinned(999)).verdict == "linked"
+    assert compare(one, copy, calibration=thinned(998)).verdict == "unrelated"
+
+
+def test_models_that_it_was_picked_from_are_paid_for(chance: Calibration) -> None:
+    one, copy = fingerprint_of("llama", 1), disguised("llama", "all")
+    alone, crowd = (compare(one, copy, calibration=chance, models=n) for n in (1, 10**6))
+    assert alone.log10_p == crowd.log10_p and alone.log10_e == alone.log10_p
+    assert crowd.log10_e == pytest.approx((alone.log10_p or 0) + 6) and crowd.verdict == "linked"
+    assert alone.e_value == crowd.e_value == 0.0
+    everybody = compare(one, copy, calibration=chance, models=10 ** math.ceil(-(alone.log10_p or 0)))
+    assert everybody.verdict == "unrelated"
+
+
+DEEP = Outcome(0.9, 600, -80.0, 0.02)
+
+
+def test_deep_agreement_alone_links() -> None:
+    """A rotated copy with another vocabulary: nothing else has anything to hold on to."""
+    one, copy = fingerprint_of("llama", 1), disguised("llama", "all")
+    lost = replace(copy, neurons=None, sketches=None, sketches_by_id=None)
+    assert compare(one, lost).verdict == "unrelated"
+    pair = compare(one, lost, deep=DEEP)
+    assert (pair.verdict, pair.evidence["deep_agreement"]) == ("linked", DEEP)
+    assert pair.log10_p == pytest.approx(-80 + math.log10(3)) and pair.relation == "laundered"
+    assert compare(one, lost, deep=DEEP, models=10**78).verdict == "unrelated"
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [Outcome(0.09, 600, -80.0, 0.02), Outcome(0.9, 600, -6.0, 0.02), Outcome(reason="two layers are needed"),
+     Outcome(0.0, 600, 0.0, 0.02)],
+)  # fmt: skip
+def test_a_faint_or_missing_deep_agreement_links_nobody(deep: Outcome) -> None:
+    assert compare(fingerprint_of("llama", 1), fingerprint_of("llama", 2), deep=deep).verdict == "unrelated"
+
+
+# ---- relations --------------------------------------------------------------------------------------------------
+
+DONE = {
+    "permute_neurons": relation.NEURONS,
+    "rescale_neurons": relation.RESCALED,
+    "permute_values": relation.VALUES,
+    "rotate_values": relation.VALUES,
+    "permute_heads": relation.QUERIES,
+    "rotate_queries": relation.QUERIES,
+    "permute_residual": relation.BASIS,
+    "rotate_residual": relation.BASIS,
+    "fold_norms": relation.GAINS,
+    "renumber_vocabulary": relation.IDS,
+}
+
+
+@cache
+def parent() -> zoo.Checkpoint:
+    return zoo.llama(1, layers=4, hidden=64)
+
+
+@pytest.mark.parametrize("disguise", DONE)
+def test_what_was_done_is_named(disguise: str, chance: Calibration) -> None:
+    plain = Snapshot("parent", parent().tensors, parent().config, parent().tokenizer or "")
+    changed = disguises.disguise(disguise, plain, SEED)
+    assert isinstance(changed, Snapshot)
+    pair = judged(fingerprint(parent()), printed(changed), chance)
+    assert (pair.verdict, pair.relation) == ("linked", "laundered")
+    extra = {relation.GAINS} if disguise == "rotate_residual" else set()  # gains are folded before it can be rotated
+    assert set(pair.undone) == {DONE[disguise]} | extra
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [(lambda p: p, "identical"), (lambda p: zoo.finetune_noise(p, 0.95, 1), "finetune"),
+     (lambda p: zoo.finetune_noise(p, 0.5, 1), "continued"), (lambda p: zoo.quantize(p, 8), "quantized"),
+     (lambda p: zoo.cast(p, "BF16"), "recast"), (lambda p: zoo.drop_layers(p, (0, 2)), "pruned"),
+     (lambda p: zoo.repeat_layers(p, (0, 1, 2, 1, 2, 3)), "upscaled"),
+     (lambda p: zoo.prune_width(p, 0.75, 1), "pruned"),
+     (lambda p: zoo.finetune_noise(zoo.prune_width(p, 0.75, 1), 0.95, 1), "pruned")],
+)  # fmt: skip
+def test_what_was_done_openly_is_no_laundering(
+    change: Callable[[zoo.Checkpoint], zoo.Checkpoint], expected: str, chance: Calibration
+) -> None:
+    pair = judged(fingerprint(parent()), fingerprint(change(parent())), chance)
+    assert (pair.verdict, pair.relation, pair.undone) == ("linked", expected, ())
+
+
+def test_a_laundered_and_pruned_copy_is_linked(chance: Calibration) -> None:
+    plain = Snapshot("parent", parent().tensors, parent().config, parent().tokenizer or "")
+    changed = disguises.disguise("all", plain, SEED)
+    assert isinstance(changed, Snapshot)
+    tensors = {n: t.astype(np.float32) for n, t in changed.tensors.items()}
+    copy = zoo.Checkpoint(dict(changed.config), tensors, changed.tokenizer)
+    for child in (zoo.drop_layers(copy, (0, 2)), zoo.prune_width(copy, 0.75, 1)):
+        pair = judged(fingerprint(parent()), fingerprint(child), chance)
+        assert (pair.verdict, pair.relation) == ("linked", "pruned")
+        assert relation.BASIS in pair.undone and relation.NEURONS in pair.undone
+
+
+def tuned(rank: int) -> Fingerprint:
+    """Every matrix of a model of a realistic width plus a change of a fifth of its size; rank 0: of full rank."""
+    base, rng = wide(), np.random.default_rng(rank)
+    tensors = dict(base.tensors)
+    for name, w in base.tensors.items():
+        if "_proj" in name:
+            full = rng.standard_normal(w.shape)
+            low = rng.standard_normal((w.shape[0], max(rank, 1))) @ rng.standard_normal((max(rank, 1), w.shape[1]))
+            delta = low if rank else full
+            tensors[name] = (w + 0.2 * delta * np.linalg.norm(w) / np.linalg.norm(delta)).astype(np.float32)
+    return fingerprint(base.with_tensors(tensors))
+
+
+@cache
+def wide() -> zoo.Checkpoint:
+    return zoo.llama(7, layers=2, hidden=256, heads=4, kv_heads=2, intermediate=688)
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(4, "adapter"), (1, "adapter"), (0, "finetune")])
+def test_a_change_of_low_rank_is_an_adapter(rank: int, expected: str) -> None:
+    pair = judged(fingerprint(wide()), tuned(rank), None)
+    assert (pair.verdict, pair.relation) == ("linked", expected)
+
+
+def test_a_change_like_rounding_is_no_adapter() -> None:
+    """Float16 panels differ by rounding alone: that says nothing about rank."""
+    one = fingerprint(wide())
+    assert not relation.low_rank(one.hidden, one.hidden, [])
+    assert judged(one, fingerprint(zoo.finetune_noise(wide(), 0.99999, 1)), None).relation == "finetune"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,18 @@ from provindex.evidence.sketch import Branches, BranchSketches
 from provindex.fingerprint import Fingerprint, fingerprint_model
 from provindex.names import Part, Placement
 from provindex.source import Model, open_model, tensor_from_array
-from provindex.weights import Meter, Weights
+from provindex.weights import Meter, Weights, one_blas_thread
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 BLOCK = sketch.SKETCHED**2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_matrices() -> Iterator[None]:
+    """On a busy machine several threads of BLAS wait for each other."""
+    with one_blas_thread():
+        yield
 
 
 # ---- virtual anchors --------------------------------------------------------------------------------------------
