@@ -71,8 +71,13 @@ def branches(w: Weights, anchors: Anchors, threads: int) -> Branched:
         return Branched()
     layers = _layers(w)
     kept = aligned.neurons_kept(len(layers)) if w.scans else aligned.NEURONS
+
+    def read(key: LayerKey) -> tuple[tuple[F64 | None, F64 | None], _Neurons | None]:
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out afterwards
+            return _layer(w, anchors, key, layers[key], kept)
+
     with ThreadPoolExecutor(threads) as pool:
-        made = dict(zip(layers, pool.map(lambda key: _layer(w, anchors, key, layers[key], kept), layers), strict=True))
+        made = dict(zip(layers, pool.map(read, layers), strict=True))
     full = {key: found for key, (found, _) in made.items()}
     return Branched(
         sketch.projected({key: s for key, (s, _) in full.items() if s is not None}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -359,16 +360,30 @@ def test_similarities_are_never_above_one() -> None:
     assert np.diag(sketch.similarities(made, made)).max() <= 1.0
 
 
+def late(a: BranchSketches, b: BranchSketches) -> float:
+    """The score, after checking that it does not depend on the order of the two."""
+    found = sketch.late_interaction(sketch.similarities(a, b))
+    assert sketch.late_interaction(sketch.similarities(b, a)) == pytest.approx(found, abs=1e-12)
+    return found
+
+
 def test_late_interaction_asks_each_layer_of_the_shallower_model() -> None:
     deep = sketches(8, 1)
     shallow = replace(deep, keys=deep.keys[:3], layers=deep.layers[[1, 4, 6]])
-    scores = sketch.similarities(deep, shallow)
-    assert sketch.late_interaction(scores) == sketch.late_interaction(scores.T) == pytest.approx(1.0, abs=2e-3)
-    # of two that are as deep, both ask: what B repeats is half of the truth
-    repeated = replace(deep, layers=deep.layers[[0] * 8])
-    scores = sketch.similarities(deep, repeated)
-    across, down = scores.max(axis=1).mean(), scores.max(axis=0).mean()
-    assert sketch.late_interaction(scores) == sketch.late_interaction(scores.T) == pytest.approx((across + down) / 2)
+    assert late(deep, deep) == pytest.approx(1.0, abs=2e-3) and late(deep, shallow) == pytest.approx(1.0, abs=2e-3)
+    half = replace(deep, layers=np.concatenate([deep.layers[:4], sketches(4, 2).layers]))
+    assert late(deep, half) == pytest.approx(0.5, abs=0.1)
+    # of two that are as deep, both ask: what B repeats is not the whole of A
+    assert 0.4 < late(deep, replace(deep, layers=deep.layers[[0] * 8])) < 0.7
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, 1), (2, 2), (4, 30), (30, 30), (5, 80)])
+def test_late_interaction_of_strangers_is_zero_at_any_depth(one: int, other: int) -> None:
+    """The best of many layers is no nearer to a stranger than one layer is."""
+    rows = np.random.default_rng([one, other]).standard_normal((100, one + other, sketch.LAYER))
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    found = np.array([sketch.late_interaction(x[:one] @ x[one:].T) for x in rows])
+    assert abs(found.mean()) < 0.01 + 3.3 * found.std() / 10
 
 
 # ---- sketches and neurons of models -----------------------------------------------------------------------------
@@ -503,10 +518,13 @@ def test_models_whose_matrices_do_not_fit_have_fingerprints(rows: dict[str, int]
 def test_broken_weights_leave_out_what_they_touch() -> None:
     tensors = {n: v.copy() for n, v in zoo.llama(1).tensors.items()}
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
-    whole, broken = fingerprint(zoo.llama(1)), fingerprint(zoo.llama(1).with_tensors(tensors))
+    tensors["model.layers.1.self_attn.k_proj.weight"][0, :2] = np.inf, -np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole, broken = fingerprint(zoo.llama(1)), fingerprint(zoo.llama(1).with_tensors(tensors))
     assert whole.sketches is not None and broken.sketches is not None
     similar = np.diag(sketch.similarities(whole.sketches, broken.sketches))
-    assert min(similar[[0, 2]]) > 0.999 and 0.4 < similar[1] < 0.99
+    assert min(similar[[0, 2]]) > 0.999 and 0.3 < similar[1] < 0.9
     assert broken.neurons is not None and np.isfinite(broken.neurons.by_string).all()
 
 
