@@ -15,8 +15,10 @@ import pytest
 import zoo
 from prints import fingerprint, independent_pairs, trained
 
+from provindex.calibration import Calibration
 from provindex.evidence import exact
 from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.index import calibration_of
 from provindex.source import open_model
 from provindex.verdict import LayerRange, Pair, compare
 
@@ -54,9 +56,9 @@ def mirrored(layers: tuple[LayerRange, ...]) -> tuple[tuple[object, ...], ...]:
     return tuple(sorted((r.stack, r.b, r.a) for r in layers))
 
 
-def compared(a: Fingerprint, b: Fingerprint) -> Pair:
+def compared(a: Fingerprint, b: Fingerprint, calibration: Calibration | None = None) -> Pair:
     """The verdict on (a, b), after checking that (b, a) gets its mirror image."""
-    pair, back = compare(a, b), compare(b, a)
+    pair, back = compare(a, b, calibration=calibration), compare(b, a, calibration=calibration)
     assert (pair.verdict, pair.relation, pair.direction) == (back.verdict, back.relation, MIRROR[back.direction])
     assert pair.log10_p == pytest.approx(back.log10_p, abs=1e-6)
     assert tuple((r.stack, r.a, r.b) for r in pair.layer_map) == mirrored(back.layer_map)
@@ -95,7 +97,7 @@ def log10_p_by_test(a: Fingerprint, b: Fingerprint) -> dict[str, float]:
     matched, cost = exact._best_map(left, right)
     found: dict[str, float | None] = {}
     for name, pairs, price in (("identity", identity, 0.0), ("map", matched, cost)):
-        result = exact._test_map(left, right, pairs, price)
+        result = exact._test_map(left, right, pairs, exact._measured(left, right, pairs), price)
         found |= {f"E1 {name}": result.fixed.log10_p or 0.0, f"E1z {name}": result.aligned.log10_p or 0.0}
     found["E2"] = exact.residual_test(a.residual, b.residual).log10_p
     unit = [exact._unit_columns(panel.values) for panel in (a.residual, b.residual)]
@@ -198,8 +200,8 @@ CHILDREN: tuple[tuple[str, Callable[[zoo.Checkpoint], zoo.Checkpoint], str, str]
     ("tokens added", lambda p: zoo.extend_vocabulary(p, ["zzzz", "yyyy"], 1), "vocabulary", "ancestor"),
     ("merged with another", lambda p: zoo.merge(p, zoo.llama(2, layers=4, hidden=64), 0.5), "continued", "unknown"),
     ("merged a little", lambda p: zoo.merge(p, zoo.llama(2, layers=4, hidden=64), 0.1), "finetune", "unknown"),
-    ("MLP units reordered", lambda p: zoo.permute_neurons(p, 1), "related", "unknown"),
-    ("MLP units pruned", lambda p: zoo.prune_width(p, 0.75, 1), "related", "unknown"),
+    ("MLP units reordered", lambda p: zoo.permute_neurons(p, 1), "laundered", "unknown"),
+    ("MLP units pruned", lambda p: zoo.prune_width(p, 0.75, 1), "pruned", "ancestor"),
 )
 
 
@@ -272,26 +274,30 @@ def reordered(parent: zoo.Checkpoint, seed: int, *, basis: bool) -> zoo.Checkpoi
     return child.with_tensors(tensors)
 
 
-def test_reordered_units_are_found_by_the_residual_basis(parent: zoo.Checkpoint) -> None:
+def test_reordered_units_are_found_again(parent: zoo.Checkpoint) -> None:
     child = zoo.finetune_noise(reordered(parent, 1, basis=False), 0.95, 1)
     pair = compared(fingerprint(parent), fingerprint(child))
-    assert label(pair) == ("linked", "shared-ancestor", "unknown")
-    assert any("neurons were reordered" in reason for reason in pair.reasons)
+    assert label(pair) == ("linked", "laundered", "unknown")
+    assert "neurons reordered" in pair.undone and [(r.a, r.b) for r in pair.layer_map] == [((0, 3), (0, 3))]
 
 
-def test_a_wholly_reordered_copy_is_missed_and_the_answer_says_that_it_would_be(parent: zoo.Checkpoint) -> None:
-    pair = compared(fingerprint(parent), fingerprint(reordered(parent, 2, basis=True)))
-    assert pair.verdict == "unrelated"
-    assert any("residual coordinates were all reordered" in reason for reason in pair.reasons)
+def test_a_wholly_reordered_copy_takes_a_calibration_to_be_linked(parent: zoo.Checkpoint) -> None:
+    ours, theirs = fingerprint(parent), fingerprint(reordered(parent, 2, basis=True))
+    missed, pair = compared(ours, theirs), compared(ours, theirs, calibration_of())
+    assert missed.verdict == "unrelated" and any("no calibration" in reason for reason in missed.reasons)
+    assert label(pair) == ("linked", "laundered", "unknown")
+    assert {"neurons reordered", "residual basis rotated or permuted"} <= set(pair.undone)
 
 
 # ---- what decides, and what does not --------------------------------------------------------------------------
 
 
 def test_other_residual_widths_are_inconclusive(parent: zoo.Checkpoint) -> None:
-    pair = compared(fingerprint(parent), fingerprint(zoo.llama(1, layers=4, hidden=128)))
+    ours, theirs = fingerprint(parent), fingerprint(zoo.llama(1, layers=4, hidden=128))
+    pair, ranked = compared(ours, theirs), compared(ours, theirs, calibration_of())
     assert (pair.verdict, pair.log10_p) == ("inconclusive", 0.0)
-    assert pair.reasons == ("residual widths differ (64 and 128)",)
+    assert pair.reasons[0] == "residual widths differ (64 and 128)"
+    assert ranked.verdict == "unrelated" and "neurons" in ranked.reasons[0]
 
 
 def test_weights_link_without_config_and_tokenizer(parent: zoo.Checkpoint) -> None:

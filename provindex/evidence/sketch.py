@@ -90,12 +90,13 @@ def full_sketch(layer: Branches, anchors: F64) -> F64:
     gate = units.get("gate", units.get("up"))
     if gate is not None and layer.rescalable:
         gate = _unit_columns(gate)
-    made = {
-        "qk": _over_heads(units.get("q"), units.get("k"), layer.head_dim, layer.gains),
-        "vo": _over_heads(units.get("o"), units.get("v"), layer.head_dim, {}),
-        "ud": _product(units.get("up"), units.get("down")),
-        "gg": _product(gate, gate),
-    }
+    with np.errstate(invalid="ignore", over="ignore"):  # a product that is not finite becomes zeros
+        made = {
+            "qk": _over_heads(units.get("q"), units.get("k"), layer.head_dim, layer.gains),
+            "vo": _over_heads(units.get("o"), units.get("v"), layer.head_dim, {}),
+            "ud": _product(units.get("up"), units.get("down")),
+            "gg": _product(gate, gate),
+        }
     return np.concatenate([_normalized(made[name], gram) for name in PRODUCTS])
 
 
