@@ -79,7 +79,7 @@ class Linked:
         found += self._attention_moved() if BASIS not in found else []
         if self.neurons and self._rescaled():
             found.append(RESCALED)
-        if _flat_gains(self.a) != _flat_gains(self.b):
+        if {_flat_gains(self.a), _flat_gains(self.b)} == {True, False}:
             found.append(GAINS)
         if self._renumbered() and not self.new_vocabulary:
             found.append(IDS)
@@ -94,7 +94,7 @@ class Linked:
         return ran and (e2.log10_p or 0.0) > LOG10_P_LINKED and self._found_again("triple_agreement")
 
     def _attention_moved(self) -> list[str]:
-        if not self._found_again("branch_sketch"):
+        if not self._found_again("branch_sketch") or self.a.facts.hidden != self.b.facts.hidden:
             return []
         low = {role for role, cosine in self.sizes.roles.items() if cosine < APART}
         return [what for what, roles in ((VALUES, {"v", "o"}), (QUERIES, {"q", "k"})) if roles & low]
@@ -184,11 +184,12 @@ class Linked:
         return "quantized" if self.whole and quantized else None
 
     def _other_shape(self) -> str | None:
-        """`upscaled` or `pruned`: depths differ and the shallower is in the deeper one; or the MLPs' widths do."""
+        """`upscaled` or `pruned`: depths differ and the shallower is in the deeper one; or the widths do."""
         a, b = self.a.facts, self.b.facts
         main = [p for p, _ in self.matches if p.stack == a.main]
         if a.layers == b.layers:
-            return "pruned" if self.neurons and self.widths[0] != self.widths[1] else None
+            narrower = a.hidden != b.hidden or self.widths[0] != self.widths[1]
+            return "pruned" if self.neurons and narrower else None
         deep, shallow = {p.a for p in main}, {p.b for p in main}
         if a.layers < b.layers:
             deep, shallow = shallow, deep

@@ -261,12 +261,23 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
         seen.append(f"{LEAST_AGREEMENT:.0%} of the neurons found again in any order and basis (triple_agreement)")
     if seen:
         missing = evidence["residual_fixed_points"].reason
-        partly = (f"{NO_BASIS}: {missing}",) if missing else ()
+        partly = (*_half_seen(evidence), *((f"{NO_BASIS}: {missing}",) if missing else ()))
         unseen = () if ranked else (f"not seen: {REORDERED}; {_why_unranked(evidence)}",)
         return "unrelated", (f"would have been linked: {'; '.join(seen)}", *unseen, *partly)
     weak = "too few hidden units or coordinates in common for a test with power"
     reasons = dict.fromkeys(evidence[name].reason or weak for name in ("hidden_fixed_points", *POWERFUL))
     return "inconclusive", (*reasons, f"triple_agreement: {_why_unranked(evidence)}")
+
+
+def _half_seen(evidence: Mapping[str, Outcome]) -> tuple[str, ...]:
+    """What to keep in mind if E3 sees a link and E4 does not."""
+    e3 = evidence["triple_agreement"]
+    if (e3.value or 0.0) < LEAST_AGREEMENT or (e3.conformal or 0.0) > LOG10_CONFORMAL:
+        return ()
+    return (
+        f"{e3.value:.0%} of the neurons are found again, more than in unrelated models, but the branch sketches do not "
+        "confirm it (branch_sketch)",
+    )
 
 
 def _why_unranked(evidence: Mapping[str, Outcome]) -> str:

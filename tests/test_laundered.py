@@ -220,10 +220,12 @@ def test_both_ranks_are_needed(chance: Calibration) -> None:
     pair = judged(one, other_sketch, chance)
     assert pair.evidence["triple_agreement"].value == 1.0 and (pair.evidence["triple_agreement"].conformal or 0) <= -3
     assert (pair.evidence["branch_sketch"].conformal or 0) > -3 and pair.verdict == "unrelated"
+    assert any("100% of the neurons are found again" in reason for reason in pair.reasons)
     other_neurons = replace(copy, neurons=stranger.neurons)
     pair = judged(one, other_neurons, chance)
     assert (pair.evidence["branch_sketch"].conformal or 0) <= -3
     assert (pair.evidence["triple_agreement"].value or 0) < 0.1 and pair.verdict == "unrelated"
+    assert not any("are found again" in reason for reason in pair.reasons)
 
 
 def test_too_few_known_pairs_rank_nobody_high_enough(chance: Calibration) -> None:
@@ -330,6 +332,29 @@ def test_a_laundered_and_pruned_copy_is_linked(chance: Calibration) -> None:
         pair = judged(fingerprint(parent()), fingerprint(child), chance)
         assert (pair.verdict, pair.relation) == ("linked", "pruned")
         assert relation.BASIS in pair.undone and relation.NEURONS in pair.undone
+
+
+def narrowed(checkpoint: zoo.Checkpoint, width: int) -> zoo.Checkpoint:
+    """Only some of the residual coordinates, in their order."""
+    old = checkpoint.config["hidden_size"]
+    kept = np.sort(np.random.default_rng(0).permutation(old)[:width])
+    tensors = {}
+    for name, w in checkpoint.tensors.items():
+        writes = w.ndim == 1 or "o_proj" in name or "down_proj" in name
+        tensors[name] = w[kept] if writes else w[:, kept]
+    return checkpoint.with_tensors(tensors, hidden_size=width)
+
+
+@pytest.mark.parametrize(("old", "width", "cosine"), [(64, 48, 0.0), (256, 192, 0.0), (256, 192, 0.9)])
+def test_a_pruned_residual_stream_is_pruned(old: int, width: int, cosine: float, chance: Calibration) -> None:
+    """Tokens name the neurons of models that have no coordinate in common."""
+    base = zoo.llama(8, layers=2, hidden=old)
+    child = narrowed(base, width)
+    pair = judged(fingerprint(base), fingerprint(zoo.finetune_noise(child, cosine, 1) if cosine else child), chance)
+    assert pair.evidence["residual_fixed_points"].reason == f"residual widths differ ({old} and {width})"
+    assert (pair.verdict, pair.relation, pair.undone) == ("linked", "pruned", ())
+    stranger = fingerprint(narrowed(zoo.llama(9, layers=2, hidden=old), width))
+    assert judged(fingerprint(base), stranger, chance).verdict == "unrelated"
 
 
 def tuned(rank: int) -> Fingerprint:
