@@ -9,6 +9,7 @@ is measured is kept in DIR as JSON lines, one file a base, so that the command r
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import os
@@ -61,6 +62,7 @@ COMBINED = {
 }
 RIVALS = (NONE, "all")  # under which the slower rival methods are run too
 TOP = 10
+LINEAGE = Path(__file__).resolve().parents[1] / "tests" / "data" / "real_lineage.tsv"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def code_digest() -> str:
     """Eight digits over the code that measures: other code, other files."""
     here = Path(__file__).resolve().parent
     sources = [*sorted((here.parent / "provindex").rglob("*.py")), *sorted((here / "zoo").glob("*.py"))]
-    sources += [here / "benchmark.py", here / "rivals.py", here / "calibration.json"]
+    sources += [here / name for name in ("benchmark.py", "rivals.py", "peer_worker.py", "calibration.json")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
@@ -199,6 +201,60 @@ def independent(setting: Setting, base: str) -> list[Row]:
     return found
 
 
+def real(setting: Setting, snapshots: Path) -> list[Row]:
+    """Pairs of real models with known lineage that are there."""
+    with LINEAGE.open(encoding="utf-8", newline="") as file:
+        known = list(csv.DictReader(file, delimiter="\t"))
+    folders = {path.name: path for path in snapshots.iterdir() if (path / "model.safetensors").exists()}
+    known = [line for line in known if {line["a"], line["b"]} <= folders.keys()]
+    prints = {
+        name: fingerprint_model(open_model(str(folders[name]))) for name in {n for k in known for n in (k["a"], k["b"])}
+    }
+    return [
+        {"set": "real", "truth": line["label"], "kind": line["relation"], "a": line["a"], "b": line["b"]}
+        | measured(compare(prints[line["a"]], prints[line["b"]], calibration=chance_levels()))
+        for line in known
+    ]
+
+
+def peer(setting: Setting, python: Path, rows: Sequence[Row]) -> list[Row]:
+    """The peer on the files of every pair under the attacks that are compared with rivals."""
+    wanted = [
+        r for r in rows if r["set"] in ("derived", "independent") and r["attack"] in RIVALS and "refused" not in r
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {}
+        for base in dict.fromkeys(r["base"] for r in wanted):
+            there = {(snapshot.name, attack): snapshot for snapshot, attack in _peer_snapshots(setting, base, wanted)}
+            for (name, attack), snapshot in there.items():
+                folders.setdefault((name, attack), snapshot.write(Path(scratch) / f"{name}+{attack}"))
+        asked = [(r["base"], NONE, r["name"], r["attack"]) for r in wanted]
+        pairs = [(folders[a, x].name, folders[b, y].name) for a, x, b, y in asked]
+        answers = rivals.peer_scores(python, list(folders.values()), pairs, Path(scratch))
+    return [
+        {"set": "peer", "of": r["set"], "name": r["name"], "base": r["base"], "attack": r["attack"], "kind": r["kind"]}
+        | {
+            "keeps_weights": r["keeps_weights"],
+            "peer": answers[pair]["score"],
+            "peer identity": answers[pair]["identity"],
+        }
+        | {"peer_decision": answers[pair]["decision"], "ours": r["pipeline"]}
+        for r, pair in zip(wanted, pairs, strict=True)
+    ]
+
+
+def _peer_snapshots(setting: Setting, base: str, wanted: Sequence[Row]) -> Iterator[tuple[Snapshot, str]]:
+    """The models of a base's pairs under their attacks, and the base itself."""
+    names = {(r["name"], r["attack"]) for r in wanted if r["base"] == base}
+    members = {snapshot.name: snapshot for snapshot, _ in family(setting.zoo, base)}
+    for name in dict.fromkeys(name for name, _ in names if name not in members):
+        members[name] = store.load(setting.zoo, "benchmark", name)[0]
+    for name, attack in sorted(names | {(base, NONE)}):
+        made = attacked(members[name], attack, SEED_NUMBER)
+        if not isinstance(made, Refusal):
+            yield replace(made, name=name), attack
+
+
 def measured(pair: Pair) -> Row:
     """All numbers of a pair."""
     row: Row = {
@@ -247,11 +303,16 @@ MEASURES: dict[str, Callable[[Setting, str], list[Row]]] = {"derived": derived, 
 
 def run(setting: Setting, what: str, base: str) -> str:
     """One base's measurements into one file, unless it is there; its name."""
-    path = setting.rows / f"{what}-{base}.jsonl"
+    return once(setting, f"{what}-{base}", lambda: MEASURES[what](setting, base))
+
+
+def once(setting: Setting, name: str, measure: Callable[[], list[Row]]) -> str:
+    """Measurements into a file, unless it is there; its name."""
+    path = setting.rows / f"{name}.jsonl"
     if not path.exists():
-        rows = MEASURES[what](setting, base)
+        text = "".join(json.dumps(row) + "\n" for row in measure())
         draft = path.with_suffix(".new")
-        draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     return path.name
 
@@ -293,6 +354,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{setting.zoo} has no benchmark zoo.", "Make it with `python -m build_index.zoo benchmark`."
             )
         run_all(setting, options.processes)
+        if options.real:
+            once(setting, "real", lambda: real(setting, options.real / "snapshots"))
+        if options.peer:
+            once(setting, "peer", lambda: peer(setting, options.peer, read(setting)))
     except ProvindexError as error:
         print(error, file=sys.stderr)
         return 2

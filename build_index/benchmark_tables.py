@@ -18,6 +18,7 @@ TESTS = {
 }  # fmt: skip
 EXACT_P, RANK, LEAST = -6.0, -3.0, 0.1
 UNDER = ("none", "all")
+VERDICTS = ("linked", "unrelated", "inconclusive")
 
 
 def text(rows: Sequence[Row], seed: int) -> str:
@@ -42,6 +43,10 @@ def text(rows: Sequence[Row], seed: int) -> str:
         survival(rows),
         "## Area under the curve: descendants that keep weights against independents\n",
         curves(kept, strangers),
+        "## The peer on the same files\n",
+        peer([r for r in rows if r["set"] == "peer"]),
+        "## Real models\n",
+        real([r for r in rows if r["set"] == "real"]),
     ]
     return "\n".join(parts)
 
@@ -150,7 +155,6 @@ def survival(rows: Sequence[Row]) -> str:
 def curves(kept: Sequence[Row], strangers: Sequence[Row]) -> str:
     """AUC of every statistic by attack; a value that is missing counts as the lowest."""
     names = ["verdict's p", "pipeline", *SIGNALS, *TESTS, "HuRef-style", "AWM-style"]
-    names += [n for n in ("peer",) if any(n in r for r in kept)]
 
     def values(rows: Sequence[Row], name: str) -> np.ndarray[Any, Any]:
         if name == "verdict's p":
@@ -168,6 +172,38 @@ def curves(kept: Sequence[Row], strangers: Sequence[Row]) -> str:
             cells.append(f"{auc(ours, theirs):.4f}" if ours.size and theirs.size else "-")
         lines.append([TESTS.get(name, name), *cells])
     return table(["statistic", *(f"attack: {a}" for a in UNDER)], lines)
+
+
+def peer(rows: Sequence[Row]) -> str:
+    """What the peer decides, by attack, and how far its score is from the peer-compatible one."""
+    lines = []
+    for of in ("derived", "independent"):
+        for attack in UNDER:
+            group = [
+                r for r in rows if (r["of"], r["attack"]) == (of, attack) and (of != "derived" or r["keeps_weights"])
+            ]
+            scored = [r for r in group if r["peer"] is not None]
+            apart = [abs(r["peer"] - r["ours"]) for r in scored if r["ours"] is not None]
+            matched = share([r["peer_decision"] in ("Confirmed Match", "High-Confidence Match") for r in scored])
+            identity = [r["peer identity"] for r in scored if r["peer identity"] is not None]
+            spread = f"{np.median(identity):.3f}" if identity else "-"
+            lines.append([f"{of}, {attack}", str(len(group)), matched, spread, f"{max(apart, default=0.0):.4f}"])
+    head = ["pairs", "n", "confirmed or high confidence", "identity, median", "largest difference to provindex's own"]
+    return table(head, lines) if rows else "Not run (`--peer PYTHON`).\n"
+
+
+def real(rows: Sequence[Row]) -> str:
+    """Verdicts on pairs of real models."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(f"{row['truth']}, {row['kind']}", []).append(row)
+    lines = []
+    for name, group in sorted(groups.items()):
+        relations = ", ".join(sorted({r["relation"] for r in group if r["relation"]})) or "-"
+        lines.append(
+            [name, str(len(group)), *(str(sum(r["verdict"] == v for r in group)) for v in VERDICTS), relations]
+        )
+    return table(["truth", "pairs", *VERDICTS, "relations"], lines) if rows else "Not run (`--real DIR`).\n"
 
 
 def auc(positive: np.ndarray[Any, Any], negative: np.ndarray[Any, Any]) -> float:

@@ -682,6 +682,9 @@ def _warnings(
     if open_ones:
         why = dict.fromkeys(reason.split(" (")[0] for m in open_ones for reason in m.pair.reasons)
         out.append(f"{len(open_ones)} of {len(matches) + len(rest)} candidates could not be tested: {'; '.join(why)}")
+    started = [m.entry.label for m in rest if m.pair.relation == "shared-init"]
+    if started:
+        out.append(f"the same random start, trained apart, which is no descent: {', '.join(started)}")
     if models == 0:
         out.append("the index is empty")
     return tuple(out)

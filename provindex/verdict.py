@@ -45,8 +45,8 @@ class Pair:
 
     direction: the role of A ("ancestor": A is the ancestor); None when unrelated. log10_p: at most 0, after
     Bonferroni, of the tier that decided; None when no exact test could run. closeness: median cosine of matched weight
-    samples, 0 if no layer matches. undone: what a disguise changed and the tests saw through. reasons: why the verdict
-    is not `linked`, or what to keep in mind.
+    samples, 0 if no layer matches. undone: what a disguise changed and the tests saw through. direction_reasons: what
+    tells which of the two is older. reasons: why the verdict is not `linked`, or what to keep in mind.
     """
 
     verdict: str
@@ -62,6 +62,7 @@ class Pair:
     layer_map: tuple[LayerRange, ...] = ()
     closeness: float = 0.0
     undone: tuple[str, ...] = ()
+    direction_reasons: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
 
     @property
@@ -112,11 +113,13 @@ def compare(
     if start.answer == SHARED:
         return replace(whole, relation="shared-init", reasons=start.reasons + towers)
     relation = linked.relation
+    told = role_of(linked, relation, start)
     return replace(
         whole,
         verdict="linked",
         relation=relation,
-        direction=role_of(linked, relation, start).role,
+        direction=told.role,
+        direction_reasons=tuple(item.text for item in told.items),
         confidence=1.0 - min(1.0, 10.0 ** (whole.log10_e or 0.0)),
         layer_map=layers.ranges(linked.matches),
         closeness=linked.sizes.cosine,

@@ -280,6 +280,8 @@ def _verdict(d: Document) -> list[str]:
         return [f"Inconclusive: {a} and {b} could not be tested.", *(f"  {reason}" for reason in d["reasons"])]
     if d["verdict"] == "unrelated":
         said = f"Unrelated: no evidence that {a} and {b} share weights{_p(d, ' (', ')')}."
+        if d["relation"] == "shared-init":
+            said = f"Unrelated: {a} and {b} share their random start only, and were trained apart (shared-init)."
         return [said, *(f"  {reason}" for reason in d["reasons"])]
     said = {
         "ancestor": f"{b} descends from {a}",
