@@ -33,6 +33,7 @@ from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.retrieval import DIMENSIONS, RERANKED, Sketches, in_turn, rerank, searches, vector
 from provindex.rows import Row, row_hash, to_row
 from provindex.verdict import Pair, compare
+from provindex.weights import one_blas_thread
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")  # org/name, org/name@revision
 SEED = Path(__file__).parent / "seed"
@@ -420,7 +421,7 @@ class Index:
             return Match(entry, _variant_rule(fp, entry, pair), rank, score)
 
         found: list[Match] = []
-        with ThreadPoolExecutor(_threads()) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(_threads()) as pool:
             for match in pool.map(verified, ranked):  # in the order of `ranked`, whichever is done first
                 found.append(match)
                 if progress:
