@@ -28,6 +28,8 @@ FOUND_AGAIN = 0.5  # E3, E4: from which on what corresponds element by element c
 IN_ORDER = 0.95  # share of neurons in ascending order, from which on their order counts as kept
 LOW_RANK = 0.95  # share of a difference's energy in a quarter of its components
 ABOVE_NOISE = 30.0  # a difference's energy over that of float16 rounding
+SAME_SKETCH, OTHER_VALUES = 0.999, 0.99  # E4, and a cosine: where noise sets matrices apart, E4 is the cosine squared
+SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
 
 SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
@@ -44,6 +46,7 @@ QUERIES = "queries and keys reordered, rotated or rescaled"
 BASIS = "residual basis rotated or permuted"
 GAINS = "norm gains folded into the weights"
 IDS = "token ids renumbered"
+SCALES = "scales moved between matrices or norms"
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,15 @@ class Linked:
             found.append(GAINS)
         if self._renumbered() and not self.new_vocabulary:
             found.append(IDS)
+        if not found and self._scales_moved():
+            found.append(SCALES)
         return tuple(found)
+
+    def _scales_moved(self) -> bool:
+        """Whether layers do the same to three digits with matrices that differ by more than that."""
+        cosines = [cosine for role, cosine in self.sizes.roles.items() if role in SKETCHED]
+        same = (self.evidence["branch_sketch"].value or 0.0) >= SAME_SKETCH
+        return same and self.a.facts.hidden == self.b.facts.hidden and min(cosines, default=1.0) < OTHER_VALUES
 
     def _found_again(self, name: str) -> bool:
         return (self.evidence[name].value or 0.0) >= FOUND_AGAIN

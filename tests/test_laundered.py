@@ -287,6 +287,8 @@ DONE = {
     "rotate_residual": relation.BASIS,
     "fold_norms": relation.GAINS,
     "renumber_vocabulary": relation.IDS,
+    "redistribute_norms": relation.SCALES,
+    "rescale_queries": relation.SCALES,
 }
 
 
