@@ -33,6 +33,7 @@ from provindex.fingerprint import Fingerprint, fingerprint_model
 from provindex.index import SEED, Index
 from provindex.source import open_model
 from provindex.verdict import Pair, compare
+from provindex.weights import one_blas_thread
 
 Row = dict[str, Any]
 SEED_NUMBER = 20261123
@@ -60,6 +61,7 @@ COMBINED = {
     "all_int8": (*TOGETHER, "int8"),
     "all, renumbered": (*TOGETHER, "renumber_vocabulary"),
 }
+OTHERS = (NONE, "all", "all_int8")  # for descendants of all but the first base of an architecture
 RIVALS = (NONE, "all")  # under which the slower rival methods are run too
 TOP = 10
 LINEAGE = Path(__file__).resolve().parents[1] / "tests" / "data" / "real_lineage.tsv"
@@ -124,6 +126,7 @@ def chance_levels() -> calibration.Calibration:
     return calibration.loads(calibrate.OUTPUT.read_bytes())
 
 
+@lru_cache(maxsize=1)
 def bases(zoo: Path) -> list[str]:
     """The independently trained models of the zoo."""
     return [name for name in store.trained(zoo, "benchmark") if store.load(zoo, "benchmark", name)[1].kind == "base"]
@@ -156,7 +159,7 @@ def derived(setting: Setting, base: str) -> list[Row]:
     weights = store.load(setting.zoo, "benchmark", base)[0]
     found = []
     for snapshot, truth in family(setting.zoo, base):
-        for attack in ALONE if truth.kind == COPY else ATTACKS:
+        for attack in attacks_on(base, truth.kind):
             made = attacked(snapshot, attack, SEED_NUMBER)
             head = {"set": "derived", "arch": base.split("-")[0], "base": base, "name": snapshot.name}
             head |= {"kind": truth.kind, "attack": attack, "keeps_weights": truth.keeps_weights}
@@ -169,6 +172,13 @@ def derived(setting: Setting, base: str) -> list[Row]:
             row |= {"rank": rank(setting, given, base), "rank_withheld": rank(setting, alone, base)}
             found.append(row | (rival(weights, made) if attack in RIVALS else {}))
     return found
+
+
+def attacks_on(base: str, kind: str) -> Sequence[str]:
+    """Copies meet every disguise alone; descendants of the first base of an architecture every attack, others some."""
+    if kind == COPY:
+        return ALONE
+    return ATTACKS if base.endswith("-00") else tuple(a for a in ATTACKS if a in OTHERS)
 
 
 def family(zoo: Path, base: str) -> Iterator[tuple[Snapshot, Truth]]:
@@ -303,7 +313,8 @@ MEASURES: dict[str, Callable[[Setting, str], list[Row]]] = {"derived": derived, 
 
 def run(setting: Setting, what: str, base: str) -> str:
     """One base's measurements into one file, unless it is there; its name."""
-    return once(setting, f"{what}-{base}", lambda: MEASURES[what](setting, base))
+    with one_blas_thread():
+        return once(setting, f"{what}-{base}", lambda: MEASURES[what](setting, base))
 
 
 def once(setting: Setting, name: str, measure: Callable[[], list[Row]]) -> str:

@@ -41,6 +41,7 @@ from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint, fingerprint_
 from provindex.index import Index
 from provindex.source import open_model
 from provindex.verdict import combined, compare
+from provindex.weights import one_blas_thread
 
 DECIMALS = 4  # of what is stored; upper quantiles and scores are rounded up, so that no p-value gets smaller
 EXACT = ("hidden_fixed_points", "hidden_alignment", "residual_fixed_points")
@@ -166,7 +167,8 @@ def _keep(models: list[Fingerprint]) -> None:
 
 def _pairs_of(number: int) -> list[Compared]:
     """The pairs of a model with those after it."""
-    return [compared(_models[number], other) for other in _models[number + 1 :]]
+    with one_blas_thread():
+        return [compared(_models[number], other) for other in _models[number + 1 :]]
 
 
 def index_pairs(index: Index) -> list[Compared]:

@@ -26,6 +26,7 @@ IN_ORDER = 0.95
 SPREAD = 1e-4  # of the ratio of untouched rows
 ROUNDED_SPREAD = 2e-3  # the same where values are bfloat16
 BETWEEN = (0.2, 0.8)  # g of models of which neither descends from the other
+PLAUSIBLE = (-1.0, 2.0)  # g outside of it: the factor is not decay, the residual stream was rescaled
 PATH_ERROR = 0.08  # largest standard error of g
 ON_PATH, OFF_PATH = 0.05, 0.2  # cosines at the model that the witness branches from, and at the other one
 MIN_MATRICES = 8
@@ -145,7 +146,7 @@ def later_items(
     path = _path(a, b, factor) if factor is not None else None
     if path is None:
         return (decay,) if decay else ()
-    if BETWEEN[0] < path < BETWEEN[1]:
+    if BETWEEN[0] < path < BETWEEN[1] or not PLAUSIBLE[0] <= path <= PLAUSIBLE[1]:
         return ()
     older, g = ("A", path) if path < 0.5 else ("B", 1 - path)
     text = f"what sets the models apart is unlike {older} and like the other one ({g:.2f}; siblings 0.50)"
