@@ -61,7 +61,6 @@ COMBINED = {
     "all_int8": (*TOGETHER, "int8"),
     "all, renumbered": (*TOGETHER, "renumber_vocabulary"),
 }
-OTHERS = (NONE, "all", "all_int8")  # for descendants of all but the first base of an architecture
 RIVALS = (NONE, "all")  # under which the slower rival methods are run too
 TOP = 10
 LINEAGE = Path(__file__).resolve().parents[1] / "tests" / "data" / "real_lineage.tsv"
@@ -159,7 +158,7 @@ def derived(setting: Setting, base: str) -> list[Row]:
     weights = store.load(setting.zoo, "benchmark", base)[0]
     found = []
     for snapshot, truth in family(setting.zoo, base):
-        for attack in attacks_on(base, truth.kind):
+        for attack in ALONE if truth.kind == COPY else ATTACKS:
             made = attacked(snapshot, attack, SEED_NUMBER)
             head = {"set": "derived", "arch": base.split("-")[0], "base": base, "name": snapshot.name}
             head |= {"kind": truth.kind, "attack": attack, "keeps_weights": truth.keeps_weights}
@@ -172,13 +171,6 @@ def derived(setting: Setting, base: str) -> list[Row]:
             row |= {"rank": rank(setting, given, base), "rank_withheld": rank(setting, alone, base)}
             found.append(row | (rival(weights, made) if attack in RIVALS else {}))
     return found
-
-
-def attacks_on(base: str, kind: str) -> Sequence[str]:
-    """Copies meet every disguise alone; descendants of the first base of an architecture every attack, others some."""
-    if kind == COPY:
-        return ALONE
-    return ATTACKS if base.endswith("-00") else tuple(a for a in ATTACKS if a in OTHERS)
 
 
 def family(zoo: Path, base: str) -> Iterator[tuple[Snapshot, Truth]]:

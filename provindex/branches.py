@@ -6,7 +6,6 @@ no matrix is held as a whole. Norms are folded into the anchors instead of the m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.evidence import aligned, canonical, sketch
-from provindex.evidence.canonical import F32, F64
+from provindex.evidence.canonical import F64
 from provindex.evidence.sketch import SKETCHED, LayerKey
 from provindex.names import Arch, Part, Placement
 from provindex.weights import Weights
@@ -58,8 +57,9 @@ class Branched:
 
 @dataclass(frozen=True)
 class _Neurons:
-    """The kept neurons of one layer: positions, lengths (n, P), coordinates (n, P, anchors of both namings)."""
+    """The kept of a layer's `width` neurons: positions, lengths (n, P), coordinates (n, P, anchors of both namings)."""
 
+    width: int
     units: NDArray[np.int64]
     lengths: F64
     coordinates: F64
@@ -195,7 +195,9 @@ def _neurons(
     chosen = np.argsort(-size.astype(np.float32), kind="stable")[:kept].astype(np.int64)
     left = anchors.stacked(sketch.ANCHORS_KEPT)
     coordinates = [_chosen(w, left, arch, key, role, roles[role], chosen) for role in parts]
-    return _Neurons(chosen, np.stack([lengths[p][chosen] for p in parts], axis=1), np.stack(coordinates, axis=1))
+    return _Neurons(
+        size.size, chosen, np.stack([lengths[p][chosen] for p in parts], axis=1), np.stack(coordinates, axis=1)
+    )
 
 
 def _chosen(
@@ -248,6 +250,7 @@ def _panels(made: dict[LayerKey, _Neurons], anchors: Anchors) -> aligned.NeuronP
     return aligned.NeuronPanels(
         keys=tuple(keys),
         heights=np.array([made[key].units.size for key in keys], np.int32),
+        widths=np.array([made[key].width for key in keys], np.int32),
         units=np.concatenate([made[key].units for key in keys]).astype(np.int32),
         lengths=np.concatenate([made[key].lengths for key in keys]).astype(np.float32),
         by_string=halves[0],
@@ -264,8 +267,3 @@ def _directions(values: NDArray[np.generic]) -> NDArray[np.int8]:
     top = np.abs(wide).max(axis=-1, keepdims=True)
     good = np.isfinite(top) & (top > 0)
     return np.round(np.where(good, wide, 0.0) * LEVELS / np.where(good, top, 1.0)).astype(np.int8)
-
-
-def first_anchors(rows: F32, ids: NDArray[np.int64], labels: Sequence[str], arch: Arch) -> F64 | None:
-    """The virtual anchors from embedding rows that were read."""
-    return sketch.virtual_anchors(rows, ids, labels, centered=arch.norm == "layer")

@@ -458,9 +458,10 @@ class Index:
         entries, searcher = self._searcher()
         wanted = len(entries) if also else min(max(count, RERANKED) + 1, len(entries))  # one may be its own row
         found = []
-        for scores, places in zip(*searcher.search(searches(asking), wanted), strict=True):
+        asked_with = searches(asking)
+        for one, scores, places in zip(asked_with, *searcher.search(asked_with, wanted), strict=True):
             kept = np.array([entries[i] is not own for i in places])
-            found.append((places[kept], scores[kept]))
+            found.append((places[kept], scores[kept] / max(float(one @ one), 1e-9)))  # cosines
         again = self._ranked_again(fp, in_turn(found)[:RERANKED], entries)
         order = in_turn([*found, again] if again else found)
         ranked = [(entries[i], rank, float(asking @ entries[i].vector)) for rank, i in enumerate(order, 1)]

@@ -211,7 +211,7 @@ class Linked:
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Neurons of one MLP, as the configs say; where one does not, as many as were seen. 0 if unknown."""
+        """Neurons of the widest MLP, told by the weights; 0 if unknown."""
         return _width(self.a), _width(self.b)
 
     def caveats(self, relation: str) -> tuple[str, ...]:
@@ -226,8 +226,7 @@ class Linked:
 
 
 def _width(fp: Fingerprint) -> int:
-    seen = int(fp.neurons.heights.max()) if fp.neurons is not None and fp.neurons.heights.size else 0
-    return fp.mfi.intermediate_size or seen
+    return int(fp.neurons.widths.max(initial=0)) if fp.neurons is not None else 0
 
 
 def _changed(a: Fingerprint, b: Fingerprint) -> bool:

@@ -4,7 +4,9 @@ Blocks, each a unit vector times the square root of its weight, so that an inner
 similarities: VABS (what the branches do, at anchor strings and at fixed ids: it survives disguises), the embedding's
 anchor geometry (EAS, the same two ways), a sketch of the WVC samples (where faint inheritance shows) and one of the
 block digests (for models without tokens), neither of which depends on which layers are left; and, with little weight
-because unrelated models agree on them, LEP, END and NLF. Size, config and tokenizer never filter.
+because unrelated models agree on them, LEP, END, NLF and the lengths of the largest neurons (which need no token and no
+basis: a copy in disguise is found by them where its tokenizer is withheld and its vocabulary another). Size, config and
+tokenizer never filter.
 
 Relatives may share one thing only: the layers but not the embedding, or the reverse. In the mean the other blocks'
 chance agreement would drown that, so candidates are taken in turn from several searches, the one whose best hit stands
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.evidence.aligned import NeuronPanels
 from provindex.evidence.sketch import BranchSketches, late_interaction, similarities
 from provindex.fingerprint import Fingerprint
 from provindex.signals import nlf
@@ -37,11 +40,12 @@ BLOCKS: Mapping[str, tuple[int, float]] = {  # name: (dimensions, weight)
     "vabs_by_id": (256, 0.15),
     "eas": (128, 0.15),
     "eas_by_id": (128, 0.15),
-    "wvc": (2048, 0.2),
+    "wvc": (2048, 0.15),
     "digests": (128, 0.05),
     "lep": (16, 0.05),
     "end": (20, 0.05),
     "nlf": (28, 0.05),
+    "lengths": (256, 0.05),
 }
 DIMENSIONS = sum(width for width, _ in BLOCKS.values())
 SEARCHES: tuple[tuple[str, ...], ...] = (
@@ -51,12 +55,14 @@ SEARCHES: tuple[tuple[str, ...], ...] = (
     ("wvc",),
     ("eas", "eas_by_id"),
     ("digests",),
+    ("lengths",),
 )
+DEPTHS, RANKS = 8, 16  # of the lengths: places along the model, and among a layer's neurons
 RERANKED = 300  # candidates whose layers are compared
 
 
 def vector(fp: Fingerprint) -> NDArray[np.float32]:
-    """The retrieval vector, (3008,) float32; the block of a missing signal is zero, so its length is at most 1."""
+    """The retrieval vector, (3264,) float32; the block of a missing signal is zero, so its length is at most 1."""
     made = {
         "vabs": None if fp.sketches is None else fp.sketches.whole.astype(np.float64),
         "vabs_by_id": None if fp.sketches_by_id is None else fp.sketches_by_id.whole.astype(np.float64),
@@ -67,6 +73,7 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
         "lep": _curve(fp.lep.get(fp.facts.main), BLOCKS["lep"][0]),
         "end": fp.end,
         "nlf": _nlf(fp.nlf),
+        "lengths": None if fp.neurons is None else _lengths(fp.neurons),
     }
     out = np.zeros(DIMENSIONS)
     start = 0
@@ -82,7 +89,7 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
 
 
 def searches(asking: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors to search with, (up to 6, 3008): the whole one, then its parts alone if it has them."""
+    """The vectors to search with, (up to 7, 3264): the whole one, then its parts alone if it has them."""
     found = [asking]
     for blocks in SEARCHES[1:]:
         kept = np.concatenate([np.full(width, name in blocks) for name, (width, _) in BLOCKS.items()])
@@ -106,7 +113,7 @@ def layer_scores(a: Sketches, b: Sketches) -> list[float]:
 
 
 def in_turn(found: Sequence[tuple[NDArray[np.int64], NDArray[np.floating[Any]]]]) -> list[int]:
-    """Rows of several searches (row numbers and scores, best first): one of each in turn, each row once.
+    """Rows of several searches (row numbers and cosines, best first): one of each in turn, each row once.
 
     The search whose best hit stands out most comes first: by the spread of its own scores, so that a search in which
     everybody is alike does not decide who is named first.
@@ -118,12 +125,17 @@ def in_turn(found: Sequence[tuple[NDArray[np.int64], NDArray[np.floating[Any]]]]
 
 
 def _prominence(scores: NDArray[np.floating[Any]]) -> float:
-    """How far the best score stands above the median, in median absolute deviations."""
+    """How far the best score stands above the median, in median absolute deviations, of -log(1 - cosine).
+
+    On that scale a step from .98 to .998 is as long as one from .8 to .98: what sets copies apart from models that are
+    all alike.
+    """
     if scores.size < 3:
         return 0.0
-    middle = float(np.median(scores))
-    spread = float(np.median(np.abs(scores - middle)))
-    return (float(scores.max()) - middle) / max(spread, 1e-6)
+    stretched = -np.log(np.maximum(1.0 - scores.astype(np.float64), 1e-4))
+    middle = float(np.median(stretched))
+    spread = float(np.median(np.abs(stretched - middle)))
+    return (float(stretched.max()) - middle) / max(spread, 1e-3)
 
 
 def _triangle(similarity: NDArray[np.float32] | None) -> F64 | None:
@@ -187,6 +199,24 @@ def _curve(values: NDArray[np.float32] | None, points: int) -> F64 | None:
     if values is None or values.size < 2:
         return None
     return np.interp(np.linspace(0, 1, points), np.linspace(0, 1, values.size), values.astype(np.float64))
+
+
+def _lengths(neurons: NeuronPanels) -> F64:
+    """Logarithms of the lengths of each layer's largest neurons, by rank, along the model: (256,), layers centered.
+
+    Of gate rows (without a gate, of up times down), and of up times down: what rescaling in pairs leaves alone.
+    """
+    layers = []
+    for at in neurons.places.values():
+        logs = np.log(np.maximum(neurons.lengths[at].astype(np.float64), 1e-30))
+        pairs = logs[:, -2] + logs[:, -1]
+        both = [np.sort(values)[::-1] for values in (logs[:, 0] if neurons.parts == 3 else pairs, pairs)]
+        ranks = np.linspace(0, 1, RANKS) ** 2  # more of the largest
+        layers.append([np.interp(ranks, np.linspace(0, 1, v.size), v - v.mean()) for v in both])
+    table = np.array(layers).reshape(len(layers), -1)
+    places = np.linspace(0, 1, DEPTHS)
+    along = [np.interp(places, np.linspace(0, 1, len(table)), column) for column in table.T]
+    return np.concatenate(along)
 
 
 def _nlf(norms: nlf.NormTensors | None) -> F64 | None:

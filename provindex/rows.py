@@ -95,6 +95,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("sketch_id_whole", "list<float16>", "panels", True, "the same as sketch_whole at fixed token ids"),
     Column("neuron_keys", "list<string>", "panels", True, "neuron panels: stack/layer"),
     Column("neuron_heights", "list<int32>", "panels", True, "neuron panels: neurons of each layer"),
+    Column("neuron_widths", "list<int32>", "panels", True, "neuron panels: neurons that each layer has"),
     Column("neuron_parts", "int", "panels", True, "neuron panels: 3 (gate, up, down) or 2 (up, down); 0 without any"),
     Column("neuron_units", "list<int32>", "panels", True, "neuron panels: where each neuron stands in its layer"),
     Column("neuron_lengths", "list<float32>", "panels", True, "neuron panels: lengths of its parts"),
@@ -238,7 +239,7 @@ def _neuron_columns(n: aligned.NeuronPanels | None) -> Row:
         return {}
     return {
         "neuron_keys": [f"{stack}/{layer}" for stack, layer in n.keys],
-        "neuron_heights": n.heights, "neuron_parts": n.parts, "neuron_units": n.units,
+        "neuron_heights": n.heights, "neuron_widths": n.widths, "neuron_parts": n.parts, "neuron_units": n.units,
         "neuron_lengths": n.lengths, "neurons": n.by_string, "neurons_by_id": n.by_id,
     }  # fmt: skip
 
@@ -429,6 +430,8 @@ def _neurons(row: Mapping[str, Any]) -> aligned.NeuronPanels | None:
     if parts not in (2, 3) or len(keys) != row["neuron_heights"].size:
         raise ValueError("neuron panels whose counts do not fit together")
     _split(units, row["neuron_heights"])
+    if row["neuron_widths"].size != len(keys) or (row["neuron_widths"] < row["neuron_heights"]).any():
+        raise ValueError("neuron panels of more neurons than their layers have")
     _at_most(row["neuron_heights"], 1 << 13, "layers of neurons")
     if (row["neuron_heights"] > aligned.NEURONS).any():
         raise ValueError(f"more than {aligned.NEURONS} neurons of a layer")
@@ -437,7 +440,13 @@ def _neurons(row: Mapping[str, Any]) -> aligned.NeuronPanels | None:
         None if (v := _some(row[n])) is None else v.reshape(shape) for n in ("neurons", "neurons_by_id")
     )
     return aligned.NeuronPanels(
-        keys, row["neuron_heights"], units, row["neuron_lengths"].reshape(units.size, parts), by_string, by_id
+        keys=keys,
+        heights=row["neuron_heights"],
+        widths=row["neuron_widths"],
+        units=units,
+        lengths=row["neuron_lengths"].reshape(units.size, parts),
+        by_string=by_string,
+        by_id=by_id,
     )
 
 

@@ -89,6 +89,7 @@ def panels(
     return NeuronPanels(
         keys=tuple(("decoder", i) for i in range(depth)),
         heights=np.full(depth, height, np.int32),
+        widths=np.full(depth, height, np.int32),
         units=np.tile(np.arange(height, dtype=np.int32), depth) if units is None else units,
         lengths=np.ones(values.shape[:2], np.float32),
         by_string=directions(values),
@@ -485,6 +486,7 @@ def test_more_neurons_than_are_ever_kept_are_refused() -> None:
     many = 513
     claimed = {
         "neuron_keys": ["decoder/0"], "neuron_heights": np.array([many], np.int32), "neuron_parts": 3,
+        "neuron_widths": np.array([many], np.int32),
         "neuron_units": np.zeros(many, np.int32), "neuron_lengths": np.zeros(3 * many, np.float32),
         "neurons": np.zeros(3 * 64 * many, np.int8), "neurons_by_id": np.zeros(0, np.int8),
     }  # fmt: skip

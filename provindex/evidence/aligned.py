@@ -41,7 +41,8 @@ def neurons_kept(layers: int) -> int:
 class NeuronPanels:
     """The largest neurons of each layer, in anchor coordinates.
 
-    keys: (stack, layer). heights: (T,) int32, neurons of each, largest first. units: (N,) int32, where each stands in
+    keys: (stack, layer). heights: (T,) int32, neurons kept of each, largest first; widths: (T,) int32, neurons that it
+    has. units: (N,) int32, where each stands in
     its layer. lengths: (N, P) float32 row (column) lengths: of gate, up and down (P = 3), or of up and down (P = 2).
     by_string, by_id: (N, P, 64) int8 directions (largest coordinate 31) in the coordinates of the anchors found by
     their string, and of those at fixed token ids; None where the model has no such anchors.
@@ -49,6 +50,7 @@ class NeuronPanels:
 
     keys: tuple[LayerKey, ...]
     heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
     units: NDArray[np.int32]
     lengths: NDArray[np.float32]
     by_string: NDArray[np.int8] | None

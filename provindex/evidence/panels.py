@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from provindex.evidence.anchors import ANCHORS
 from provindex.evidence.canonical import F32, F64, unit_rows
 
-PANELS_VERSION = 3  # goes into cache keys: what is kept, and how
+PANELS_VERSION = 4  # goes into cache keys: what is kept, and how
 PROJECTION = 128
 BLOCK = 16_384
 SAMPLE = 256
