@@ -1,9 +1,16 @@
-"""The tables of the benchmark, from its rows. Pure: rows in, Markdown out."""
+"""The benchmark's tables from its rows: `python -m build_index.benchmark_tables ROWS --seed N [--page FILE] [...]`.
+
+ROWS is the folder of JSON lines that `build_index.benchmark` leaves in its --work folder. --page gets everything,
+--chapter (provindex/evidence/README.md) the table of what survives what, between its markers.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,3 +217,30 @@ def auc(positive: np.ndarray[Any, Any], negative: np.ndarray[Any, Any]) -> float
     """Chance that a positive scores above a negative, ties half."""
     above = (positive[:, None] > negative[None]).sum() + 0.5 * (positive[:, None] == negative[None]).sum()
     return float(above / (positive.size * negative.size))
+
+
+BEGIN, END = "<!-- survival:begin -->", "<!-- survival:end -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the tables from rows that were measured."""
+    parser = argparse.ArgumentParser(prog="python -m build_index.benchmark_tables", description=__doc__)
+    parser.add_argument("rows", type=Path, help="the folder of JSON lines")
+    parser.add_argument("--seed", type=int, required=True, help="the seed they were measured with")
+    parser.add_argument("--page", type=Path, help="write all tables here")
+    parser.add_argument("--chapter", type=Path, help="put the table of what survives what here, between its markers")
+    options = parser.parse_args(arguments)
+    rows = [json.loads(line) for path in sorted(options.rows.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
+    page = text(rows, options.seed)
+    if options.page:
+        options.page.write_text(page, encoding="utf-8")
+    if options.chapter:
+        before, _, rest = options.chapter.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        options.chapter.write_text(f"{before}{BEGIN}\n{survival(rows)}{END}{after}", encoding="utf-8")
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -17,6 +17,7 @@ from provindex.source import Model, open_model
 from provindex.tokenizer import Tokenizer, read_tokenizer
 from provindex.verdict import Pair
 from provindex.verdict import compare as compare_fingerprints
+from provindex.weights import one_blas_thread
 
 Progress = Callable[[int, int], None]
 
@@ -110,13 +111,14 @@ def compare_resolved(
     opened = [weights_of(x, offline=offline) for x in (a, b)] if deep else []
     ours, theirs = a.vocabulary(), b.vocabulary()
     both = (ours, theirs) if ours is not None and theirs is not None else None
-    return compare_fingerprints(
-        a.fingerprint,
-        b.fingerprint,
-        calibration=calibration_of() if index is None else index.calibration,
-        vocabularies=both,
-        deep=deep_agreement(*opened) if deep else None,
-    )
+    with one_blas_thread():
+        return compare_fingerprints(
+            a.fingerprint,
+            b.fingerprint,
+            calibration=calibration_of() if index is None else index.calibration,
+            vocabularies=both,
+            deep=deep_agreement(*opened) if deep else None,
+        )
 
 
 def weights_of(found: Resolved, *, offline: bool = False) -> Model:

@@ -145,11 +145,11 @@ def parts(folder: Path) -> Numbers:
     import hashlib
 
     from provindex.fingerprint import _scan_all, _weights
-    from provindex.weights import Meter
     from provindex.names import resolve
     from provindex.signals import tfv, voa
     from provindex.source import open_model
     from provindex.tokenizer import Tokenizer, read_tokenizer
+    from provindex.weights import Meter
 
     model = open_model(str(folder))
     layout = resolve({name: tensor.shape for name, tensor in model.tensors.items()}, model.config)
