@@ -20,6 +20,7 @@ from provindex.weights import Weights
 
 PIECE = 1 << 18  # elements multiplied at a time: 2 MB of float64, which stay in cache
 LEVELS = 31
+MAX_UNITS = 1 << 18  # of one matrix: some 130 MB of products; the widest MLPs have a fifth of that
 TURNED = 1 << 24  # the same for matrices that are stored transposed, of which every piece touches every page
 READERS = ("q", "k", "v", "gate", "up")
 WRITERS = ("o", "down")
@@ -133,9 +134,10 @@ def _layer(
 
 
 def _fits(w: Weights, role: str, place: Placement, part: Part, width: int) -> bool:
-    """Whether a matrix reads or writes the residual stream."""
+    """Whether a matrix reads or writes the residual stream, with no more units than a model has."""
     rows, columns = canonical.part_shape(w.model.tensors[place.name].shape, part)
-    return (columns if role in READERS else rows) == width
+    inside, outside = (columns, rows) if role in READERS else (rows, columns)
+    return inside == width and outside <= MAX_UNITS
 
 
 def _folded(w: Weights, left: F64, arch: Arch, key: LayerKey, role: str) -> tuple[F64, F64]:

@@ -146,9 +146,9 @@ def stratum_of_pair(a: Fingerprint, b: Fingerprint) -> str:
 
     Same tokenizer: at least half of all token strings in common (tokens are added, and strangers stay as alike: EAS
     is .92 for MPNet and MiniLM); where one has no tokenizer, as many embedding rows. Same shape: equal residual width
-    and layers, and MLP widths that no config says to differ.
+    and layers, and MLP widths that no neurons show to differ.
     """
-    widths = {fp.mfi.intermediate_size for fp in (a, b)} - {0}
+    widths = {int(fp.neurons.widths.max(initial=0)) for fp in (a, b) if fp.neurons is not None} - {0}
     shapes = {(fp.facts.hidden, fp.facts.layers) for fp in (a, b)}
     kinds = {mlp_kind(fp) for fp in (a, b)}
     return stratum_of(

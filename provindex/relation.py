@@ -33,11 +33,15 @@ SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
 
 SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
+GROWN = "a model that was grown by new layers or neurons would look the same, with the roles exchanged"
 SIBLING = "any checkpoint within half a step of the one that was quantized would look the same"
 PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
 ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
 TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
-BASIS_ONLY = "only the residual basis is shared: other layers of one ancestor, or layers whose neurons were reordered"
+BASIS_ONLY = (
+    "only the residual basis is shared: other layers of one ancestor, layers whose neurons were reordered, or an "
+    "embedding that was reused and trained on"
+)
 
 NEURONS = "neurons reordered"
 RESCALED = "neurons rescaled in pairs"
@@ -105,7 +109,7 @@ class Linked:
         return ran and (e2.log10_p or 0.0) > LOG10_P_LINKED and self._found_again("triple_agreement")
 
     def _attention_moved(self) -> list[str]:
-        if not self._found_again("branch_sketch") or self.a.facts.hidden != self.b.facts.hidden:
+        if not (self._found_again("branch_sketch") and self.neurons and self.a.facts.hidden == self.b.facts.hidden):
             return []
         low = {role for role, cosine in self.sizes.roles.items() if cosine < APART}
         return [what for what, roles in ((VALUES, {"v", "o"}), (QUERIES, {"q", "k"})) if roles & low]
@@ -205,7 +209,7 @@ class Linked:
         if a.layers < b.layers:
             deep, shallow = shallow, deep
         fewer, more = sorted((a.layers, b.layers))
-        if not main or len(shallow) < fewer:
+        if not main or not fewer or len(shallow) < fewer:
             return None
         return "upscaled" if len(deep) == more and len(deep) > len(shallow) else "pruned"
 
@@ -220,6 +224,8 @@ class Linked:
             return (TABLE_ONLY if self.sizes.embedding_equal else BASIS_ONLY), SAME_START
         if relation == "identical" and self.a.content_sha256 != self.b.content_sha256:
             return (ELSEWHERE,)
+        if relation == "pruned":
+            return (GROWN,)
         if relation == "related" and self.exact and not self.undone:
             return (PARTLY, SAME_START)
         return {"continued": (SAME_START,), "related": (PARTLY,), "quantized": (SIBLING,)}.get(relation, ())

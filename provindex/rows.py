@@ -114,6 +114,7 @@ COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 
 NULLABLE = frozenset({"revision", "family", "license", "id_certainty", "source", "content_sha256", "tfv"})
+MAX_WIDTH, MAX_DEPTH = 1 << 24, 1 << 12  # neurons of a layer (experts in all), layers: more than any model has
 MAX_ANCHORS, MAX_PANEL, END_BINS = 64, 64, 20  # what the extractors make; a row that claims more is not ours
 
 Row = dict[str, Any]
@@ -281,6 +282,10 @@ def from_row(row: Mapping[str, Any]) -> Fingerprint:
 
 
 def _from_row(row: Mapping[str, Any]) -> Fingerprint:
+    if not 0 <= row["layers"] <= MAX_DEPTH:
+        raise ValueError(f"{row['layers']} layers, {MAX_DEPTH:,} are the most")
+    if not (np.isfinite(row["nlf"]).all() and np.isfinite(row["wvc_scales"]).all() and np.isfinite(row["end"]).all()):
+        raise ValueError("a norm, a scale or a share that is not finite")
     return Fingerprint(
         model_id=row["model_id"],
         revision=row["revision"],
@@ -397,7 +402,11 @@ def _hidden(row: Mapping[str, Any]) -> panels.HiddenPanels | None:
 
 
 def _residual(values: NDArray[np.float16], ids: NDArray[np.int32], width: int) -> panels.ResidualPanel | None:
-    return panels.ResidualPanel(values.reshape(panels.VIRTUAL_ANCHORS, -1), ids, width) if width else None
+    if not width:
+        return None
+    if values.size != panels.VIRTUAL_ANCHORS * min(width, panels.RESIDUAL_COORDINATES):
+        raise ValueError(f"a residual panel of {values.size} values for a width of {width}")
+    return panels.ResidualPanel(values.reshape(panels.VIRTUAL_ANCHORS, -1), ids, width)
 
 
 def sketches(row: Mapping[str, Any], prefix: str) -> sketch.BranchSketches | None:
@@ -429,9 +438,12 @@ def _neurons(row: Mapping[str, Any]) -> aligned.NeuronPanels | None:
         return None
     if parts not in (2, 3) or len(keys) != row["neuron_heights"].size:
         raise ValueError("neuron panels whose counts do not fit together")
-    _split(units, row["neuron_heights"])
-    if row["neuron_widths"].size != len(keys) or (row["neuron_widths"] < row["neuron_heights"]).any():
-        raise ValueError("neuron panels of more neurons than their layers have")
+    widths = row["neuron_widths"]
+    if widths.size != len(keys) or (widths < row["neuron_heights"]).any() or (widths > MAX_WIDTH).any():
+        raise ValueError("neuron panels of more neurons than their layers, or any layer, has")
+    for own, width in zip(_split(units, row["neuron_heights"]), widths, strict=True):
+        if np.unique(own).size != own.size or ((own < 0) | (own >= width)).any():
+            raise ValueError("neurons that stand outside of their layer, or twice in it")
     _at_most(row["neuron_heights"], 1 << 13, "layers of neurons")
     if (row["neuron_heights"] > aligned.NEURONS).any():
         raise ValueError(f"more than {aligned.NEURONS} neurons of a layer")
@@ -464,6 +476,11 @@ def _blocks(row: Mapping[str, Any]) -> panels.BlockDigests | None:
     if not row["block_keys"]:
         return None
     count = len(row["block_keys"])
+    scales, counts = row["block_scales"], row["block_counts"]
+    if scales.size != count or counts.size != count or not (np.isfinite(scales) & (scales > 0)).all():
+        raise ValueError("block scales that are missing, not finite or not positive")
+    if ((counts < 0) | (counts > panels.SAMPLE)).any():
+        raise ValueError(f"blocks of more than {panels.SAMPLE} samples")
     return panels.BlockDigests(
         keys=tuple(row["block_keys"]),
         exact=row["block_exact"].reshape(count, 2),

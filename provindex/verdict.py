@@ -19,7 +19,7 @@ from provindex.evidence import aligned, exact, layers
 from provindex.evidence.effects import effects
 from provindex.evidence.exact import Outcome
 from provindex.evidence.layers import LayerRange
-from provindex.evidence.sketch import late_interaction, similarities
+from provindex.evidence.sketch import LAYER, late_interaction, similarities
 from provindex.evidence.start import SHARED
 from provindex.fingerprint import Fingerprint
 from provindex.relation import LOG10_P_LINKED, Linked
@@ -28,6 +28,7 @@ from provindex.signals.score import Score
 
 LOG10_E_LINKED = -3.0
 LOG10_CONFORMAL = -3.0  # rank among unrelated pairs that E3 and E4 both need
+FOUND_AGAIN = 0.5  # branch sketch of a pair that is no stranger, whatever its neurons say
 LEAST_AGREEMENT = 0.1  # share of neurons found again that the aligned tier needs
 LOG10_SHA256 = -77.0  # two different models with one hash of their weights: 2^-256
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
@@ -231,6 +232,10 @@ def _ranked(name: str, outcome: Outcome, calibration: Calibration | None, stratu
     if outcome.value is None or calibration is None:
         return outcome
     rank, _ = calibration.conformal(name, outcome.value, stratum)
+    if (
+        name == "branch_sketch"
+    ):  # of few layers it is noisier than the calibration's: the projection's own noise bounds it
+        rank = max(rank, exact.log10_normal_tail(outcome.value * math.sqrt(LAYER * (outcome.n or 1))))
     null = calibration.chance(name, stratum)
     return replace(
         outcome,
@@ -262,6 +267,13 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
     seen = [f"{POWERFUL[name]} with a cosine of {least:.2g} ({name})" for name, least in could.items()]
     if ranked:
         seen.append(f"{LEAST_AGREEMENT:.0%} of the neurons found again in any order and basis (triple_agreement)")
+    e3, e4 = evidence["triple_agreement"], evidence["branch_sketch"]
+    if (e4.value or 0.0) >= FOUND_AGAIN and (e4.conformal or 0.0) <= LOG10_CONFORMAL:
+        neurons = f"absent: {e3.reason}" if e3.value is None else f"{e3.value:.2f}"
+        return "inconclusive", (
+            f"the layers do the same (branch_sketch {e4.value:.2f}), but neurons do not confirm it (triple_agreement "
+            f"{neurons}): experts made of one MLP, or neurons whose parts are tied",
+        )
     if seen:
         missing = evidence["residual_fixed_points"].reason
         partly = (*_half_seen(evidence), *((f"{NO_BASIS}: {missing}",) if missing else ()))

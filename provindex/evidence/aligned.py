@@ -24,6 +24,8 @@ TOTAL = 2_048  # about, of one model: as many layers share them
 FEWEST = 64  # of one layer, however many layers there are
 MIN_NEURONS = 32  # fewer in common can hardly tell anything
 NO_NEURONS = "no MLP neurons in anchor coordinates in one of the models"
+TIED = "the parts of a neuron (gate, up, down) are alike, so that matching them apart says nothing"
+TIED_SHARE = 0.6  # of neurons that are their own nearest by another part; real models: at most .35
 OTHER_KIND = "the MLPs are of different kinds (with and without a gate)"
 
 I64 = NDArray[np.int64]
@@ -67,6 +69,18 @@ class NeuronPanels:
         stops = np.cumsum(self.heights).tolist()
         starts = [0, *stops[:-1]]
         return {key: slice(start, stop) for key, start, stop in zip(self.keys, starts, stops, strict=True)}
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether parts of a neuron are alike (down is up transposed, gate is up): those agree in strangers too."""
+        shares = []
+        for seen, live in self._seen.values():
+            for numbers in live.values():
+                units = seen[numbers]
+                for i in range(self.parts - 1 if len(units) > 1 else 0):
+                    alike = np.abs(units[:, i] @ units[:, i + 1].T).argmax(axis=1)
+                    shares.append(float((alike == np.arange(len(units))).mean()))
+        return max(shares, default=0.0) > TIED_SHARE
 
     def live(self, naming: str, key: LayerKey) -> I64:
         """Numbers of a layer's neurons of which no part is zero."""
@@ -145,6 +159,8 @@ def triple_agreement(a: NeuronPanels | None, b: NeuronPanels | None, maps: Layer
         return AlignedResult(absent(NO_NEURONS))
     if a.parts != b.parts:
         return AlignedResult(absent(OTHER_KIND))
+    if a.tied or b.tied:
+        return AlignedResult(absent(TIED))
     tried = [agreements(a, b, naming, pairs) for naming in namings(a, b) for pairs in maps.get(naming, ()) if pairs]
     results = [_result(found, len(tried)) for found in tried]
     results = [r for r in results if r.outcome.value is not None]

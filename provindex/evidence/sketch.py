@@ -119,13 +119,15 @@ def _over_heads(x: F64 | None, y: F64 | None, head_dim: int, gains: Mapping[str,
     many, few = (x.shape[1] // size, y.shape[1] // size) if size else (0, 0)
     if not few or many % few or y.shape[1] % size:
         return None
-    ours = x.reshape(len(x), many, size)
-    theirs = np.repeat(y.reshape(len(y), few, size), many // few, axis=1)
-    products = np.einsum("ahc,bhc->hab", ours, theirs, optimize=True)
-    if gains:
-        lengths = np.sqrt((products**2).sum(axis=(1, 2), keepdims=True))
-        products = products / np.where(lengths > 0, lengths, 1.0)
-    return np.asarray(products.sum(axis=0), np.float64)
+    if not gains:  # the query heads of one key-value head may be added up first
+        return np.asarray(x.reshape(len(x), few, many // few, size).sum(axis=2).reshape(len(x), -1) @ y.T, np.float64)
+    total = np.zeros((len(x), len(y)))
+    for head in range(many):
+        other = head // (many // few)
+        product = x[:, head * size : (head + 1) * size] @ y[:, other * size : (other + 1) * size].T
+        length = float(np.sqrt((product**2).sum()))
+        total += product / length if length > 0 else product
+    return total
 
 
 def _gained(x: F64, gain: F32 | None) -> F64:
