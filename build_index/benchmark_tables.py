@@ -37,9 +37,9 @@ def text(rows: Sequence[Row], seed: int) -> str:
         "# Benchmark with truth\n",
         f"Made by `python -m build_index.benchmark`; provindex {__version__}, numpy {np.__version__}, Python "
         f"{platform.python_version()}, seed {seed}. Models, kinds and attacks: `build_index/zoo/README.md`. "
-        'Every percentage stands beside the number it is a share of. "first": the true base is retrieval\'s first of all bases '
-        'and the embedded index\'s models; "withheld": without config and tokenizer. HuRef-style leaves out the gate, which '
-        "makes it survive rotation (with the gate it does not).\n",
+        "Every percentage stands beside the number it is a share of. `first`: the true base is retrieval's first among "
+        "all bases and the embedded index; `withheld`: without config and tokenizer. HuRef-style leaves out the gate, "
+        "which makes it survive rotation (with the gate it does not).\n",
         "## Verdicts on independents\n",
         independents(strangers),
         "## Descendants that keep weights, by attack\n",

@@ -36,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "parent": parent,
         "child": zoo.finetune_noise(parent, 0.98, 2),
         "stranger": zoo.llama(3),
-        "narrow": zoo.llama(5, hidden=32, heads=2, kv_heads=1, intermediate=96),
+        "narrow": zoo.gpt2(5, hidden=32, heads=2),
     }
     for name, checkpoint in family.items():
         zoo.write(checkpoint, folder / name)
@@ -114,7 +114,7 @@ def test_deny_is_a_gate(models: Path, index: Path) -> None:
 
     assert status(LONG) == 1
     assert status("stranger") == 0
-    assert status("narrow") == 3  # other residual width: it cannot be told
+    assert status("narrow") == 3  # other residual width and another kind of MLP: it cannot be told
     assert status("nobody/here") == 3
     assert status("narrow", LONG) == 1
     own = run("query", "stranger", "--index", index, "-q", "--deny", "stranger", cwd=models.parent)
@@ -129,7 +129,8 @@ def test_a_gate_that_fails_says_why_even_if_quiet(models: Path, index: Path) -> 
     assert denied.splitlines() == [
         f"denied {LONG}: linked (finetune)",
         "denied a/b: it is neither a model nor a family of the index",
-        "denied narrow: could not be tested: residual widths differ (64 and 32)",
+        "denied narrow: could not be tested: residual widths differ (64 and 32); triple_agreement: the MLPs are of "
+        "different kinds (with and without a gate)",
     ]
     expected = said("compare", models / "child", models / "stranger", "--expect", "linked")
     assert expected.startswith("expected linked: unrelated, log10 p ") and expected.count("\n") == 1
@@ -167,6 +168,7 @@ def test_inconclusive_says_what_could_not_be_computed_line_by_line(models: Path,
     assert ran.status == 0
     assert ran.out.splitlines() == [
         "Inconclusive: the only candidate could not be tested.", "  residual widths differ",
+        "  triple_agreement: the MLPs are of different kinds",
     ]  # fmt: skip
 
 

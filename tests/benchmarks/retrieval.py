@@ -131,6 +131,7 @@ def model(number: int, count: int, made: Templates) -> Row:
     family, member = divmod(place, FAMILY)
     row = redrawn(big, family, None)
     row = redrawn(row, 1000 + place, KIN) if member else row
+    row |= {name: np.ones_like(row[name]) for name in ("block_scales", "wvc_scales")}
     row = to_row(from_row(row | {"row_sha256": ""}))  # as a fingerprint has it: scales of samples are powers of two
     row = named(row, f"large{family}/model{member}", f"large{family}/model0", like)
     return row | {dataset.VECTOR: vector(from_row(row))}
