@@ -55,7 +55,10 @@ def _headline(d: Document) -> list[str]:
     ancestors = [m for m in d["matches"] if m["direction"] == "ancestor"]
     same = [m for m in d["matches"] if m["relation"] == "identical"]
     lines = [f"Identical weights: {_label(m)}." for m in same[:1]]
-    if ancestors:
+    merged = [m for m in ancestors if m["relation"] == "merge"]
+    if len(merged) > 1:
+        lines.append(f"A merge of {' and '.join(_label(m) for m in merged)}.")
+    elif ancestors:
         dressed = ancestors[0]["model_id"] == query["model_id"]
         verb = "The same model in another dress: made from" if dressed else "Descends from"
         lines.append(f"{verb} {_label(ancestors[0])} ({ancestors[0]['relation']}).")
