@@ -70,6 +70,8 @@ def _headline(d: Document) -> list[str]:
             lines.append(
                 f"Shares weights with {_label(best)} ({best['relation']}); the weights do not say which came first."
             )
+    if d["matches"] and d["matches"][0]["undone"]:
+        lines.append(f"Undone to see it: {', '.join(d['matches'][0]['undone'])}.")
     return lines
 
 
