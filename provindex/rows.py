@@ -284,7 +284,8 @@ def from_row(row: Mapping[str, Any]) -> Fingerprint:
 def _from_row(row: Mapping[str, Any]) -> Fingerprint:
     if not 0 <= row["layers"] <= MAX_DEPTH:
         raise ValueError(f"{row['layers']} layers, {MAX_DEPTH:,} are the most")
-    if not (np.isfinite(row["nlf"]).all() and np.isfinite(row["wvc_scales"]).all() and np.isfinite(row["end"]).all()):
+    numbers = ("nlf", "wvc", "wvc_scales", "end")
+    if not all(np.isfinite(row[name]).all() for name in numbers):
         raise ValueError("a norm, a scale or a share that is not finite")
     return Fingerprint(
         model_id=row["model_id"],

@@ -268,7 +268,8 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
     if ranked:
         seen.append(f"{LEAST_AGREEMENT:.0%} of the neurons found again in any order and basis (triple_agreement)")
     e3, e4 = evidence["triple_agreement"], evidence["branch_sketch"]
-    if (e4.value or 0.0) >= FOUND_AGAIN and (e4.conformal or 0.0) <= LOG10_CONFORMAL:
+    confirmed = (e3.value or 0.0) >= LEAST_AGREEMENT
+    if not confirmed and (e4.value or 0.0) >= FOUND_AGAIN and (e4.conformal or 0.0) <= LOG10_CONFORMAL:
         neurons = f"absent: {e3.reason}" if e3.value is None else f"{e3.value:.2f}"
         return "inconclusive", (
             f"the layers do the same (branch_sketch {e4.value:.2f}), but neurons do not confirm it (triple_agreement "

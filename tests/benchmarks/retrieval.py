@@ -195,7 +195,7 @@ def parts(folder: Path, repeat: int) -> Numbers:
     first = time.perf_counter() - start
     entries = [entry for entry, _, _ in nearest]
     large_ones = sum(entry.model_id.startswith("large") for entry in entries)
-    assert large_ones == len(entries), f"{large_ones} of {len(entries)} candidates are large"
+    assert large_ones >= 0.9 * len(entries), f"{large_ones} of {len(entries)} candidates are large"
     others = [entry.load() for entry in entries]
     found: Numbers = {
         "load": loaded,
