@@ -127,6 +127,16 @@ def fixed_ids(rows: int) -> NDArray[np.int64]:
     return np.where(ids < rows, ids, -1)
 
 
+def anchor_table(rows: F32, ids: NDArray[np.int64], *, centered: bool) -> F64 | None:
+    """Anchor rows centered over tokens, and over coordinates if asked; None with fewer than 16, or not finite ones."""
+    if int((ids >= 0).sum()) < MIN_ANCHORS or not np.isfinite(rows).all():
+        return None
+    table = rows.astype(np.float64)
+    if centered:
+        table -= table.mean(axis=1, keepdims=True)
+    return np.asarray(table - table.mean(axis=0, keepdims=True), np.float64)
+
+
 def residual_panel(
     rows: F32, ids: NDArray[np.int64], *, centered: bool, labels: Sequence[str] = ANCHORS
 ) -> ResidualPanel | None:
@@ -136,13 +146,10 @@ def residual_panel(
     centered: the model's norms are LayerNorms, which do not see the mean over coordinates. labels: what seeds the signs
     of each anchor: its string, so that renumbered vocabularies meet; or its id, for models without a tokenizer.
     """
-    present = np.flatnonzero(ids >= 0)
-    if present.size < MIN_ANCHORS or not np.isfinite(rows).all():
+    table = anchor_table(rows, ids, centered=centered)
+    if table is None:
         return None
-    table = rows.astype(np.float64)
-    if centered:
-        table -= table.mean(axis=1, keepdims=True)
-    table -= table.mean(axis=0, keepdims=True)
+    present = np.flatnonzero(ids >= 0)
     mixing = np.concatenate([signs(f"anchor/{labels[int(i)]}", 1, VIRTUAL_ANCHORS) for i in present]).astype(np.float64)
     mixed = mixing.T @ table[:, residual_coordinates(table.shape[1])]
     return ResidualPanel(halved(mixed)[0], ids.astype(np.int32), int(table.shape[1]))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.evidence.canonical import F32, F64
-from provindex.evidence.panels import MIN_ANCHORS, signs
+from provindex.evidence.panels import anchor_table, signs
 
 ANCHORS_KEPT = 64  # virtual anchors in which neurons are described
 SKETCHED = 32  # the first of them, from which sketches are made
@@ -39,14 +39,12 @@ def virtual_anchors(rows: F32, ids: NDArray[np.int64], labels: Sequence[str], *,
     missing. labels: what seeds the signs of each anchor. centered: the model's norms are LayerNorms, which do not see
     the mean over coordinates. None with fewer than 16 anchors, or if a row is not finite, or without variation.
     """
-    present = np.flatnonzero(ids >= 0)
-    if present.size < MIN_ANCHORS or not np.isfinite(rows).all():
+    table = anchor_table(rows, ids, centered=centered)
+    if table is None:
         return None
-    table = rows.astype(np.float64)
-    if centered:
-        table -= table.mean(axis=1, keepdims=True)
+    present = np.flatnonzero(ids >= 0)
     mixing = np.concatenate([signs(f"virtual/{labels[int(i)]}", 1, ANCHORS_KEPT) for i in present]).astype(np.float64)
-    mixed = mixing.T @ flattened(table - table.mean(axis=0, keepdims=True))
+    mixed = mixing.T @ flattened(table)
     norm = float(np.sqrt((mixed**2).sum()))
     return mixed * (np.sqrt(ANCHORS_KEPT) / norm) if norm > 0 else None
 
