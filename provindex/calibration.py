@@ -16,7 +16,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ MIN_PAIRS = 200  # of a stratum; below, the pooled null is used
 SAME_TOKENIZER = 0.5  # Jaccard index of the token strings
 MIN_RANKED = 999  # of a stratum, for a conformal p-value of 1 in 1,000
 QUANTILES = {"p99": (0.99, 100), "p999": (0.999, 1000)}  # name: level, the fewest pairs that can show it
-SEED = Path(__file__).parent / "seed"
 FOLDER = "calibration"  # in an index folder; the file is named by its content
 MAX_BYTES = 4 << 20
 MAX_SCORES = 100_000  # of one test in one stratum
@@ -198,13 +196,6 @@ def load(folder: Path, name: object) -> Calibration:
     if not hashlib.sha256(raw).hexdigest().startswith(Path(name).stem):
         raise IndexFormatError(f"{name} is not what its name says: its sha256 begins otherwise.", _AGAIN)
     return loads(raw)
-
-
-@cache
-def embedded() -> Calibration | None:
-    """The calibration of the seed index inside the package, for answers without an index that has one; None without."""
-    found = sorted((SEED / FOLDER).glob("*.json"))
-    return load(SEED, f"{FOLDER}/{found[0].name}") if found else None
 
 
 def loads(raw: bytes) -> Calibration:
