@@ -41,7 +41,11 @@ ModelArgument = Annotated[
 ]
 IndexOption = Annotated[
     list[str] | None,
-    typer.Option("--index", metavar="PATH", help="Index folder; repeat it and several act as one. [default: embedded]"),
+    typer.Option(
+        "--index",
+        metavar="PATH|REPO[@REV]",
+        help="Index folder, or a pulled dataset; several act as one. [default: the one pulled last, else embedded]",
+    ),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Never ask the Hub; use its cache.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
@@ -173,6 +177,84 @@ def fingerprint(
     _answer(document.fingerprint_document(found.fingerprint, output.name if output else None), json, format, None)
 
 
+@app.command()
+def push(
+    model: ModelArgument,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="REPO", help="The dataset. [default: PROVINDEX_DATASET]")
+    ] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Commit to main instead of opening a pull request: for maintainers.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show exactly what would be sent, and send nothing.")
+    ] = False,
+    acknowledge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--acknowledge",
+            metavar="LICENSE|gated",
+            help="You read these terms of the model, and they let you publish measurements of it; repeat it.",
+        ),
+    ] = None,
+    index: IndexOption = None,
+    mode: ModeOption = "exact",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Contribute a model's fingerprint to the Hub dataset."""
+    from provindex import push as contribution
+    from provindex.report import document
+
+    _writable(output)
+    opened = _load(index, quiet) if index or not Path(model).exists() else None
+    found = _resolve(model, opened, mode, offline, quiet, verbose)
+    sent = contribution.push(
+        found.fingerprint,
+        to,
+        direct=direct,
+        dry_run=dry_run,
+        offline=offline,
+        acknowledged=acknowledge or (),
+        say=lambda line: _say(line, quiet),
+    )
+    settings = {"to": sent.repo, "direct": direct, "dry_run": dry_run, "acknowledge": acknowledge or [], "mode": mode}
+    _answer(document.push_document(sent, settings), json, format, output)
+    if sent.url:
+        _say(f"see    {sent.url}", quiet)
+
+
+@index_app.command("pull")
+def index_pull(
+    repo: Annotated[
+        str | None,
+        typer.Argument(metavar="[REPO[@REV]]", help="A dataset of the Hub. [default: PROVINDEX_DATASET]"),
+    ] = None,
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    format: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Get an index from the Hub, or what is new in it; it then answers where no --index is named."""
+    from provindex.index import Index
+    from provindex.progress import Bar
+    from provindex.pull import pull
+    from provindex.report import document
+
+    _writable(output)
+    with Bar("pulling", "bytes", quiet=quiet) as bar:
+        pulled = pull(repo, offline=offline, progress=bar)
+    for refused in pulled.current.left_out:
+        _say(f"left out {refused.path}: {refused.reason}", quiet)
+    _answer(document.index_document(Index.load(pulled.folder), pulled=pulled), json, format, output)
+
+
 @index_app.command("status")
 def index_status(
     index: IndexOption = None,
@@ -183,12 +265,14 @@ def index_status(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """What an index holds."""
+    """What an index holds, how old it is, and what an update would fetch."""
     from provindex.index import Index
+    from provindex.pull import look
     from provindex.report import document
 
     _writable(output)
-    _answer(document.index_document(Index.load(*(index or ()))), json, format, output)
+    opened = Index.load(*(index or ()))
+    _answer(document.index_document(opened, origins=look(opened.folders, offline=offline)), json, format, output)
 
 
 @index_app.command("verify")
@@ -271,7 +355,7 @@ def _load(references: list[str] | None, quiet: bool) -> Index:
 
     opened = Index.load(*(references or ()))
     count = opened.info.models
-    _say(f"index  {opened.info.id}@{opened.info.revision}, {count:,} model{'s' * (count != 1)}", quiet)
+    _say(f"index  {opened.info.label}, {count:,} model{'s' * (count != 1)}", quiet)
     return opened
 
 

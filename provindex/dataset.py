@@ -72,6 +72,7 @@ class Manifest:
     """What an index consists of.
 
     id: the name of the index. built: date and time in ISO format, UTC. calibration: the file of chance levels, or None.
+    commit: of the Hub dataset that it was pulled from, None for an index that was made here.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Manifest:
     fingerprint_version: int = FINGERPRINT_VERSION
     schema: int = SCHEMA
     calibration: str | None = None
+    commit: str | None = None
 
     @property
     def revision(self) -> str:
@@ -507,6 +509,23 @@ def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str) -> 
     )
 
 
+def described(folder: Path, models: str, panels: str, most: int) -> Shard:
+    """The description of a pair of Parquet files that are there; IndexFormatError if they are no shard.
+
+    most: rows that it may have.
+    """
+    with _readable(folder / models):
+        rows = _mapped(folder / models).metadata.num_rows
+    if not 0 < rows <= most:
+        raise IndexFormatError(f"{models} has {rows:,} rows; from 1 to {most:,} are accepted.", AGAIN)
+    names = (models, panels)
+    return Shard(
+        models, panels, rows,
+        sha256={name: file_sha256(folder / name) for name in names},
+        bytes={name: (folder / name).stat().st_size for name in names},
+    )  # fmt: skip
+
+
 def _identity(row: Row) -> tuple[str, str, str, str]:
     return (row["model_id"], row["revision"] or "", row["variant"], row["row_sha256"])
 
@@ -527,6 +546,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             {"models": s.models, "panels": s.panels, "rows": s.rows, "sha256": dict(s.sha256), "bytes": dict(s.bytes)}
             for s in manifest.shards
         ],
+        **({"commit": manifest.commit} if manifest.commit else {}),
     }  # fmt: skip
     with replacing(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -559,14 +579,18 @@ def _said(error: Exception) -> str:
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an index folder; IndexFormatError if there is none that this version can use."""
-    document = manifest_document(folder)
+    return manifest_of(manifest_document(folder), _name(folder))
+
+
+def manifest_of(document: Any, name: str) -> Manifest:
+    """The manifest in a document; IndexFormatError, naming the index, if this version cannot use it."""
     try:
         manifest = _manifest(document)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise IndexFormatError(f"The manifest of {_name(folder)} cannot be read: {_said(error)}.", AGAIN) from error
+        raise IndexFormatError(f"The manifest of {name} cannot be read: {_said(error)}.", AGAIN) from error
     if manifest.schema != SCHEMA or manifest.fingerprint_version != FINGERPRINT_VERSION:
         raise IndexFormatError(
-            f"{_name(folder)} has index schema {manifest.schema} and fingerprint version "
+            f"{name} has index schema {manifest.schema} and fingerprint version "
             f"{manifest.fingerprint_version}; this provindex reads {SCHEMA} and {FINGERPRINT_VERSION}.",
             "Use the provindex release that it was built with, or build it again.",
         )
@@ -582,7 +606,14 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         fingerprint_version=int(document["fingerprint_version"]),
         schema=int(document["schema"]),
         calibration=document.get("calibration"),
+        commit=_commit(document.get("commit")),
     )
+
+
+def _commit(value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch("[0-9a-f]{40}", value)):
+        raise ValueError("its commit is none")
+    return value
 
 
 def _shard(entry: Mapping[str, Any]) -> Shard:
@@ -670,3 +701,27 @@ def read_columns(folder: Path, shard: Shard, number: int, names: Sequence[str]) 
     path = folder / shard.panels
     with _readable(path):
         return _one(_shard_file(path), [schema("panels").field(name) for name in names], number)
+
+
+def read_identities(source: Any, names: Sequence[str], title: str = "") -> list[tuple[str | None, ...]]:
+    """Text columns of a models shard, row by row; source: a path, or a file that is read by ranges, called `title`.
+
+    IndexFormatError if it is no shard, or larger than is read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = title or Path(source).name
+    try:
+        with pq.ParquetFile(source) as opened:
+            _check_columns(opened.schema_arrow.names, names, name)
+            wanted = [opened.schema_arrow.names.index(n) for n in names]
+            if not all(opened.schema_arrow.field(n).type == pa.string() for n in names):
+                raise IndexFormatError(f"{name}: a column that tells rows apart is no text.", AGAIN)
+            groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
+            if sum(g.column(i).total_uncompressed_size for g in groups for i in wanted) > MAX_READ:
+                raise IndexFormatError(f"{name} states more text than {MAX_READ >> 20} MB.", AGAIN)
+            table = opened.read(columns=list(names), use_threads=False)
+    except pa.ArrowException as error:
+        raise IndexFormatError(f"{name} is not a readable Parquet file: {_reason(error)}.", AGAIN) from error
+    return list(zip(*(table.column(n).to_pylist() for n in names), strict=True))

@@ -31,3 +31,15 @@ class IndexFormatError(ProvindexError):
 
 class NetworkError(ProvindexError):
     """The Hub could not be reached, refused, or was not allowed to be asked (offline)."""
+
+
+class UnansweredError(NetworkError):
+    """The Hub failed, or the connection did: whether what was asked has been done is not known."""
+
+
+class ConflictError(NetworkError):
+    """Somebody else changed the dataset first; nothing was written."""
+
+
+class ContributionError(ProvindexError):
+    """A fingerprint that may not be contributed as it is: a duplicate, or terms that nobody acknowledged."""

@@ -1,8 +1,9 @@
 """The only module that talks to the Hub, through huggingface_hub (imported where it is needed: it is slow to load).
 
 Models are looked for in the Hub cache first, by reading its folders; only then is the Hub asked, and only for the
-files that a fingerprint needs: config, card, tokenizer, safetensors. Never a pickle, never code. What the client
-raises is told in our own words, so that no request header, and no token, reaches the screen.
+files that a fingerprint needs: config, card, tokenizer, safetensors. Never a pickle, never code. Datasets are read at
+a commit, file by file, and written in one commit each time. What the client raises is told in our own words, so that
+no request header, and no token, reaches the screen.
 """
 
 from __future__ import annotations
@@ -10,18 +11,58 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from provindex.errors import ModelError, ModelNotFoundError, NetworkError, ProvindexError
+from provindex.errors import (
+    ConflictError,
+    IndexFormatError,
+    ModelError,
+    ModelNotFoundError,
+    NetworkError,
+    ProvindexError,
+    UnansweredError,
+)
 from provindex.formats import folder as layout
 from provindex.formats import local_files
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_COMPANION = 64 << 20  # bytes of one tokenizer file; the largest public ones are about 35 MB
+MAX_FILES = 200_000  # of a dataset that are listed
+BLOCK = 1 << 16  # bytes that a ranged reader fetches at a time: a Parquet footer and small columns need little more
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the Hub is asked for. name: of the repository, with its revision. absent, denied: the way on, where there is
+    no such repository, and where access is refused."""
+
+    name: str
+    kind: str = "model"
+    doing: str = "fetching"
+    absent: str = "Check the spelling; for a private model set HF_TOKEN or run `hf auth login`."
+    denied: str = "Set HF_TOKEN to a token that may read it."
+
+
+_PULLING = _Task(
+    "",
+    "dataset",
+    "reading",
+    "Check the name, and set HF_TOKEN if it is private; or make an index of your own with `provindex index build "
+    "MODEL... -o DIR` (the embedded index answers meanwhile).",
+)
+_PUSHING = _Task(
+    "",
+    "dataset",
+    "writing to",
+    "Check the name after --to; a new dataset is made with `python -m build_index publish`.",
+    "Sign in with a token that may write to it; without --direct a contribution is a pull request, which everybody may "
+    "open.",
+)
 
 
 def offline_by_environment() -> bool:
@@ -74,7 +115,7 @@ def fetch_model(repo: str, revision: str | None) -> Path:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    with _own_words(repo, revision), _quiet_client():
+    with _asking(_Task(f"{repo}@{revision}" if revision else repo)):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
         chosen = layout.weight_files(sizes, repo)
@@ -122,11 +163,14 @@ def _present(shards: Collection[str], sizes: Mapping[str, int], repo: str) -> Co
 
 
 @contextmanager
-def _quiet_client() -> Iterator[None]:
-    """The client's progress bars are for terminals, elsewhere they fill logs; its warnings hold signed addresses."""
+def quiet_client(*, bars: bool = True) -> Iterator[None]:
+    """The client's progress bars are for terminals, elsewhere they fill logs; its warnings hold signed addresses.
+
+    bars: False where a bar of our own is shown. It is the whole process that is quiet: not for use in several threads.
+    """
     from huggingface_hub import utils
 
-    hide = not utils.are_progress_bars_disabled() and not sys.stderr.isatty()
+    hide = not utils.are_progress_bars_disabled() and not (bars and sys.stderr.isatty())
     verbosity = utils.logging.get_verbosity()
     utils.logging.set_verbosity(utils.logging.CRITICAL)
     if hide:
@@ -139,10 +183,227 @@ def _quiet_client() -> Iterator[None]:
             utils.enable_progress_bars()
 
 
+# --- datasets, read ---
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository at a commit. blob: its git id; sha256: of its content, None if it is not a large file."""
+
+    path: str
+    size: int
+    blob: str
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A dataset at a commit. asked: the branch, tag or commit that was asked for. changed: date of the commit in ISO
+    format, "" if the Hub did not say."""
+
+    repo: str
+    asked: str
+    commit: str
+    changed: str = ""
+    files: Mapping[str, RemoteFile] | None = None
+
+    @property
+    def label(self) -> str:
+        """As people write it."""
+        return f"{self.repo}@{self.commit[:12]}"
+
+
+def dataset_at(repo: str, revision: str | None) -> Remote:
+    """The commit of a branch, tag or commit of a dataset (None: main); one request, no files are listed."""
+    from huggingface_hub import HfApi
+
+    with _asking(_named(_PULLING, repo, revision)):
+        info = HfApi().dataset_info(repo, revision=revision)
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise IndexFormatError(f"The Hub named no commit of the dataset {repo}.", "Try again later.")
+    changed = f"{info.last_modified:%Y-%m-%dT%H:%M:%SZ}" if info.last_modified else ""
+    return Remote(repo, revision or "main", str(info.sha), changed)
+
+
+def with_files(remote: Remote) -> Remote:
+    """The same dataset with the list of its files (one request for 1,000). IndexFormatError if it has too many."""
+    from huggingface_hub import HfApi
+
+    with _asking(_named(_PULLING, remote.repo, remote.commit)):
+        tree = HfApi().list_repo_tree(remote.repo, recursive=True, revision=remote.commit, repo_type="dataset")
+        listed = list(islice(tree, MAX_FILES + 1))
+    if len(listed) > MAX_FILES:
+        raise IndexFormatError(f"{remote.label} has more than {MAX_FILES:,} files.", "Tell its maintainers.")
+    files = {
+        item.path: RemoteFile(item.path, item.size, item.blob_id, item.lfs.sha256 if item.lfs else None)
+        for item in listed
+        if hasattr(item, "size")  # a folder has none
+    }
+    return replace(remote, files=files)
+
+
+def download(remote: Remote, file: RemoteFile, target: Path, add: Callable[[int], None] = lambda _: None) -> None:
+    """Write a file of a dataset to `target`, going on where an earlier attempt was cut. add: told how many bytes come.
+
+    What came is as long as it was announced, and not yet trusted. NetworkError if it could not be had. Several threads
+    may download at once, inside one `quiet_client`.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    there = target.stat().st_size if target.exists() else 0
+    if there > file.size:
+        target.unlink()
+        there = 0
+    with _own_words(_named(_PULLING, remote.repo, remote.commit)), target.open("ab") as opened:
+        url = hf_hub_url(remote.repo, file.path, repo_type="dataset", revision=remote.commit)
+        counted: Any = _Counted(opened, add)
+        http_get(url, counted, resume_size=there, headers=build_hf_headers(), expected_size=file.size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A file that tells how many bytes are written to it."""
+
+    file: BinaryIO
+    add: Callable[[int], None]
+
+    def write(self, data: bytes) -> int:
+        self.add(len(data))
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
+
+    def truncate(self) -> int:
+        return self.file.truncate()
+
+
+@contextmanager
+def opened_remotely(remote: Remote, file: RemoteFile) -> Iterator[Any]:
+    """A file of a dataset that is read by ranges, for those who need little of it."""
+    from huggingface_hub import HfFileSystem
+
+    path = f"datasets/{remote.repo}@{remote.commit}/{file.path}"
+    with (
+        _asking(_named(_PULLING, remote.repo, remote.commit)),
+        HfFileSystem(skip_instance_cache=True).open(path, block_size=BLOCK) as opened,
+    ):
+        yield opened
+
+
+# --- datasets, written ---
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit made. number: of the pull request, None for a commit to the branch. url: where a person sees it."""
+
+    commit: str
+    number: int | None
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the Hub says of a model's terms. gated: whether its publisher decides who may read it."""
+
+    license: str | None
+    gated: bool
+
+
+def terms_of(repo: str, revision: str | None) -> Terms | None:
+    """License and gating of a model; None if the Hub has no such public model."""
+    from huggingface_hub import HfApi
+
+    try:
+        with _asking(_Task(repo, doing="asking about")):
+            info = HfApi().model_info(repo, revision=revision)
+    except ModelNotFoundError:
+        return None
+    stated = getattr(info.card_data, "license", None)
+    return Terms(stated if isinstance(stated, str) else None, bool(info.gated))
+
+
+def signed_in_as(repo: str) -> str:
+    """Name of the account that the token belongs to; NetworkError if there is none or it is not accepted."""
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise NetworkError(f"Writing to {repo} needs an account.", "Set HF_TOKEN or run `hf auth login`.")
+    with _asking(_named(_PUSHING, repo, None)):
+        return str(HfApi().whoami()["name"])
+
+
+def create_dataset(repo: str, *, private: bool) -> None:
+    """Make a dataset repository; nothing happens if it is there."""
+    from huggingface_hub import HfApi
+
+    with _asking(_named(_PUSHING, repo, None)):
+        HfApi().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+
+
+def open_request(repo: str, title: str) -> Committed | None:
+    """An open pull request of that title, which an earlier attempt may have made."""
+    from huggingface_hub import HfApi
+
+    with _asking(_named(_PUSHING, repo, None)):
+        found = HfApi().get_repo_discussions(
+            repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
+        )
+        mine = next((d for d in found if d.title == title), None)
+    return None if mine is None else Committed("", mine.num, mine.url)
+
+
+def commit(
+    remote: Remote,
+    files: Mapping[str, Path],
+    title: str,
+    description: str = "",
+    *,
+    remove: Sequence[str] = (),
+    pull_request: bool = False,
+) -> Committed:
+    """One commit on top of `remote.commit`, or a pull request from there, with everything or nothing in it.
+
+    ConflictError if the branch has moved on, NetworkError if the Hub refused: nothing was written. UnansweredError: the
+    commit may have been made, look before trying again.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    with _asking(_named(_PUSHING, remote.repo, None)):
+        operations: list[Any] = [CommitOperationAdd(path, str(source)) for path, source in files.items()]
+        operations += [CommitOperationDelete(path) for path in remove]
+        made = HfApi().create_commit(
+            remote.repo,
+            operations,
+            commit_message=title,
+            commit_description=description,
+            repo_type="dataset",
+            revision=None if pull_request else remote.asked,
+            parent_commit=remote.commit,
+            create_pr=pull_request,
+        )
+    return Committed(made.oid, made.pr_num, made.pr_url or made.commit_url)
+
+
+def _named(task: _Task, repo: str, revision: str | None) -> _Task:
+    return replace(
+        task, name=f"{repo}@{revision[:12] if _COMMIT.fullmatch(revision) else revision}" if revision else repo
+    )
+
+
+# --- failures, in our own words ---
+
+
 @dataclass(frozen=True, slots=True)
 class _Case:
     """How one failure of the client is told: if it is of one of the kinds (class names, bases count), or has one of the
-    HTTP statuses. {model} and {status} are filled in."""
+    HTTP statuses. The fields of the task, and {status}, are filled in."""
 
     error: type[ProvindexError]
     message: str
@@ -155,99 +416,113 @@ class _Case:
 _CASES = (
     _Case(
         NetworkError,
-        "{model} is gated: its publisher decides who may read it.",
+        "{name} is gated: its publisher decides who may read it.",
         "Accept its terms on the Hub, then set HF_TOKEN or run `hf auth login`.",
         ("GatedRepoError",),
     ),
     _Case(
         ModelNotFoundError,
-        "The Hub has no such revision of {model}.",
+        "The Hub has no such revision of {name}.",
         "Name a branch, a tag or a full commit after the @.",
         ("RevisionNotFoundError",),
     ),
     _Case(
         ModelNotFoundError,
-        "The Hub has no model {model}, or it is private.",
-        "Check the spelling; for a private model set HF_TOKEN or run `hf auth login`.",
+        "The Hub has no {kind} {name}, or it is private.",
+        "{absent}",
         ("RepositoryNotFoundError",),
     ),
     _Case(
         ModelNotFoundError,
-        "{model} is no valid Hub id.",
+        "{name} is no valid Hub id.",
         "Name a folder, a .safetensors file, or org/name.",
         ("HFValidationError",),
     ),
     _Case(
         NetworkError,
-        "{model} was not fetched: asking the Hub is switched off.",
+        "{name} was not reached: asking the Hub is switched off.",
         "Unset HF_HUB_OFFLINE, or name a folder.",
         ("OfflineModeIsEnabled",),
     ),
     _Case(
         NetworkError,
-        "The Hub did not accept the access token for {model}.",
-        "Set HF_TOKEN to a valid token, or unset it for public models.",
-        statuses=(401,),
+        "Nobody is signed in, and {doing} {name} needs an account.",
+        "Set HF_TOKEN or run `hf auth login`.",
+        ("LocalTokenNotFoundError",),
     ),
     _Case(
         NetworkError,
-        "The Hub refuses access to {model} (403).",
-        "Set HF_TOKEN to a token that may read it.",
-        statuses=(403,),
+        "The Hub did not accept the access token for {name}.",
+        "Set HF_TOKEN to a valid token, or unset it for public repositories.",
+        statuses=(401,),
     ),
+    _Case(NetworkError, "The Hub refuses access to {name} (403) while {doing} it.", "{denied}", statuses=(403,)),
     _Case(
         ModelNotFoundError,
-        "The Hub has no such file or model: {model} (404).",
+        "The Hub has no such file or {kind}: {name} (404).",
         "Check the spelling and the revision.",
         statuses=(404, 410),
     ),
     _Case(
+        ConflictError,
+        "{name} changed on the Hub while {doing} it ({status}).",
+        "Run the command again: nothing was written.",
+        statuses=(409, 412),
+    ),
+    _Case(
         NetworkError,
-        "The Hub asks to slow down (429) while fetching {model}.",
+        "The Hub asks to slow down (429) while {doing} {name}.",
         "Wait some minutes; signed-in requests (HF_TOKEN) have a larger allowance.",
         statuses=(429,),
     ),
     _Case(
-        NetworkError,
-        "The Hub has a fault of its own ({status}) while fetching {model}.",
-        "Try again later; what was downloaded is kept.",
+        UnansweredError,
+        "The Hub has a fault of its own ({status}) while {doing} {name}.",
+        "Try again later; what was transferred is kept.",
         statuses=range(500, 600),
     ),
     _Case(
         NetworkError,
-        "The Hub answered {status} while fetching {model}.",
+        "The Hub answered {status} while {doing} {name}.",
         "Try again later.",
         statuses=range(300, 500),
     ),
     _Case(
-        NetworkError,
-        "The Hub did not answer in time while fetching {model}.",
+        UnansweredError,
+        "The Hub did not answer in time while {doing} {name}.",
         "Try again; HF_HUB_DOWNLOAD_TIMEOUT sets a longer wait.",
         ("TimeoutException", "TimeoutError"),
     ),
     _Case(
         NetworkError,
-        "The Hub could not be reached for {model}.",
+        "The Hub could not be reached for {name}.",
         "Check the network, HF_ENDPOINT and the proxy settings.",
         ("ConnectError", "ProxyError", "ConnectionRefusedError"),
     ),
     _Case(
-        NetworkError,
-        "The download of {model} was cut.",
+        UnansweredError,
+        "The connection was cut while {doing} {name}.",
         "Run the command again; complete files are kept.",
         ("TransportError", "ConnectionError", "LocalEntryNotFoundError", "FileMetadataError", "RuntimeError"),
     ),
     _Case(
         NetworkError,
-        "{model} could not be stored in the Hub cache, or arrived damaged.",
+        "{name} could not be stored on this disk, or arrived damaged.",
         "Check the free space and the permissions of HF_HOME, then run the command again.",
         ("OSError",),
     ),
-)  # fmt: skip
+)
 
 
 @contextmanager
-def _own_words(repo: str, revision: str | None) -> Iterator[None]:
+def _asking(task: _Task) -> Iterator[None]:
+    """A conversation with the Hub: failures in our own words, the client quiet."""
+    with _own_words(task), quiet_client():
+        yield
+
+
+@contextmanager
+def _own_words(task: _Task) -> Iterator[None]:
     """Turn what huggingface_hub and its transport raise into our errors. Their texts are not repeated: they hold URLs
     and ids of requests, and never a next step."""
     from huggingface_hub import errors
@@ -257,10 +532,10 @@ def _own_words(repo: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except foreign as error:
-        raise _told(error, f"{repo}@{revision}" if revision else repo) from error
+        raise _told(error, task) from error
 
 
-def _told(error: BaseException, model: str) -> ProvindexError:
+def _told(error: BaseException, task: _Task) -> ProvindexError:
     """The first case that fits the error or what caused it: the client wraps network errors in "not found locally"."""
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -272,8 +547,14 @@ def _told(error: BaseException, model: str) -> ProvindexError:
             status = _status(link)
             names = {kind.__name__ for kind in type(link).__mro__}
             if names.intersection(case.kinds) or status in case.statuses:
-                return case.error(case.message.format(model=model, status=status), case.next_step)
-    return NetworkError(f"{model} could not be fetched ({type(error).__name__}).", "Try again later.")
+                return _filled(case, task, status)
+    return NetworkError(f"The Hub failed while {task.doing} {task.name} ({type(error).__name__}).", "Try again later.")
+
+
+def _filled(case: _Case, task: _Task, status: Any) -> ProvindexError:
+    kind = IndexFormatError if task.kind == "dataset" and case.error is ModelNotFoundError else case.error
+    fields = {"name": task.name, "kind": task.kind, "doing": task.doing, "status": status}
+    return kind(case.message.format(**fields), case.next_step.format(absent=task.absent, denied=task.denied))
 
 
 def _status(error: BaseException) -> Any:

@@ -626,8 +626,8 @@ def test_a_huge_manifest_is_not_read(three: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["org/index", "org/index@main", "org/index@refs/convert/x"])
-def test_an_index_on_the_hub_is_not_pulled(reference: str) -> None:
-    with pytest.raises(IndexFormatError, match=f"no folder {reference}, and this version does not pull indexes"):
+def test_an_index_on_the_hub_is_pulled_only_when_asked(reference: str) -> None:
+    with pytest.raises(IndexFormatError, match=f"no folder {reference}, and no such dataset was pulled"):
         Index.load(reference)
 
 

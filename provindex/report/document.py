@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import provindex
 from provindex.api import Comparison
 from provindex.build import Built
@@ -19,9 +21,12 @@ from provindex.evidence.exact import Outcome
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.gate import Denied
 from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
+from provindex.pull import Origin, Pulled
+from provindex.push import Sent
 from provindex.relation import LOG10_P_LINKED
 from provindex.rows import to_row
 from provindex.signals.score import Chance, Score
+from provindex.store import Current
 from provindex.tokenizer import NO_TOKENIZER
 from provindex.verdict import LOG10_E_LINKED, Pair
 
@@ -224,8 +229,16 @@ def fingerprint_document(fp: Fingerprint, written: str | None) -> Document:
     }
 
 
-def index_document(index: Index, problems: list[Problem] | None = None, built: Built | None = None) -> Document:
-    """provindex.index/1; problems: what `verify` found, None if it was not asked; built: what a build did."""
+def index_document(
+    index: Index,
+    problems: list[Problem] | None = None,
+    built: Built | None = None,
+    pulled: Pulled | None = None,
+    origins: Sequence[Origin] | None = None,
+) -> Document:
+    """provindex.index/1; problems: what `verify` found, None if it was not asked; built: what a build did; pulled: what
+    a pull did; origins: where `status` found that the indexes came from.
+    """
     families: dict[str, int] = {}
     for entry in index:
         families[entry.family] = families.get(entry.family, 0) + 1
@@ -248,4 +261,59 @@ def index_document(index: Index, problems: list[Problem] | None = None, built: B
     if built is not None:
         found["added"], found["present"] = list(built.added), list(built.present)
         found["failed"] = [{"source": Path(s).name, "reason": why.replace(s, Path(s).name)} for s, why in built.failed]
+    if pulled is not None:
+        found["pulled"] = {
+            **_origin(pulled.current), "changed": pulled.changed, "files_fetched": pulled.fetched,
+            "bytes_fetched": pulled.bytes_fetched, "bytes_total": pulled.bytes_total,
+        }  # fmt: skip
+    if origins is not None:
+        found["origins"] = [{**_origin(o.current), "update": _update(o)} for o in origins]
     return found
+
+
+def _origin(current: Current) -> Document:
+    return {
+        "repo": current.repo, "commit": current.commit, "asked": current.asked, "pulled": current.pulled,
+        "left_out": [{"path": o.path, "reason": o.reason} for o in current.left_out],
+    }  # fmt: skip
+
+
+def _update(origin: Origin) -> Document:
+    """What an update would fetch; looked: false if nobody asked the Hub, with the reason."""
+    ahead = origin.ahead
+    if ahead is None:
+        return {"looked": False, "reason": origin.reason}
+    changed = ahead.remote.commit != origin.current.commit
+    return {
+        "looked": True, "available": changed, "commit": ahead.remote.commit, "files": len(ahead.missing),
+        "bytes": ahead.bytes_missing,
+    }  # fmt: skip
+
+
+def push_document(sent: Sent, settings: Mapping[str, object]) -> Document:
+    """provindex.push/1: every cell of the row that is sent, long ones by their size, and where it went."""
+    cells = {name: _cell(value) for name, value in sent.row.items()}
+    dry = bool(settings["dry_run"])
+    return {
+        **_head("provindex.push/1", None, settings, "inconclusive" if sent.objections else "decided"),
+        "warnings": list(sent.warnings),
+        "to": sent.repo,
+        "model": model_facts(sent.fingerprint),
+        "fingerprint_version": FINGERPRINT_VERSION,
+        "row_sha256": sent.row["row_sha256"],
+        "files": [{"path": path, "bytes": size, "sha256": sha256} for path, size, sha256 in sent.files],
+        "row": cells,
+        "sent": not dry,
+        "commit": sent.commit,
+        "pull_request": sent.pull_request,
+        "objections": list(sent.objections),
+    }
+
+
+def _cell(value: Any) -> Any:
+    """A cell as it is, if a person can read it; else how much of what it holds."""
+    if isinstance(value, np.ndarray):
+        return {"values": int(value.size), "type": str(value.dtype)}
+    if isinstance(value, list) and len(value) > 20:
+        return {"values": len(value), "type": "text", "first": value[0]}
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 Document = dict[str, Any]
@@ -12,6 +13,8 @@ NEEDED = 3  # columns of a higher priority number are left out where the termina
 SIGNALS = ("WVC", "EAS", "LEP", "NLF", "END", "VOA", "TFV", "MFI")
 MIN_WIDTH = 60  # narrower than that the tables of `compare` say nothing
 PLAIN_WIDTH = 200  # when the output is not a terminal
+NOTHING_ELSE = "That is all: no weights that could be used as a model, no text, no paths, no host names."
+MOST_ROWS = 100  # models that `index status` lists
 UNRELATED = "unrelated pairs, 99.9 %"
 EVIDENCE_HEAD = ("EVIDENCE", "VALUE", "CHANCE", "N", "LOG10 P")
 SIGNAL_HEAD = ("SIGNAL", "VALUE", "CHANCE", "ABOVE", "N")
@@ -20,7 +23,9 @@ SIGNAL_HEAD = ("SIGNAL", "VALUE", "CHANCE", "ABOVE", "N")
 def render(document: Document, *, width: int = PLAIN_WIDTH, color: bool = False) -> str:
     """The text of a document of any kind. width: columns to fit into, 60 at least. color: bold headings."""
     kind = document["schema"].split("/")[0].removeprefix("provindex.")
-    renderers = {"query": _query, "compare": _compare, "fingerprint": _fingerprint, "index": _index}
+    renderers = {
+        "query": _query, "compare": _compare, "fingerprint": _fingerprint, "index": _index, "push": _push,
+    }  # fmt: skip
     return "\n".join(renderers[kind](document, max(width, MIN_WIDTH), color)) + "\n"
 
 
@@ -330,17 +335,14 @@ def _index(d: Document, width: int, color: bool) -> list[str]:
     info = d["index"]
     families = len(d["families"])
     counts = f"{_plural(info['models'], 'model')}, {families:,} famil{'y' if families == 1 else 'ies'}"
-    built = f"built {info['built']}" if info["built"] else "not yet saved"
-    lines = _heading(f"{info['id']}@{info['revision']}: {counts}", width, color)
-    lines += _wrapped(f"{built}, fingerprint version {info['fingerprint_version']}, {d['bytes'] / 1e6:.1f} MB", width)
-    if "added" in d:
-        return lines + [line for text in _built(d) for line in _wrapped(text, width)]
-    if "problems" in d:
-        said = [f"damaged: {p['where']}: {p['what']}" for p in d["problems"]] or [
-            "every digest, row and vector is right"
-        ]
-        return lines + [line for text in said for line in _wrapped(text, width)]
-    rows = d["models"]
+    built = f"built {info['built']}{_age(info['built'])}" if info["built"] else "not yet saved"
+    lines = _heading(f"{info['id']}@{info['revision'][:12]}: {counts}", width, color)
+    said = [f"{built}, fingerprint version {info['fingerprint_version']}, {_amount(d['bytes'])}"]
+    said += [line for origin in d.get("origins", ()) for line in _origin(origin)]
+    for name, told in (("added", _built), ("problems", _problems), ("pulled", _pulled)):
+        if name in d:
+            return lines + [line for text in said + told(d) for line in _wrapped(text, width)]
+    rows = d["models"][:MOST_ROWS]
     columns: list[Column] = [
         ("MODEL", [_label(m) for m in rows], 0, False),
         ("PARAMETERS", [f"{m['parameters']:,}" for m in rows], 4, True),
@@ -348,7 +350,50 @@ def _index(d: Document, width: int, color: bool) -> list[str]:
         ("LICENSE", [m["license"] or "-" for m in rows], 2, False),
         ("FAMILY", [m["family"] for m in rows], 6, False),
     ]
-    return [*lines, "", *_table(columns, width, color)] if rows else lines
+    lines += [line for text in said for line in _wrapped(text, width)]
+    more = len(d["models"]) - len(rows)
+    rest = [f"... and {more:,} more; --json lists them all."] if more else []
+    return [*lines, "", *_table(columns, width, color), *rest] if rows else lines
+
+
+def _age(date: str) -> str:
+    """How long ago a date in ISO format was, in whole days; nothing if it is no date."""
+    try:
+        days = (datetime.now(UTC) - datetime.fromisoformat(date)).days
+    except (ValueError, TypeError):
+        return ""
+    return f" ({_plural(days, 'day')} ago)" if days > 0 else " (today)" if days == 0 else ""
+
+
+def _amount(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count:,} bytes"
+
+
+def _origin(o: Document) -> list[str]:
+    """Where an index came from, and what an update would fetch."""
+    update = o["update"]
+    lines = [f"pulled {o['pulled']}{_age(o['pulled'])} from {o['repo']}, {o['asked']}"]
+    if not update["looked"]:
+        lines.append(f"not known whether there is a newer revision: {update['reason']}")
+    elif update["available"]:
+        what = f"{_plural(update['files'], 'file')}, {_amount(update['bytes'])}"
+        lines.append(f"an update to {update['commit'][:12]} would fetch {what}: provindex index pull {o['repo']}")
+    else:
+        lines.append("up to date")
+    return lines + [f"left out {left['path']}: {left['reason']}" for left in o["left_out"]]
+
+
+def _pulled(d: Document) -> list[str]:
+    p = d["pulled"]
+    what = f"{_plural(p['files_fetched'], 'file')}, {_amount(p['bytes_fetched'])} of {_amount(p['bytes_total'])}"
+    done = "is in force" if p["changed"] else "was in force already"
+    lines = [f"fetched {what}", f"{p['repo']}@{p['commit'][:12]} ({p['asked']}) {done}."]
+    return lines + [f"left out {left['path']}: {left['reason']}" for left in p["left_out"]]
+
+
+def _problems(d: Document) -> list[str]:
+    found = [f"damaged: {p['where']}: {p['what']}" for p in d["problems"]]
+    return found or ["every digest, row and vector is right"]
 
 
 def _built(d: Document) -> list[str]:
@@ -361,3 +406,31 @@ def _built(d: Document) -> list[str]:
     if d["failed"]:
         said.append(f"{len(d['failed'])} failed: {', '.join(f['source'] for f in d['failed'])}")
     return said
+
+
+# --- push ---
+
+
+def _push(d: Document, width: int, color: bool) -> list[str]:
+    name = _label(d["model"])
+    if d["sent"]:
+        where = f"pull request {d['pull_request']}" if d["pull_request"] else f"commit {(d['commit'] or '')[:12]}"
+        head = f"Sent the fingerprint of {name} to {d['to']}: {where}."
+    else:
+        head = f"Nothing was sent. This is what {d['to']} would get of {name}:"
+    lines = _heading(head, width, color)
+    lines += [f"  {f['path']}  {f['bytes']:,} bytes  sha256 {f['sha256']}" for f in d["files"]]
+    if not d["sent"]:
+        lines += ["", *(line for item in d["row"].items() for line in _wrapped(f"  {_shown(*item)}", width))]
+        lines += ["", *([] if d["objections"] else _wrapped(NOTHING_ELSE, width))]
+    lines += [line for text in d["warnings"] for line in _wrapped(f"note: {text}", width)]
+    return lines + [line for text in d["objections"] for line in _wrapped(f"It would be refused: {text}", width)]
+
+
+def _shown(name: str, cell: Any) -> str:
+    """A cell of a row in a line."""
+    if isinstance(cell, dict):
+        return f"{name}: {cell['values']:,} values of type {cell['type']}"
+    if isinstance(cell, list):
+        return f"{name}: {', '.join(map(str, cell)) or 'none'}"
+    return f"{name}: {'none' if cell is None else cell}"

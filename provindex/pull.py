@@ -1,0 +1,432 @@
+"""Get an index from the Hub: only what is missing, digests before anything counts, one step from old to new.
+
+The manifest of the dataset says which shards it consists of and their digests. Shards that lie beside it, because a
+contribution was merged after the manifest was written, are accepted when every row of theirs is what its own hash says.
+Files arrive in `incoming` under the name of their digest, so a pull that was cut goes on where it stopped, also after
+the dataset has moved on; the index folder gets its name when all of it is there, and then the switch is one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from provindex import dataset, hub, store
+from provindex.calibration import load as load_calibration
+from provindex.errors import IndexFormatError, NetworkError
+from provindex.index import verify_rows
+from provindex.store import Current, LeftOut
+
+DOWNLOADS = 8  # at a time: shards are small, and most of the time of each is a round trip
+INCOMING = "incoming"
+MAX_NEW_ROWS = 100_000  # of a shard that no manifest vouches for
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file of the dataset that the index needs. sha256: what the manifest says, None for what is not in it."""
+
+    file: hub.RemoteFile
+    sha256: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """By which the file is known before it is here: its sha256, else its git id."""
+        return self.sha256 or self.file.sha256 or self.file.blob
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an index at a commit consists of.
+
+    published: the manifest, None if there is none. newer: (models, panels) of shards that it does not list. files: by
+    path. missing: those that are not here. left_out: shards that were refused before, or lack a half.
+    """
+
+    remote: hub.Remote
+    published: dataset.Manifest | None
+    newer: tuple[tuple[str, str], ...]
+    files: Mapping[str, Wanted]
+    missing: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def bytes_missing(self) -> int:
+        """Bytes that a pull would fetch, those of an unfinished one included."""
+        return sum(self.files[path].file.size for path in self.missing)
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes of all files."""
+        return sum(wanted.file.size for wanted in self.files.values())
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did. fetched: files; bytes_fetched: that came over the network now; bytes_total: of the index."""
+
+    current: Current
+    folder: Path
+    fetched: int = 0
+    bytes_fetched: int = 0
+    bytes_total: int = 0
+    changed: bool = True
+
+
+def pull(reference: str | None = None, *, offline: bool = False, progress: Progress | None = None) -> Pulled:
+    """Put a dataset, `org/name[@revision]`, in force on this machine; the default one if None.
+
+    offline: only switch to what is here already. Raises UsageError for what names no dataset, NetworkError,
+    IndexFormatError if the dataset is missing, of another version or not what its digests say; the index that was in
+    force then stays.
+    """
+    repo, revision = store.parse(reference or store.default_repo())
+    old = store.current(repo)
+    place = store.place(repo)
+    here = _here(old, revision)
+    if here is not None and (offline or len(revision or "") == 40):
+        return _switched(Current(repo, here, revision or "main", _now()), old)
+    if offline or hub.offline_by_environment():
+        raise NetworkError(
+            f"{reference or repo} was not pulled: offline the Hub is not asked.",
+            "Run it without --offline and HF_HUB_OFFLINE; what was pulled before still answers.",
+        )
+    remote = hub.dataset_at(repo, revision)
+    place.mkdir(parents=True, exist_ok=True)
+    with dataset.locked(place):
+        new = Current(repo, remote.commit, remote.asked, _now())
+        if store.is_whole(store.revision_folder(repo, remote.commit)):
+            return _switched(new, store.current(repo))
+        return _fetched(hub.with_files(remote), new, store.current(repo), progress)
+
+
+def _here(old: Current | None, revision: str | None) -> str | None:
+    """The commit of a revision that was pulled before and is whole."""
+    if old is None or revision is None:
+        return None
+    kept = [c for c in (old.commit, old.previous) if c and c.startswith(revision)]
+    return kept[0] if kept and len(revision) >= 7 and store.is_whole(store.revision_folder(old.repo, kept[0])) else None
+
+
+def _now() -> str:
+    return f"{dataset.now():%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _switched(new: Current, old: Current | None) -> Pulled:
+    """Put a revision in force that is here."""
+    changed = old is None or old.commit != new.commit
+    previous = old.commit if old is not None and changed else old.previous if old else None
+    kept = old.left_out if old is not None and not changed else new.left_out
+    new = replace(new, previous=previous, left_out=kept)
+    store.switch(new)
+    store.prune(new)
+    folder = store.revision_folder(new.repo, new.commit)
+    return Pulled(new, folder, bytes_total=_size(folder), changed=changed)
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.name != dataset.LOCK)
+
+
+# --- what there is to do ---
+
+
+def update(current: Current) -> Plan:
+    """What a pull of the same branch or tag would do, without doing it; NetworkError if the Hub cannot be asked."""
+    remote = hub.dataset_at(current.repo, current.asked)
+    if remote.commit == current.commit:
+        return Plan(remote, None, (), {}, ())
+    with tempfile.TemporaryDirectory(prefix="provindex-") as scratch:
+        return plan(hub.with_files(remote), Path(scratch), current)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an index folder came from, and what there is to fetch. ahead: the plan of an update, None if nobody looked,
+    and then `reason` says why."""
+
+    current: Current
+    ahead: Plan | None = None
+    reason: str | None = None
+
+
+def look(folders: Iterable[Path], *, offline: bool) -> list[Origin]:
+    """Where those folders that were pulled came from, and what an update would fetch, or why that is not known."""
+    origins = []
+    for current in filter(None, map(store.origin, folders)):
+        try:
+            if offline or hub.offline_by_environment():
+                raise NetworkError("offline: the Hub was not asked")
+            origins.append(Origin(current, update(current)))
+        except (NetworkError, IndexFormatError) as error:
+            origins.append(Origin(current, reason=error.message))
+    return origins
+
+
+def plan(remote: hub.Remote, scratch: Path, old: Current | None) -> Plan:
+    """What an index at a commit consists of and what of it is missing here. The manifest is written to `scratch`."""
+    published = _published(remote, scratch)
+    listed = _listed(remote, published)
+    newer, halves = _newer(remote, listed)
+    refused = {(o.path, o.digest): o for o in (old.left_out if old else ())}
+    known = {path: o for path, _ in newer if (o := refused.get((path, _found(remote, path).digest)))}
+    newer = tuple(pair for pair in newer if pair[0] not in known)
+    if published is None and not newer:
+        raise IndexFormatError(
+            f"{remote.label} is no index of fingerprints: it has neither a {dataset.MANIFEST} nor shards.",
+            "Check the name; an index is published with `python -m build_index publish`.",
+        )
+    files = listed | {path: _found(remote, path) for pair in newer for path in pair}
+    here = _digests_here(old)
+    missing = tuple(path for path, wanted in files.items() if here.get(path) != wanted.digest)
+    return Plan(remote, published, newer, files, missing, (*known.values(), *halves))
+
+
+def _found(remote: hub.Remote, path: str, sha256: str | None = None) -> Wanted:
+    """A file that the index needs; IndexFormatError if the dataset lacks it or says two things about it."""
+    file = (remote.files or {}).get(path)
+    if file is None:
+        raise IndexFormatError(f"{remote.label} lacks {path}, which its manifest lists.", "Tell its maintainers.")
+    if sha256 and file.sha256 and file.sha256 != sha256:
+        raise IndexFormatError(
+            f"{remote.label}: the manifest gives another sha256 for {path} than the Hub does.", "Tell its maintainers."
+        )
+    return Wanted(file, sha256)
+
+
+def _published(remote: hub.Remote, scratch: Path) -> dataset.Manifest | None:
+    """The manifest of the dataset, checked against its git id; None if there is none."""
+    file = (remote.files or {}).get(dataset.MANIFEST)
+    if file is None:
+        return None
+    if file.size > dataset.MAX_MANIFEST:
+        raise IndexFormatError(f"The manifest of {remote.label} is larger than {dataset.MAX_MANIFEST >> 20} MB.")
+    target = scratch / dataset.MANIFEST
+    with hub.quiet_client(bars=False):
+        hub.download(remote, file, target)
+    _check(target, Wanted(file), remote)
+    return dataset.manifest_of(dataset.manifest_document(scratch), remote.label)
+
+
+def _listed(remote: hub.Remote, published: dataset.Manifest | None) -> dict[str, Wanted]:
+    """The files that the manifest lists."""
+    if published is None:
+        return {}
+    found = {
+        path: _found(remote, path, shard.sha256[path])
+        for shard in published.shards
+        for path in (shard.models, shard.panels)
+    }
+    if published.calibration is not None:
+        found[published.calibration] = _found(remote, published.calibration)
+    return found
+
+
+def _newer(remote: hub.Remote, listed: Mapping[str, Wanted]) -> tuple[tuple[tuple[str, str], ...], tuple[LeftOut, ...]]:
+    """Pairs of shards that no manifest lists, and halves of pairs."""
+    names: dict[str, set[str]] = {}
+    for path in remote.files or ():
+        kind, _, name = path.rpartition("/")
+        if kind in (dataset.MODELS, dataset.PANELS) and name.endswith(".parquet") and path not in listed:
+            names.setdefault(name, set()).add(kind)
+    whole = tuple(
+        (f"{dataset.MODELS}/{name}", f"{dataset.PANELS}/{name}") for name in sorted(names) if len(names[name]) == 2
+    )
+    halves = [f"{next(iter(kinds))}/{name}" for name, kinds in sorted(names.items()) if len(kinds) == 1]
+    return whole, tuple(LeftOut(p, _found(remote, p).digest, "its other half is not there") for p in halves)
+
+
+def _digests_here(old: Current | None) -> dict[str, str]:
+    """Digests of the files of the revision in force, by path."""
+    if old is None or not store.is_whole(store.revision_folder(old.repo, old.commit)):
+        return {}
+    folder = store.revision_folder(old.repo, old.commit)
+    manifest = dataset.read_manifest(folder)
+    found = {path: digest for shard in manifest.shards for path, digest in shard.sha256.items()}
+    if manifest.calibration is not None and (folder / manifest.calibration).is_file():
+        found[manifest.calibration] = _git_id(folder / manifest.calibration)
+    return found
+
+
+# --- doing it ---
+
+
+def _fetched(remote: hub.Remote, new: Current, old: Current | None, progress: Progress | None) -> Pulled:
+    """Fetch, check, put together, and switch; the caller holds the lock."""
+    place = store.place(remote.repo)
+    with tempfile.TemporaryDirectory(dir=place, prefix=f"{remote.commit}.", ignore_cleanup_errors=True) as scratch:
+        staged = Path(scratch) / "index"
+        got = assemble(remote, staged, place / INCOMING, old, progress)
+        staged.rename(store.revision_folder(remote.repo, remote.commit))
+    done = _switched(replace(new, left_out=got.left_out), old)
+    return replace(done, fetched=len(got.plan.missing), bytes_fetched=got.received)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An index folder that was put together. received: bytes that came for it; left_out: shards that were refused."""
+
+    plan: Plan
+    received: int
+    left_out: tuple[LeftOut, ...]
+
+
+def assemble(
+    remote: hub.Remote, staged: Path, incoming: Path, old: Current | None, progress: Progress | None = None
+) -> Assembled:
+    """Make an index folder of a dataset at a commit: what is missing from the Hub, the rest from the revision `old`.
+
+    staged: the folder to make. incoming: where files wait, so that another attempt finds them.
+    """
+    for folder in (staged, incoming):
+        folder.mkdir(parents=True, exist_ok=True)
+    todo = plan(remote, staged, old)
+    _check_space(todo, incoming)
+    received = _download(todo, incoming, progress)
+    _put_together(todo, staged, incoming, old)
+    return Assembled(todo, received, _finished(todo, staged, old))
+
+
+def _check_space(todo: Plan, incoming: Path) -> None:
+    free = shutil.disk_usage(incoming).free
+    if todo.bytes_missing > free:
+        raise IndexFormatError(
+            f"{todo.remote.label} needs {todo.bytes_missing / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free.",
+            "Make room, or set PROVINDEX_CACHE to a folder on a larger disk.",
+        )
+
+
+def _download(todo: Plan, incoming: Path, progress: Progress | None) -> int:
+    """Bring what is missing into `incoming`, each file under its digest when it has been checked; bytes that came."""
+    meter = _Meter(sum(_left(todo.files[path], incoming) for path in todo.missing), progress)
+    by_digest = {todo.files[path].digest: todo.files[path] for path in todo.missing}
+    with hub.quiet_client(bars=False), ThreadPoolExecutor(DOWNLOADS) as pool:
+        running = [pool.submit(_receive, todo.remote, wanted, incoming, meter) for wanted in by_digest.values()]
+        try:
+            for one in as_completed(running):
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return meter.done
+
+
+def _left(wanted: Wanted, incoming: Path) -> int:
+    """Bytes of a file that are still to come."""
+    here = next((p.stat().st_size for p in _arriving(wanted, incoming) if p.exists()), 0)
+    return max(wanted.file.size - here, 0)
+
+
+def _arriving(wanted: Wanted, incoming: Path) -> tuple[Path, Path]:
+    """Where a file is when it has been checked, and before."""
+    return incoming / wanted.digest, incoming / f"{wanted.digest}.part"
+
+
+class _Meter:
+    """Bytes that have come, of all downloads together."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.total, self.done, self._progress, self._lock = total, 0, progress, threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.done += count
+            if self._progress:
+                self._progress(self.done, self.total)
+
+
+def _receive(remote: hub.Remote, wanted: Wanted, incoming: Path, meter: _Meter) -> None:
+    checked, part = _arriving(wanted, incoming)
+    if checked.exists():
+        return
+    hub.download(remote, wanted.file, part, meter.add)
+    _check(part, wanted, remote)
+    part.replace(checked)
+
+
+def _check(path: Path, wanted: Wanted, remote: hub.Remote) -> None:
+    """Compare what came with every digest that was announced; it is removed if it is something else."""
+    other = wanted.sha256 is not None and wanted.file.sha256 is None and dataset.file_sha256(path) != wanted.sha256
+    if other or not same(path, wanted.file):  # `_found` saw to it that two announced digests are equal
+        path.unlink()
+        raise IndexFormatError(
+            f"{wanted.file.path} of {remote.label} did not arrive as announced: its digest is another one, and nothing "
+            "was switched.",
+            "Run the command again; if it says so again, tell the dataset's maintainers.",
+        )
+
+
+def same(path: Path, file: hub.RemoteFile) -> bool:
+    """Whether a file here is that of the Hub: by sha256 for a large file, else by its git id."""
+    return dataset.file_sha256(path) == file.sha256 if file.sha256 else _git_id(path) == file.blob
+
+
+def _git_id(path: Path) -> str:
+    """The id that git gives to a file: sha1 of its length and content. Against damage, not against an attacker."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _put_together(todo: Plan, staged: Path, incoming: Path, old: Current | None) -> None:
+    """Give every file its place: what came from `incoming`, the others from the revision in force."""
+    fresh = set(todo.missing)
+    for path, wanted in todo.files.items():
+        target = staged / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = incoming / wanted.digest
+        if path not in fresh and old is not None:
+            source = store.revision_folder(old.repo, old.commit) / path
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without hard links
+            shutil.copy2(source, target)
+
+
+def _finished(todo: Plan, staged: Path, old: Current | None) -> tuple[LeftOut, ...]:
+    """Check the shards that no manifest vouches for, and write the manifest of what the index now is."""
+    accepted = {s.models: s for s in _manifest_here(old)}
+    shards, left_out = list(todo.published.shards if todo.published else ()), list(todo.left_out)
+    for models, panels in todo.newer:
+        known = accepted.get(models)
+        shard, why = (known, None) if known else _newcomer(staged, models, panels)
+        if shard is not None and why is None:
+            shards.append(shard)
+            continue
+        left_out.append(LeftOut(models, todo.files[models].digest, why or "it cannot be read"))
+        for path in (models, panels):
+            (staged / path).unlink()
+    calibration = todo.published.calibration if todo.published else None
+    if calibration is not None:
+        load_calibration(staged, calibration)
+    built = todo.published.built if todo.published and not todo.newer else todo.remote.changed
+    manifest = dataset.Manifest(
+        todo.remote.repo, built, tuple(shards), calibration=calibration, commit=todo.remote.commit
+    )
+    dataset.write_manifest(staged, manifest)
+    return tuple(left_out)
+
+
+def _manifest_here(old: Current | None) -> Iterable[dataset.Shard]:
+    folder = store.revision_folder(old.repo, old.commit) if old is not None else None
+    return dataset.read_manifest(folder).shards if folder is not None and store.is_whole(folder) else ()
+
+
+def _newcomer(staged: Path, models: str, panels: str) -> tuple[dataset.Shard | None, str | None]:
+    """A shard that was contributed, or why it is not accepted."""
+    try:
+        shard = dataset.described(staged, models, panels, MAX_NEW_ROWS)
+    except IndexFormatError as error:
+        return None, error.message
+    problems = verify_rows(staged, shard)
+    return shard, "; ".join(f"{p.where}: {p.what}" for p in problems[:3]) or None
