@@ -9,7 +9,6 @@ else stays on disk until a row is a candidate.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex import dataset
+from provindex import dataset, store
 from provindex.calibration import Calibration
 from provindex.calibration import load as load_calibration
 from provindex.descent import TRAINED_ON, Sampled, parents_of, sampled
@@ -35,7 +34,6 @@ from provindex.rows import Row, row_hash, to_row
 from provindex.verdict import Pair, compare
 from provindex.weights import one_blas_thread
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")  # org/name, org/name@revision
 SEED = Path(__file__).parent / "seed"
 EMBEDDED = "embedded"  # what --index calls it
 THREADS = 4  # that read and compare candidates: more would wait for the interpreter
@@ -201,6 +199,11 @@ class IndexInfo:
     models: int
     fingerprint_version: int = FINGERPRINT_VERSION
 
+    @property
+    def label(self) -> str:
+        """As people write it: commits are cut to 12 digits."""
+        return f"{self.id}@{'+'.join(revision[:12] for revision in self.revision.split('+'))}"
+
 
 @dataclass(frozen=True)
 class QueryResult:
@@ -266,9 +269,10 @@ class Index:
 
     @classmethod
     def load(cls, *references: str | os.PathLike[str]) -> Index:
-        """Open index folders; without any, PROVINDEX_INDEX if set, else the seed index that comes with the package.
+        """Open indexes: folders, or `org/name[@revision]` of a dataset that was pulled; several act as one.
 
-        Raises IndexFormatError if one is missing, damaged or of another version.
+        Without any, PROVINDEX_INDEX if set, else the index that was pulled last, else the seed index that comes with
+        the package. Raises IndexFormatError if one is missing, damaged or of another version.
         """
         return cls._loaded(_folders(references), None)
 
@@ -339,7 +343,8 @@ class Index:
             loaded = (entry.load() for entry in fresh[start : start + ROWS_PER_SHARD])
             shards.append(dataset.write_shard(target, loaded, who))
         built = old.built if old and not fresh else f"{dataset.now():%Y-%m-%dT%H:%M:%SZ}"
-        manifest = dataset.Manifest(old.id if old else self.info.id, built, tuple(shards))
+        calibration = old.calibration if old else None
+        manifest = dataset.Manifest(old.id if old else self.info.id, built, tuple(shards), calibration=calibration)
         dataset.write_manifest(target, manifest)
         return manifest
 
@@ -528,15 +533,20 @@ def calibration_of(folders: Sequence[Path] | None = None) -> Calibration | None:
 
 
 def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The folders that were named, else those of PROVINDEX_INDEX, else the seed."""
+    """The folders that were named, else those of PROVINDEX_INDEX, else the index that was pulled last, else the seed.
+
+    IndexFormatError if a dataset of the Hub was named that was not pulled: only `index pull` fetches.
+    """
     named = references or [p for p in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if p]
-    for reference in [os.fspath(r) for r in named]:
-        if _HUB_ID.fullmatch(reference) and not Path(reference).exists():
-            raise IndexFormatError(
-                f"There is no folder {reference}, and this version does not pull indexes from the Hub.",
-                "Download the dataset and name its folder, or build an index with `provindex index build`.",
-            )
-    return [SEED if r == EMBEDDED and not Path(r).exists() else Path(r) for r in named] or [SEED]
+    if named:
+        return [_folder(os.fspath(reference)) for reference in named]
+    return [store.default_folder() or SEED]
+
+
+def _folder(reference: str) -> Path:
+    if reference == EMBEDDED and not Path(reference).exists():
+        return SEED
+    return store.pulled(reference) if store.is_reference(reference) else Path(reference)
 
 
 def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInfo, list[Entry]]:
@@ -553,7 +563,7 @@ def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInf
                     pool.shutdown(cancel_futures=True)
                     raise
                 problems.append(Problem(shard.models, error.message))
-    return IndexInfo(manifest.id, manifest.revision, manifest.built, manifest.models), entries
+    return IndexInfo(manifest.id, manifest.commit or manifest.revision, manifest.built, manifest.models), entries
 
 
 def _stored(folder: Path, shard: dataset.Shard) -> list[Entry]:
@@ -592,7 +602,7 @@ def _verify(folder: Path) -> list[Problem]:
             problems.append(Problem(manifest.calibration, error.message))
     for shard in manifest.shards:
         files = [p for name in (shard.models, shard.panels) if (p := _verify_file(folder, name, shard)) is not None]
-        problems += files or _verify_rows(folder, shard)
+        problems += files or verify_rows(folder, shard)
     return problems + _strays(folder, manifest)
 
 
@@ -614,7 +624,8 @@ def _verify_file(folder: Path, name: str, shard: dataset.Shard) -> Problem | Non
     return None if digest == shard.sha256[name] else Problem(name, "its sha256 is not the manifest's")
 
 
-def _verify_rows(folder: Path, shard: dataset.Shard) -> list[Problem]:
+def verify_rows(folder: Path, shard: dataset.Shard) -> list[Problem]:
+    """Check the hash of every row of a shard, and every vector against its row; an empty list if all is well."""
     problems = []
     try:
         for number, row in enumerate(dataset.read_models(folder, shard)):
