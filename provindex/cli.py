@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from provindex.api import Resolved
+    from provindex.build import Built
     from provindex.fingerprint import Fingerprint
     from provindex.index import Index
 
@@ -331,13 +332,69 @@ def index_add(
     _fill(index, sources, False, mode, offline, json, format, quiet)
 
 
+@index_app.command("import")
+def index_import(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The database: a folder with catalog/ and features/, or above it.")
+    ],
+    format: Annotated[
+        Literal["cisco-mpk"], typer.Option("--format", "-f", help="Whose database it is: Cisco model-provenance-kit's.")
+    ] = "cisco-mpk",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The index folder; what is there already stays.")
+    ] = Path("cisco-mpk"),
+    deep_signals: Annotated[
+        str | None,
+        typer.Option(
+            "--deep-signals",
+            metavar="ZIP|DIR|REPO",
+            help="Weight signals besides: deep-signals.zip, the folder of it, or the dataset that has it "
+            "(cisco-ai/model-provenance-kit).",
+        ),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", metavar="HEX", help="Digest of the zip, if it is not the known one.")
+    ] = None,
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make an ordinary index of another tool's published database."""
+    from provindex import cisco
+
+    digest = sha256 or cisco.PINNED
+    deep = _archive(deep_signals, digest, offline, quiet) if deep_signals else None
+    built = cisco.import_database(path, output, deep=deep, sha256=digest, report=lambda line: _say(line, quiet))
+    _built(built, json, "text")
+
+
+def _archive(named: str, sha256: str, offline: bool, quiet: bool) -> Path:
+    """The archive of deep signals: a path, or fetched from a dataset of the Hub."""
+    from provindex.cisco import ARCHIVE
+    from provindex.progress import Bar
+    from provindex.pull import fetch_file
+    from provindex.store import is_reference
+
+    if not is_reference(named):
+        return Path(named)
+    with Bar(f"fetching {ARCHIVE}", "bytes", quiet=quiet) as bar:
+        return fetch_file(named, ARCHIVE, sha256, offline=offline, progress=bar)
+
+
 def _fill(
     folder: Path, sources: list[str], create: bool, mode: str, offline: bool, json: bool, format: str, quiet: bool
 ) -> None:
     from provindex.build import fill
-    from provindex.report import document
 
     built = fill(folder, sources, create=create, mode=mode, offline=offline, report=lambda line: _say(line, quiet))
+    _built(built, json, format)
+
+
+def _built(built: Built, json: bool, format: str) -> None:
+    """Tell what was built, then what failed; status 2 if something did."""
+    from provindex.report import document
+
     _answer(document.index_document(built.index, built=built), json, format, None)
     if built.failed:
         total = len(built.failed) + len(built.added) + len(built.present)

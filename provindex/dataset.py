@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -24,7 +24,7 @@ import numpy as np
 
 from provindex.errors import IndexFormatError, ModelError
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
-from provindex.formats import parquet_pages
+from provindex.formats import parquet_footer, parquet_pages
 from provindex.retrieval import DIMENSIONS, vector
 from provindex.rows import COLUMNS, END_BINS, MAX_ANCHORS, NULLABLE, Row, from_row, row_hash, to_row
 
@@ -171,13 +171,17 @@ class _File:
     leaves: Mapping[str, int]
 
 
-def _mapped(path: Path) -> _File:
+def _mapped(path: Path, *, vouched: bool = False) -> _File:
+    """A file, mapped. vouched: its footer was looked at before, when the file came; that takes a second for a thousand
+    rows of panels, too long for each query."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    metadata = pq.read_metadata(path, memory_map=True)
     with pa.memory_map(str(path)) as mapped:
         buffer = mapped.read_buffer()
+    if not vouched:
+        _check_footer(memoryview(buffer).cast("B"), path.name)
+    metadata = pq.read_metadata(pa.BufferReader(buffer))
     paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     leaves = {place.split(".")[0]: i for i, place in enumerate(paths)}
     return _File(path.name, metadata, metadata.schema.to_arrow_schema(), buffer, leaves)
@@ -189,7 +193,22 @@ def _kept(path: Path, *stamp: int) -> _File:
 
     Shards are never rewritten; `stamp` is what would change if one were. A footer of 256 rows takes 4 to 7 MB.
     """
-    return _mapped(path)
+    return _mapped(path, vouched=True)
+
+
+def _check_footer(data: memoryview, name: str) -> None:
+    """Refuse a footer that would end the process: pyarrow throws what nobody catches where one contradicts itself."""
+    try:
+        parquet_footer.groups(data)
+    except ValueError as error:
+        raise IndexFormatError(f"{name} cannot be used: {error}.", AGAIN) from error
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """IndexFormatError if a file of a shard, which nobody vouches for, has a footer that cannot be read safely."""
+    for name in (shard.models, shard.panels):
+        with _readable(folder / name):
+            _mapped(folder / name)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -514,8 +533,9 @@ def described(folder: Path, models: str, panels: str, most: int) -> Shard:
 
     most: rows that it may have.
     """
-    with _readable(folder / models):
-        rows = _mapped(folder / models).metadata.num_rows
+    for name in (models, panels):
+        with _readable(folder / name):
+            rows = _mapped(folder / name).metadata.num_rows
     if not 0 < rows <= most:
         raise IndexFormatError(f"{models} has {rows:,} rows; from 1 to {most:,} are accepted.", AGAIN)
     names = (models, panels)
@@ -703,6 +723,16 @@ def read_columns(folder: Path, shard: Shard, number: int, names: Sequence[str]) 
         return _one(_shard_file(path), [schema("panels").field(name) for name in names], number)
 
 
+def _tail(source: Any) -> memoryview:
+    """The first letters of a Parquet file and its footer, with nothing between."""
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 8))
+        length = int.from_bytes(file.read(4), "little") + 8
+        file.seek(max(0, end - min(length, parquet_footer.MAX_FOOTER + 8)))
+        return memoryview(parquet_footer.MAGIC + file.read())
+
+
 def read_identities(source: Any, names: Sequence[str], title: str = "") -> list[tuple[str | None, ...]]:
     """Text columns of a models shard, row by row; source: a path, or a file that is read by ranges, called `title`.
 
@@ -713,6 +743,7 @@ def read_identities(source: Any, names: Sequence[str], title: str = "") -> list[
 
     name = title or Path(source).name
     try:
+        _check_footer(_tail(source), name)
         with pq.ParquetFile(source) as opened:
             _check_columns(opened.schema_arrow.names, names, name)
             wanted = [opened.schema_arrow.names.index(n) for n in names]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from provindex.formats import local_files
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_COMPANION = 64 << 20  # bytes of one tokenizer file; the largest public ones are about 35 MB
 MAX_FILES = 200_000  # of a dataset that are listed
+DOWNLOAD_TRIES, DOWNLOAD_WAIT = 3, 1.0  # without a byte coming; seconds between them
 BLOCK = 1 << 16  # bytes that a ranged reader fetches at a time: a Parquet footer and small columns need little more
 
 
@@ -246,41 +248,58 @@ def download(remote: Remote, file: RemoteFile, target: Path, add: Callable[[int]
     """Write a file of a dataset to `target`, going on where an earlier attempt was cut. add: told how many bytes come.
 
     What came is as long as it was announced, and not yet trusted. NetworkError if it could not be had. Several threads
-    may download at once, inside one `quiet_client`.
+    may download at once, inside one `quiet_client`. (The client's own download keeps nothing of a file that was cut in
+    another process, and what comes in pieces of less than 10 MB not in its own.)
     """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.errors import HTTPError
 
-    there = target.stat().st_size if target.exists() else 0
-    if there > file.size:
-        target.unlink()
-        there = 0
-    with _own_words(_named(_PULLING, remote.repo, remote.commit)), target.open("ab") as opened:
-        url = hf_hub_url(remote.repo, file.path, repo_type="dataset", revision=remote.commit)
-        counted: Any = _Counted(opened, add)
-        http_get(url, counted, resume_size=there, headers=build_hf_headers(), expected_size=file.size)
+    task = _named(_PULLING, remote.repo, remote.commit)
+    with _own_words(task), target.open("ab") as opened:
+        tries = DOWNLOAD_TRIES
+        while opened.tell() < file.size:
+            before = opened.tell()
+            try:
+                _append(remote, file, opened, add)
+            except HTTPError as error:
+                if opened.tell() > before:
+                    tries = DOWNLOAD_TRIES
+                    continue
+                tries -= 1
+                if not tries or (_status(error) or 500) < 500:
+                    raise
+                time.sleep(DOWNLOAD_WAIT)
+        if opened.tell() > file.size:
+            opened.truncate(0)
+            raise IndexFormatError(
+                f"{file.path} of {task.name} is longer than announced.", "Tell the dataset's maintainers."
+            )
 
 
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """A file that tells how many bytes are written to it."""
+def _append(remote: Remote, file: RemoteFile, opened: BinaryIO, add: Callable[[int], None]) -> None:
+    """Ask for the rest of a file and write what comes, at most one piece more than it should be."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-    file: BinaryIO
-    add: Callable[[int], None]
-
-    def write(self, data: bytes) -> int:
-        self.add(len(data))
-        return self.file.write(data)
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-    def seek(self, place: int) -> int:
-        return self.file.seek(place)
-
-    def truncate(self) -> int:
-        return self.file.truncate()
+    url = hf_hub_url(remote.repo, file.path, repo_type="dataset", revision=remote.commit)
+    start = opened.tell()
+    headers = {**build_hf_headers(), **({"Range": f"bytes={start}-"} if start else {})}
+    with http_stream_backoff(
+        "GET",
+        url,
+        headers=headers,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        retry_on_exceptions=(),
+        retry_on_status_codes=(408, 429),  # the caller goes on after the others
+    ) as response:
+        hf_raise_for_status(response)
+        if start and response.status_code != 206:  # the server sends all of it again
+            opened.truncate(0)
+        for piece in response.iter_bytes():
+            add(len(piece))
+            opened.write(piece)
+            if opened.tell() > file.size:
+                return
+    opened.flush()
 
 
 @contextmanager
@@ -329,14 +348,22 @@ def terms_of(repo: str, revision: str | None) -> Terms | None:
     return Terms(stated if isinstance(stated, str) else None, bool(info.gated))
 
 
-def signed_in_as(repo: str) -> str:
-    """Name of the account that the token belongs to; NetworkError if there is none or it is not accepted."""
+def account(repo: str) -> str | None:
+    """Name of the account that the token belongs to, None without one; NetworkError if the Hub does not accept it."""
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
-        raise NetworkError(f"Writing to {repo} needs an account.", "Set HF_TOKEN or run `hf auth login`.")
+        return None
     with _asking(_named(_PUSHING, repo, None)):
         return str(HfApi().whoami()["name"])
+
+
+def signed_in_as(repo: str) -> str:
+    """Name of the account that writes to a dataset; NetworkError if nobody is signed in."""
+    name = account(repo)
+    if name is None:
+        raise NetworkError(f"Writing to {repo} needs an account.", "Set HF_TOKEN or run `hf auth login`.")
+    return name
 
 
 def create_dataset(repo: str, *, private: bool) -> None:
@@ -516,8 +543,8 @@ _CASES = (
 
 @contextmanager
 def _asking(task: _Task) -> Iterator[None]:
-    """A conversation with the Hub: failures in our own words, the client quiet."""
-    with _own_words(task), quiet_client():
+    """A conversation with the Hub: failures in our own words, the client quiet; its bars are shown for models only."""
+    with _own_words(task), quiet_client(bars=task.kind == "model"):
         yield
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +29,8 @@ from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.evidence.sketch import LAYER, BranchSketches
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.retrieval import DIMENSIONS, RERANKED, Sketches, in_turn, rerank, searches, vector
-from provindex.rows import Row, row_hash, to_row
+from provindex.rows import Row, context, row_hash, to_row
+from provindex.signals import mfi, tfv
 from provindex.verdict import Pair, compare
 from provindex.weights import one_blas_thread
 
@@ -255,7 +255,7 @@ class Index:
         self.info = info
         self.folders = tuple(folders)
         self._entries = {entry.key: entry for entry in entries}
-        self._searched: tuple[list[Entry], Any] | None = None  # rows in the order of the searcher, made when needed
+        self._searched: tuple[list[Entry], list[Entry], Any] | None = None  # made when needed
         self._by_id: dict[str, list[Entry]] = {}
         for entry in self:
             self._by_id.setdefault(entry.model_id, []).append(entry)
@@ -359,6 +359,8 @@ class Index:
     def find(self, reference: str) -> list[Entry]:
         """Rows of `model_id[@revision][#variant]`, originals before variants; empty if the id is not in the index.
 
+        Rows whose commit is known come before others of their id: those that were imported have none.
+
         The spelling of reports, `model_id [variant]`, is understood too.
         """
         if reference.endswith("]"):
@@ -371,7 +373,7 @@ class Index:
             if (not revision or (entry.revision or "").startswith(revision))
             and (not variant or entry.variant == variant)
         ]
-        return sorted(found, key=lambda e: (e.variant, e.key))
+        return sorted(found, key=lambda e: (e.variant, e.revision is None, e.key))
 
     def named(self, reference: str) -> list[Entry]:
         """Rows of an id, or of a family if no row has that id."""
@@ -450,7 +452,9 @@ class Index:
     def nearest(self, fp: Fingerprint, count: int, also: Sequence[str] = ()) -> list[tuple[Entry, int, float]]:
         """(row, rank from 1, score) of the `count` candidates for a fingerprint, then of ids asked for besides.
 
-        score: the inner product of the whole vectors. The query's own row is left out.
+        score: the inner product of the whole vectors. Rows that have none, or all rows if the query has none (imported
+        features without weight signals), come last, with 0.0: the nearest by config and tokenizer first. The query's
+        own row is left out.
         """
         return self._nearest(fp, self.own(fp), count, also)
 
@@ -460,30 +464,47 @@ class Index:
         if not len(self) or (own and len(self) == 1):
             return []
         asking = own.vector if own else vector(fp)
-        entries, searcher = self._searcher()
+        entries, bare, _ = self._searcher()
         wanted = len(entries) if also else min(max(count, RERANKED) + 1, len(entries))  # one may be its own row
+        order = self._by_weights(fp, asking, own, wanted) if wanted and asking.any() else []
+        ranked = [(entries[i], float(asking @ entries[i].vector)) for i in order]
+        if len(ranked) < count or also:
+            left = [e for e in (bare if asking.any() else entries + bare) if e is not own]
+            ranked += [(entry, 0.0) for entry in _by_context(fp, left)]
+        asked = {entry.key for reference in also for entry in self.named(reference)}
+        numbered = [(entry, rank, score) for rank, (entry, score) in enumerate(ranked, 1)]
+        return [r for r in numbered if r[1] <= count or r[0].key in asked]
+
+    def _by_weights(self, fp: Fingerprint, asking: F32, own: Entry | None, wanted: int) -> list[int]:
+        """The first `wanted` rows of each search, by their number in the searcher, in turn."""
+        entries, _, searcher = self._searcher()
         found = []
         asked_with = searches(asking)
         for one, scores, places in zip(asked_with, *searcher.search(asked_with, wanted), strict=True):
             kept = np.array([entries[i] is not own for i in places])
             found.append((places[kept], scores[kept] / max(float(one @ one), 1e-9)))  # cosines
         again = self._ranked_again(fp, in_turn(found)[:RERANKED], entries)
-        order = in_turn([*found, again] if again else found)
-        ranked = [(entries[i], rank, float(asking @ entries[i].vector)) for rank, i in enumerate(order, 1)]
-        asked = {entry.key for reference in also for entry in self.named(reference)}
-        return [r for r in ranked if r[1] <= count or r[0].key in asked]
+        return in_turn([*found, again] if again else found)
 
-    def _searcher(self) -> tuple[list[Entry], Any]:
-        """All rows, and a FAISS index over their vectors in the same order; made once, until a row is added."""
+    def _searcher(self) -> tuple[list[Entry], list[Entry], Any]:
+        """Rows with a vector, rows without, and a FAISS index of the former in their order; made when needed.
+
+        Both in the order of their keys, so that ties do not depend on which shard a row is in. A row without any weight
+        signal has a vector of zeros.
+        """
         if self._searched is None:
             import faiss
 
-            entries = list(self)
+            rows = sorted(self, key=lambda entry: entry.key)
+            vectors = np.empty((len(rows), DIMENSIONS), np.float32)
+            for together in _by_shard(rows):
+                held = rows[together[0]].rows.vectors
+                vectors[together] = held[[rows[i].number for i in together]]
+            told = np.any(vectors, axis=1)
             flat = faiss.IndexFlatIP(DIMENSIONS)
-            for _, run in groupby(entries, key=lambda entry: id(entry.rows)):
-                together = list(run)
-                flat.add(together[0].rows.vectors[[entry.number for entry in together]])
-            self._searched = entries, flat
+            flat.add(vectors if told.all() else vectors[told])
+            split = [[row for row, has in zip(rows, told, strict=True) if has == wanted] for wanted in (True, False)]
+            self._searched = split[0], split[1], flat
         return self._searched
 
     def _ranked_again(
@@ -518,6 +539,14 @@ class Index:
     def verify(self) -> list[Problem]:
         """Check every digest, every row's hash and every vector against its row; an empty list if all is well."""
         return [problem for folder in self.folders for problem in _verify(folder)]
+
+
+def _by_shard(rows: Sequence[Entry]) -> list[list[int]]:
+    """Places of the rows of each shard."""
+    places: dict[int, list[int]] = {}
+    for place, entry in enumerate(rows):
+        places.setdefault(id(entry.rows), []).append(place)
+    return list(places.values())
 
 
 def calibration_of(folders: Sequence[Path] | None = None) -> Calibration | None:
@@ -628,6 +657,7 @@ def verify_rows(folder: Path, shard: dataset.Shard) -> list[Problem]:
     """Check the hash of every row of a shard, and every vector against its row; an empty list if all is well."""
     problems = []
     try:
+        dataset.check_shard(folder, shard)
         for number, row in enumerate(dataset.read_models(folder, shard)):
             what = _verify_row(row, dataset.read_panels(folder, shard, number))
             if what:
@@ -646,6 +676,16 @@ def _verify_row(row: Row, panels: Row) -> str | None:
     if not np.allclose(vector(dataset.checked(whole)), row[dataset.VECTOR], atol=1e-5):
         return "its retrieval vector does not follow from its content"
     return None
+
+
+def _by_context(fp: Fingerprint, entries: Iterable[Entry]) -> list[Entry]:
+    """Rows in the order of the mean of MFI and TFV with a fingerprint: where no weights tell which are near."""
+    features = [(entry, *context(entry.row)) for entry in entries]
+    scored = [
+        (((mfi.compare(fp.mfi, m).score.value or 0.0) + (tfv.compare(fp.tfv, t).value or 0.0)) / 2, entry)
+        for entry, m, t in features
+    ]
+    return [entry for _, entry in sorted(scored, key=lambda s: (-s[0], s[1].key))]
 
 
 def _variant_rule(fp: Fingerprint, entry: Entry, pair: Pair) -> Pair:
@@ -693,7 +733,9 @@ def _warnings(
         out.append(f"{len(matches) - top} more matches are not shown (--top {top})")
     open_ones = [m for m in rest if m.pair.verdict == "inconclusive"]
     if open_ones:
-        why = dict.fromkeys(reason.split(" (")[0] for m in open_ones for reason in m.pair.reasons)
+        # Without the candidates' names, so that what holds for all of them is said once.
+        said = (r.replace(f"{m.entry.model_id}: ", "") for m in open_ones for r in m.pair.reasons)
+        why = dict.fromkeys(reason.split(" (")[0] for reason in said)
         out.append(f"{len(open_ones)} of {len(matches) + len(rest)} candidates could not be tested: {'; '.join(why)}")
     started = [m.entry.label for m in rest if m.pair.relation == "shared-init"]
     if started:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provindex import dataset, hub, store
 from provindex.calibration import load as load_calibration
-from provindex.errors import IndexFormatError, NetworkError
+from provindex.errors import IndexFormatError, NetworkError, UsageError
 from provindex.index import verify_rows
 from provindex.store import Current, LeftOut
 
@@ -194,12 +195,20 @@ def _found(remote: hub.Remote, path: str, sha256: str | None = None) -> Wanted:
     """A file that the index needs; IndexFormatError if the dataset lacks it or says two things about it."""
     file = (remote.files or {}).get(path)
     if file is None:
-        raise IndexFormatError(f"{remote.label} lacks {path}, which its manifest lists.", "Tell its maintainers.")
+        raise IndexFormatError(
+            f"{remote.label} lacks {path}.", "Check the name; if that is right, tell its maintainers."
+        )
     if sha256 and file.sha256 and file.sha256 != sha256:
         raise IndexFormatError(
             f"{remote.label}: the manifest gives another sha256 for {path} than the Hub does.", "Tell its maintainers."
         )
     return Wanted(file, sha256)
+
+
+def check_version(remote: hub.Remote) -> None:
+    """IndexFormatError if the dataset's manifest says that it is of another version than this provindex makes."""
+    with tempfile.TemporaryDirectory(prefix="provindex-") as scratch:
+        _published(remote, Path(scratch))
 
 
 def _published(remote: hub.Remote, scratch: Path) -> dataset.Manifest | None:
@@ -289,27 +298,60 @@ def assemble(
     for folder in (staged, incoming):
         folder.mkdir(parents=True, exist_ok=True)
     todo = plan(remote, staged, old)
-    _check_space(todo, incoming)
-    received = _download(todo, incoming, progress)
+    _check_space(todo.bytes_missing, incoming, remote)
+    received = _download(remote, [todo.files[path] for path in todo.missing], incoming, progress)
     _put_together(todo, staged, incoming, old)
     return Assembled(todo, received, _finished(todo, staged, old))
 
 
-def _check_space(todo: Plan, incoming: Path) -> None:
-    free = shutil.disk_usage(incoming).free
-    if todo.bytes_missing > free:
+def fetch_file(
+    reference: str, name: str, sha256: str, *, offline: bool = False, progress: Progress | None = None
+) -> Path:
+    """One file of a dataset, `org/name[@revision]`, of a digest that the caller knows; kept beside the pulled indexes.
+
+    What was fetched before is not fetched again, nor asked for. Raises IndexFormatError if the dataset has no such file
+    or another one, NetworkError.
+    """
+    repo, revision = store.parse(reference)
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UsageError(f"{sha256[:80]!r} is no sha256.", "Write its 64 hexadecimal digits in lower case.")
+    place = store.place(repo) / "files"
+    kept = place / sha256
+    if kept.exists() and dataset.file_sha256(kept) == sha256:
+        return kept
+    if offline or hub.offline_by_environment():
+        raise NetworkError(
+            f"{name} of {repo} is not here, and offline the Hub is not asked.", "Run it without --offline."
+        )
+    remote = hub.with_files(hub.dataset_at(repo, revision))
+    wanted = _found(remote, name)
+    if (wanted.file.sha256 or sha256) != sha256:
         raise IndexFormatError(
-            f"{todo.remote.label} needs {todo.bytes_missing / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free.",
+            f"{name} of {remote.label} has the sha256 {wanted.file.sha256}, expected was {sha256}.",
+            "If its publisher says that this is a new version, name the new digest with --sha256.",
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    with dataset.locked(place):
+        _check_space(wanted.file.size, place, remote)
+        _download(remote, [replace(wanted, sha256=sha256)], place, progress)
+    return kept
+
+
+def _check_space(needed: int, place: Path, remote: hub.Remote) -> None:
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise IndexFormatError(
+            f"{remote.label} needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free.",
             "Make room, or set PROVINDEX_CACHE to a folder on a larger disk.",
         )
 
 
-def _download(todo: Plan, incoming: Path, progress: Progress | None) -> int:
+def _download(remote: hub.Remote, missing: Sequence[Wanted], incoming: Path, progress: Progress | None) -> int:
     """Bring what is missing into `incoming`, each file under its digest when it has been checked; bytes that came."""
-    meter = _Meter(sum(_left(todo.files[path], incoming) for path in todo.missing), progress)
-    by_digest = {todo.files[path].digest: todo.files[path] for path in todo.missing}
+    by_digest = {wanted.digest: wanted for wanted in missing}
+    meter = _Meter(sum(_left(wanted, incoming) for wanted in by_digest.values()), progress)
     with hub.quiet_client(bars=False), ThreadPoolExecutor(DOWNLOADS) as pool:
-        running = [pool.submit(_receive, todo.remote, wanted, incoming, meter) for wanted in by_digest.values()]
+        running = [pool.submit(_receive, remote, wanted, incoming, meter) for wanted in by_digest.values()]
         try:
             for one in as_completed(running):
                 one.result()

@@ -21,6 +21,7 @@ import provindex
 from provindex import dataset, hub, store
 from provindex.errors import ConflictError, ContributionError, NetworkError, UnansweredError, UsageError
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from provindex.pull import check_version
 from provindex.rows import COLUMNS, Row, to_row
 
 # Licenses that let anybody publish measurements of a model; every other one has to be acknowledged by its name.
@@ -82,8 +83,8 @@ def push(
     if offline and not dry_run:
         raise NetworkError("Nothing was sent: offline the Hub is not asked.", "Run it without --offline.")
     fp = cleaned(fp)
-    who = NOBODY if offline or dry_run else hub.signed_in_as(target)
-    with written(fp, _slug(who)) as (folder, shard):
+    who = None if offline else hub.account(target) if dry_run else hub.signed_in_as(target)
+    with written(fp, _slug(who or NOBODY)) as (folder, shard):
         offer = _offer(target, fp, folder, shard, direct)
         told = not_private(offer.row)
         if dry_run:
@@ -174,6 +175,7 @@ def _rehearsed(offer: Sent, told: Sequence[str], offline: bool, acknowledged: Co
         return replace(offer, objections=tuple(told), warnings=warnings)
     objections, warnings = terms(offer.fingerprint, acknowledged)
     remote = hub.with_files(hub.dataset_at(offer.repo, None))
+    check_version(remote)
     there = _already(offer, remote)
     every = [*told, *(f"{what} {step}" for what, step in objections), *([there] if there else [])]
     return replace(offer, objections=tuple(every), warnings=warnings)
@@ -244,6 +246,8 @@ def _sent(offer: Sent, folder: Path, say: Say, wait: Wait) -> Sent:
     for attempt in range(ATTEMPTS):
         try:
             remote = hub.with_files(hub.dataset_at(offer.repo, None))
+            if not attempt:
+                check_version(remote)
             found = _made_before(offer, remote, lost)
             if found is not None:
                 return found

@@ -223,5 +223,4 @@ def _nlf(norms: nlf.NormTensors | None) -> F64 | None:
     """The mean of each norm tensor along the model, resampled to a fixed number of points."""
     if norms is None or len(norms.sizes) < 2:
         return None
-    means = np.array([v.mean() for v in np.split(norms.values, np.cumsum(norms.sizes)[:-1])], np.float32)
-    return _curve(means, BLOCKS["nlf"][0])
+    return _curve(norms.means(), BLOCKS["nlf"][0])

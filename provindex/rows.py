@@ -45,7 +45,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("id_certainty", "string", "models", False, "certain, likely or none (no Hub id of its own); null if unsaid"),
     Column("source", "string", "models", False, "where license, lineage and id come from"),
     Column("fingerprint_version", "int", "models", True, "rows of different versions are not compared"),
-    Column("mode", "string", "models", True, "exact or sampled"),
+    Column("mode", "string", "models", True, "exact, sampled or imported"),
     Column("content_sha256", "string", "models", True, "hash of the canonical weights; null in sampled mode"),
     Column("architecture", "string", "models", True, "model type of the text tower"),
     Column("main_stack", "string", "models", True, "decoder or encoder: the stack that is the text tower"),
@@ -424,6 +424,18 @@ def sketches(row: Mapping[str, Any], prefix: str) -> sketch.BranchSketches | Non
     if not (np.isfinite(layers).all() and np.isfinite(whole).all()):
         raise ValueError("a branch sketch that is not finite")
     return sketch.BranchSketches(keys, layers.reshape(len(keys), sketch.LAYER), whole)
+
+
+def context(row: Mapping[str, Any]) -> tuple[mfi.MfiFeatures, tfv.TfvFeatures | None]:
+    """What a row keeps of config and tokenizer; the small columns do. IndexFormatError if they are damaged."""
+    try:
+        features = mfi.MfiFeatures.from_json(json.loads(row["mfi"]))
+        return features, tfv.TfvFeatures.from_json(json.loads(row["tfv"])) if row["tfv"] else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IndexFormatError(
+            f"The fingerprint row of {row['model_id']} is damaged: {error}.",
+            "Check the index with `provindex index verify`.",
+        ) from error
 
 
 def _layer_keys(texts: list[str]) -> tuple[tuple[str, int], ...]:

@@ -23,7 +23,7 @@ from provindex.evidence.sketch import LAYER, late_interaction, similarities
 from provindex.evidence.start import SHARED
 from provindex.fingerprint import Fingerprint
 from provindex.relation import LOG10_P_LINKED, Linked
-from provindex.signals import eas, end, lep, mfi, nlf, pipeline, tfv, voa, wvc
+from provindex.signals import eas, end, imported, lep, mfi, nlf, pipeline, tfv, voa, wvc
 from provindex.signals.score import Score
 
 LOG10_E_LINKED = -3.0
@@ -282,7 +282,8 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
         return "unrelated", (f"would have been linked: {'; '.join(seen)}", *unseen, *partly)
     weak = "too few hidden units or coordinates in common for a test with power"
     reasons = dict.fromkeys(evidence[name].reason or weak for name in ("hidden_fixed_points", *POWERFUL))
-    return "inconclusive", (*reasons, f"triple_agreement: {_why_unranked(evidence)}")
+    unranked = _why_unranked(evidence)
+    return "inconclusive", (*reasons, *(() if unranked in reasons else (f"triple_agreement: {unranked}",)))
 
 
 def _half_seen(evidence: Mapping[str, Outcome]) -> tuple[str, ...]:
@@ -333,5 +334,9 @@ def _voa(a: Fingerprint, b: Fingerprint, vocabularies: tuple[Mapping[str, int], 
 
 
 def _lep(a: Fingerprint, b: Fingerprint) -> Score:
-    left, right = a.lep.get(a.facts.main), b.lep.get(b.facts.main)
-    return lep.compare(left, right) if left is not None and right is not None else _absent(a, b, "LEP")
+    """LEP of the main stacks, or of two imported profiles that were taken in the same other way."""
+    for one, other in ((a.facts.main, b.facts.main), *((way, way) for way in imported.APART)):
+        left, right = a.lep.get(one), b.lep.get(other)
+        if left is not None and right is not None:
+            return lep.compare(left, right)
+    return _absent(a, b, "LEP")

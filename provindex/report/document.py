@@ -7,6 +7,7 @@ bytes.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from provindex.calibration import NO_CALIBRATION
 from provindex.evidence.exact import Outcome
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.gate import Denied
-from provindex.index import Index, IndexInfo, Match, Problem, QueryResult
+from provindex.index import Entry, Index, IndexInfo, Match, Problem, QueryResult
 from provindex.pull import Origin, Pulled
 from provindex.push import Sent
 from provindex.relation import LOG10_P_LINKED
@@ -239,20 +240,11 @@ def index_document(
     """provindex.index/1; problems: what `verify` found, None if it was not asked; built: what a build did; pulled: what
     a pull did; origins: where `status` found that the indexes came from.
     """
-    families: dict[str, int] = {}
-    for entry in index:
-        families[entry.family] = families.get(entry.family, 0) + 1
+    families = Counter(entry.family for entry in index)
     status = "inconclusive" if problems or (built is not None and built.failed) else "decided"
     found: Document = {
         **_head("provindex.index/1", index.info, {}, status),
-        "models": [
-            {
-                "model_id": e.model_id, "revision": e.row["revision"], "variant": e.row["variant"], "family": e.family,
-                "license": e.row["license"], "architecture": e.row["architecture"], "parameters": e.row["parameters"],
-                "mode": e.row["mode"], "row_sha256": e.row["row_sha256"], "source": e.row["source"],
-            }
-            for e in sorted(index, key=lambda e: e.key)
-        ],
+        "models": [_entry(entry) for entry in sorted(index, key=lambda e: e.key)],
         "families": [{"family": name, "models": count} for name, count in sorted(families.items())],
         "bytes": sum(f.stat().st_size for folder in index.folders for f in folder.rglob("data/*/*.parquet")),
     }  # fmt: skip
@@ -269,6 +261,15 @@ def index_document(
     if origins is not None:
         found["origins"] = [{**_origin(o.current), "update": _update(o)} for o in origins]
     return found
+
+
+def _entry(entry: Entry) -> Document:
+    row = entry.row
+    return {
+        "model_id": entry.model_id, "revision": entry.revision, "variant": entry.variant, "family": entry.family,
+        "license": row["license"], "architecture": row["architecture"], "parameters": row["parameters"],
+        "mode": row["mode"], "row_sha256": entry.row_sha256, "source": row["source"],
+    }  # fmt: skip
 
 
 def _origin(current: Current) -> Document:

@@ -14,6 +14,7 @@ SIGNALS = ("WVC", "EAS", "LEP", "NLF", "END", "VOA", "TFV", "MFI")
 MIN_WIDTH = 60  # narrower than that the tables of `compare` say nothing
 PLAIN_WIDTH = 200  # when the output is not a terminal
 NOTHING_ELSE = "That is all: no weights that could be used as a model, no text, no paths, no host names."
+NEAREST = 10  # candidates that are shown where none could be tested
 MOST_ROWS = 100  # models that `index status` lists
 UNRELATED = "unrelated pairs, 99.9 %"
 EVIDENCE_HEAD = ("EVIDENCE", "VALUE", "CHANCE", "N", "LOG10 P")
@@ -51,7 +52,8 @@ def _query(d: Document, width: int, color: bool) -> list[str]:
     own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
     first, *more = [*own, *_headline(d), *(_family(f, d["own_row"]) for f in d["families"]), *_closing(d)]
     lines += _heading(first, width, color)
-    return lines + [line for sentence in more for line in _wrapped(sentence, width)]
+    lines += [line for sentence in more for line in _wrapped(sentence, width)]
+    return lines + _nearest(d, width, color)
 
 
 def _headline(d: Document) -> list[str]:
@@ -105,8 +107,9 @@ def _closing(d: Document) -> list[str]:
         if not total:
             return ["Inconclusive: the index has no other model to compare with."]
         what = "the only candidate could not" if total == 1 else f"none of {total} candidates could"
-        return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested))]
-    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."] if untested else []
+        return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested, d["query"]))]
+    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested, d['query']))}."]
+    could_not = could_not if untested else []
     if d["status"] == "none":
         kind = "No other relative" if _copy(d) else "No ancestor"
         first = f"{kind} in this index: {_plural(tested, 'candidate')} re-verified, none above chance."
@@ -127,10 +130,26 @@ def _matched(d: Document, total: int) -> str:
     return f"{_plural(count, 'match', 'es')} of {_plural(total, 'candidate')}{shown}{following}."
 
 
-def _why(untested: Sequence[Document]) -> list[str]:
-    """Reasons without their numbers, each once."""
-    reasons = dict.fromkeys(reason.split(" (")[0] for c in untested for reason in c["reasons"])
+def _why(untested: Sequence[Document], query: Document) -> list[str]:
+    """Reasons without their numbers and without the names of the two models, each once."""
+    reasons: dict[str, None] = {}
+    for candidate in untested:
+        for reason in candidate["reasons"]:
+            plain = reason.split(" (")[0]
+            for name in (query["model_id"], candidate["model_id"]):
+                plain = plain.replace(f"{name}: ", "")
+            reasons.update(dict.fromkeys(plain.split("; ")))
     return list(reasons) or ["no reason given"]
+
+
+def _nearest(d: Document, width: int, color: bool) -> list[str]:
+    """The first candidates of a query that could test none, with the signals that could be computed all the same."""
+    shown = [c for c in d["candidates"][:NEAREST] if any(s["value"] is not None for s in c["signals"].values())]
+    if d["status"] != "inconclusive" or not shown:
+        return []
+    columns = [c for c in _match_columns(shown) if c[0] not in ("RELATION", "DIRECTION", "E-VALUE")]
+    said = f"The nearest {_plural(len(shown), 'candidate')} by what could be compared, which is no evidence of descent:"
+    return ["", *_wrapped(said, width), *_table(columns, width, color)]
 
 
 def _match_columns(matches: Sequence[Document]) -> list[Column]:

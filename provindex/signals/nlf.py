@@ -10,7 +10,8 @@ Absent: no norm tensor, a zero vector, NaN or infinity.
 Source: Cisco model-provenance-kit 1.0.0 (its full path), reimplemented from its definition. The peer keeps
 the tensors in the order of the file; here the order is that of the sorted names (a head's last), so it cannot
 depend on the writer. The two differ only where a stats list is cut, or where two writers ordered equal models
-differently. Stats are float64 (float32 in the peer).
+differently. Stats are float64 (float32 in the peer). Of a stats model the peer's database has the stats only: an
+imported row has them in place of the values.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.signals.imported import apart
 from provindex.signals.score import Score
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
 MIN_ELEMENTS = 64
+STATS = 4  # of each tensor
 _WORDS = ("norm", "ln_", "post_attention")
 _HEADS = ("cls.", "head.", "lm_head.", "lm_predictions.", "mlm.", "classifier.", "score.", "qa_outputs.")
 
@@ -34,7 +37,7 @@ F32 = NDArray[np.float32]
 @dataclass(frozen=True, slots=True, eq=False)
 class NormTensors:
     """The norm tensors of a model. names: sorted as strings; sizes: (T,) int32; values: (sum of sizes,)
-    float32.
+    float32, or the four stats of each tensor where no more is known (imported rows: no norm tensor is as small as 4).
     """
 
     names: tuple[str, ...]
@@ -56,9 +59,20 @@ class NormTensors:
         return cls(names, np.array([len(part) for part in parts], dtype=np.int32), values)
 
     @property
+    def summarized(self) -> bool:
+        """True if the values are stats, (mean, std, max, min) of each tensor."""
+        return bool(len(self.sizes)) and bool((self.sizes == STATS).all())
+
+    @property
     def direct(self) -> bool:
         """True if all tensors have one size, so that the values themselves are compared."""
-        return bool((self.sizes == self.sizes[0]).all()) if len(self.sizes) else False
+        return bool(len(self.sizes)) and not self.summarized and bool((self.sizes == self.sizes[0]).all())
+
+    def means(self) -> F32:
+        """The mean of each tensor, (T,) float32, in order."""
+        if self.summarized:
+            return self.values[::STATS]
+        return np.array([v.mean() for v in np.split(self.values, np.cumsum(self.sizes)[:-1])], np.float32)
 
     def stats(self) -> NDArray[np.float64]:
         """(mean, std, max, min) of each tensor, (4 T,) float64: in order, but the tensors of a head last.
@@ -66,6 +80,8 @@ class NormTensors:
         So the lists of a model saved with its head and of one saved without it line up, as they do in files whose
         backbone has a name prefix ("bert." sorts before "cls.").
         """
+        if self.summarized:
+            return self.values.astype(np.float64)
         starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1])).astype(np.intp)
         values = self.values.astype(np.float64)
         mean = np.add.reduceat(values, starts) / self.sizes
@@ -89,13 +105,13 @@ def compare(a: NormTensors, b: NormTensors) -> Score:
     for side, tensors in zip(SIDES, (a, b), strict=True):
         if not tensors.names:
             return Score.absent(f"no norm tensor of {MIN_ELEMENTS} or more elements in the {side} model")
-    if reason := not_finite("norm tensors", a.values, b.values):
+    if reason := apart(a.names, b.names) or not_finite("norm tensors", a.values, b.values):
         return Score.absent(reason)
     n = min(len(a.names), len(b.names))
     if a.direct and b.direct and len(a.values) == len(b.values):
         value = clamped_cosine(a.values, b.values)
     else:
-        value = clamped_cosine(a.stats()[: 4 * n], b.stats()[: 4 * n])
+        value = clamped_cosine(a.stats()[: STATS * n], b.stats()[: STATS * n])
     if value is None:
         return Score.absent("all norm tensors of a model are zero")
     return Score(round(value, 4), n=n)

@@ -12,7 +12,8 @@ layers.
 Absent: fewer than 2 common layers that can be compared, NaN or infinity.
 Source: Cisco model-provenance-kit 1.0.0 (its full path), reimplemented from its definition. The peer
 concatenates in the order of the file; equal for files whose tensors are in name order. The peer turns a NaN
-into 1.0.
+into 1.0. An imported row has the samples of a layer without the names of its tensors: against one that was made here
+only layers of equal length are compared, since others were taken from other tensors.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.signals.imported import apart, how_taken
 from provindex.signals.score import Score
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
@@ -104,10 +106,14 @@ def compare(a: Samples, b: Samples) -> Score:
     for side, samples in zip(SIDES, (a, b), strict=True):
         if not samples.names:
             return Score.absent(f"no known projection tensor in a numbered layer of the {side} model")
-    if reason := not_finite("projection samples", a.values, b.values):
+    if reason := apart(a.names, b.names) or not_finite("projection samples", a.values, b.values):
         return Score.absent(reason)
     first, second = a.by_layer(), b.by_layer()
     common = [layer for layer in first if layer in second]
+    if how_taken(a.names) != how_taken(b.names):
+        common = [layer for layer in common if len(first[layer]) == len(second[layer])]
+        if len(common) < MIN_COMMON_LAYERS:
+            return Score.absent("sampled differently: other tensors of the layers, or of other sizes")
     if len(common) < MIN_COMMON_LAYERS:
         return Score.absent(f"fewer than {MIN_COMMON_LAYERS} common layers")
     cosines = [c for layer in common if (c := _layer_cosine(first[layer], second[layer])) is not None]

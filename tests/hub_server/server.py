@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,6 +53,9 @@ class Handler(BaseHTTPRequestHandler):
         return parse_qs(data.decode())  # paths-info is form-encoded
 
     def send(self, status, data=b"", headers=()):
+        if self.fault and self.fault.get("drop") == "after":  # done, but nobody is told
+            self.close_connection = True
+            return self.record(0, 0)
         if not isinstance(data, bytes):
             data, headers = json.dumps(data).encode(), {"Content-Type": "application/json", **dict(headers)}
         self.send_response(status)
@@ -85,6 +89,8 @@ class Handler(BaseHTTPRequestHandler):
                 f.seek(start)
                 left = n if cut is None else min(n, cut)
                 while left and (chunk := f.read(min(left, 1 << 20))):
+                    if self.fault and self.fault.get("lie"):
+                        chunk = bytes([chunk[0] ^ 1]) + chunk[1:]
                     self.wfile.write(chunk)
                     left -= len(chunk)
             if cut is not None and cut < n:  # fault: cut the connection in the middle of the body
@@ -104,6 +110,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self.fault:
                 self.fault["times"] = self.fault.get("times", 1) - 1
+                time.sleep(self.fault.get("slow", 0))
+                if self.fault.get("drop") == "before":
+                    self.close_connection = True
+                    return self.record(0, 0)
                 if "status" in self.fault:
                     raise HttpError(self.fault["status"], "injected fault")
             self.authenticate(parts)
@@ -574,7 +584,9 @@ class Hub(Store):
     """A Hub to test against: `with Hub(folder).run() as hub`, then HF_ENDPOINT=hub.url for the client.
 
     log: (method, path, status, bytes, Range) of every request. faults: dicts with `match` (regex on the path), `times`,
-    and `status` (answer that) or `cut` (close the connection after so many bytes of the body).
+    and one of `status` (answer that), `cut` (close the connection after so many bytes of the body), `lie` (another byte
+    than the file has), `slow` (seconds before the answer), `drop` ("before": hang up and do nothing; "after": do it and
+    hang up).
     """
 
     handler = Handler
