@@ -20,6 +20,7 @@ from provindex.evidence import aligned, panels, sketch
 from provindex.evidence.token_rows import COORDINATES, ROWS, TokenRows
 from provindex.fingerprint import FINGERPRINT_VERSION, Facts, Fingerprint
 from provindex.signals import mfi, nlf, tfv, wvc
+from provindex.signals.peer_rows import mfi_of, tfv_of
 from provindex.source import FileFact
 
 
@@ -309,8 +310,8 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
             precision=row["precision"],
             nonfinite=row["nonfinite"],
         ),
-        mfi=mfi.MfiFeatures.from_json(json.loads(row["mfi"])),
-        tfv=tfv.TfvFeatures.from_json(json.loads(row["tfv"])) if row["tfv"] else None,
+        mfi=mfi_of(json.loads(row["mfi"])),
+        tfv=tfv_of(json.loads(row["tfv"])) if row["tfv"] else None,
         vocabulary_sketch=_some(row["vocabulary_sketch"]),
         vocabulary_size=row["vocabulary_size"],
         eas=_square(row["eas"]),
@@ -429,8 +430,7 @@ def sketches(row: Mapping[str, Any], prefix: str) -> sketch.BranchSketches | Non
 def context(row: Mapping[str, Any]) -> tuple[mfi.MfiFeatures, tfv.TfvFeatures | None]:
     """What a row keeps of config and tokenizer; the small columns do. IndexFormatError if they are damaged."""
     try:
-        features = mfi.MfiFeatures.from_json(json.loads(row["mfi"]))
-        return features, tfv.TfvFeatures.from_json(json.loads(row["tfv"])) if row["tfv"] else None
+        return mfi_of(json.loads(row["mfi"])), tfv_of(json.loads(row["tfv"])) if row["tfv"] else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IndexFormatError(
             f"The fingerprint row of {row['model_id']} is damaged: {error}.",

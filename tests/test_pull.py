@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zoo
 from hub_server import Hub
@@ -18,6 +19,8 @@ from prints import fingerprint
 from provindex import dataset, hub, pull, store
 from provindex.errors import IndexFormatError, NetworkError, UsageError
 from provindex.index import SEED, Index
+from provindex.retrieval import DIMENSIONS
+from provindex.rows import row_hash, to_row
 
 NUMBERS = count(1)
 
@@ -171,6 +174,52 @@ def test_hostile_datasets(change: Any, said: str, hub: Hub, files: dict[str, byt
         pull.pull(repo)
     assert refused.value.next_step and "\n" not in str(refused.value)
     assert store.current(repo) is None and not list(tmp_path.rglob("escape.parquet"))
+
+
+TYPES: dict[str, Any] = {
+    "hidden_size": "wide",
+    "rope_theta": [1],
+    "rope_scaling": {"factor": {"a": {"b": 1}}},
+    "qk_norm": 3,
+}
+
+
+@pytest.mark.parametrize("field", TYPES)
+def test_a_contributed_row_with_features_of_another_type(
+    field: str, hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Its hash is right, and comparing with it would fail long after it was accepted."""
+    row = to_row(fingerprint(zoo.llama(1, layers=2), "org/odd"))
+    row["mfi"] = json.dumps(json.loads(row["mfi"]) | {field: TYPES[field]})
+    row |= {"row_sha256": row_hash(row), dataset.VECTOR: np.zeros(DIMENSIONS, np.float32)}
+    added = {}
+    for table in ("models", "panels"):
+        dataset._write(tmp_path / table, [row], table, 1)
+        added[f"data/{table}/odd.parquet"] = (tmp_path / table).read_bytes()
+    done = pull.pull(published(hub, {**files, **added}))
+    assert [o.path for o in done.current.left_out] == ["data/models/odd.parquet"]
+    assert f"no {field} that can be used" in done.current.left_out[0].reason
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Its schema says that a column is never empty, its size statistics count levels for cells that may be."""
+    shard = next(path for path in files if path.startswith("data/models/"))
+    data = bytearray(files[shard])
+    place = data.rindex(b"row_sha256") - 1  # in the schema its name comes after how often it may repeat
+    while bytes(data[place - 3 : place - 1]) != b"\x25\x02":
+        place = data.rindex(b"row_sha256", 0, place) - 1
+    data[place - 2] = 0
+    (tmp_path / "odd.parquet").write_bytes(data)
+    added = {
+        "data/models/odd.parquet": bytes(data),
+        "data/panels/odd.parquet": files[shard.replace("models", "panels")],
+    }
+    done = pull.pull(published(hub, {**files, **added}))
+    assert "size statistics" in done.current.left_out[0].reason
+    with pytest.raises(IndexFormatError, match="size statistics"):
+        dataset.read_fingerprints(tmp_path / "odd.parquet")
 
 
 def test_a_calibration_that_is_not_what_its_name_says(hub: Hub, files: dict[str, bytes]) -> None:

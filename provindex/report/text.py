@@ -336,7 +336,7 @@ def _fingerprint(d: Document, width: int, color: bool) -> list[str]:
     m = d["model"]
     kind = ", ".join(filter(None, (m["architecture"], f"{m['parameters']:,} parameters", m["precision"])))
     facts = [
-        ("content", m["content_sha256"] or "not hashed in sampled mode"),
+        ("content", m["content_sha256"] or f"not hashed in mode {m['mode']}"),
         ("row", d["row_sha256"]),
         ("version", f"{d['fingerprint_version']}, {m['mode']}"),
         ("read", f"{m['bytes_read']:,} of {m['bytes_total']:,} bytes"),

@@ -1,7 +1,7 @@
-"""The context features of the peer's database, as JSON that nobody vouches for: every field of the type it must have.
+"""Context features of rows that others made, as JSON that nobody vouches for: every field of the type it must have.
 
-`MfiFeatures.from_json` and `TfvFeatures.from_json` take the peer's fields as they are, and comparisons rely on their
-types; what they get from a foreign file goes through here first.
+`MfiFeatures.from_json` and `TfvFeatures.from_json` take fields as they are, ours or the peer's, and comparisons rely on
+their types; what they get from a file goes through here first.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ Check = Callable[[Any], bool]
 
 
 def mfi_of(found: Mapping[str, Any]) -> MfiFeatures:
-    """MFI features from the peer's 26 fields; ValueError, in a clause, if one is missing or of another type."""
+    """MFI features from their 26 fields; ValueError, in a clause, if one is missing or of another type."""
     return MfiFeatures.from_json(_checked(found, _MFI, "mfi"))
 
 
 def tfv_of(found: Mapping[str, Any]) -> TfvFeatures:
-    """TFV features from the peer's 17 fields, which lack the merges; ValueError as in `mfi_of`."""
-    return TfvFeatures.from_json(_checked(found, _TFV, "tfv"))
+    """TFV features from the peer's 17 fields, and a digest of all merges if there is one; ValueError as in `mfi_of`."""
+    merges = found.get("all_merges_hash")
+    return TfvFeatures.from_json(_checked(found, _TFV, "tfv") | {"all_merges_hash": merges if is_text(merges) else ""})
 
 
 def _checked(found: Mapping[str, Any], table: Mapping[str, Check], what: str) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"its {what} is no object")
     for name, check in table.items():
         if name not in found or not check(found[name]):
             raise ValueError(f"its {what} has no {name} that can be used")
@@ -38,7 +41,7 @@ def is_text(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _is_depth(value: Any) -> bool:
