@@ -22,12 +22,15 @@ import pytest
 import zoo
 from commands import environment
 
+from build_index.publish import publish
 from provindex import dataset
 from provindex.build import expand, fill
 from provindex.errors import IndexFormatError, ModelError, ModelNotFoundError, ProvindexError, UsageError
 from provindex.fingerprint import Fingerprint
 from provindex.formats import parquet_pages
 from provindex.index import Index
+from provindex.pull import pull
+from provindex.push import push
 from provindex.rows import COLUMNS, row_hash, to_row
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -88,7 +91,20 @@ def several_folders(made: dict[str, Fingerprint], folder: Path) -> Index:
     return Index.load(*(folder / f"part{number}" for number in range(3)))
 
 
-HOLDERS = [in_memory, saved, appended, several_folders]
+def pulled(made: dict[str, Fingerprint], folder: Path) -> Index:
+    """From the tests' Hub, in two parts, of which the second was contributed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_admin")
+        patch.setenv("PROVINDEX_CACHE", str(folder / "cache"))
+        first, *others = made.values()
+        Index.build([first]).save(folder / "published")
+        publish(folder / "published", "org/held")
+        for fp in others:
+            push(fp, "org/held", direct=True)
+        return Index.load(pull("org/held").folder)
+
+
+HOLDERS = [in_memory, saved, appended, several_folders, pulled]
 
 
 @pytest.fixture(scope="module", params=HOLDERS, ids=lambda f: f.__name__)

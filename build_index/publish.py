@@ -1,0 +1,152 @@
+"""Publish an index: what the dataset lacks, its card and its manifest, in one commit on top of the one that was read.
+
+    python -m build_index publish DIR --to REPO [--private] [--compact] [--dry-run]
+
+Nothing that others contributed is lost: the dataset is read first, rows that it has are not sent again, and shards that
+were merged since its last manifest are checked and enter the new one. If somebody commits in between, it starts again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from build_index import card, columns
+from provindex import dataset, hub, pull, store
+from provindex.errors import ConflictError, NetworkError, UnansweredError, UsageError
+from provindex.index import Index
+from provindex.store import LeftOut
+
+ATTEMPTS = 5
+CARD, REFERENCE = "README.md", "columns.md"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published, or would be: files that are sent and removed, and models of the dataset afterwards.
+
+    commit, url: None in a dry run, and where the dataset had everything already. left_out: shards of the dataset that
+    are not what they say, which the manifest does not list.
+    """
+
+    repo: str
+    models: int
+    sent: tuple[tuple[str, int], ...]
+    removed: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    commit: str | None = None
+    url: str | None = None
+
+
+def publish(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    compact: bool = False,
+    dry_run: bool = False,
+    report: Say = lambda _: None,
+    wait: Callable[[float], None] = time.sleep,
+) -> Published:
+    """Bring a dataset up to an index folder; the dataset is made if there is none.
+
+    private: of a new dataset. compact: put small shards together under new names, in the same commit. dry_run: say what
+    would be sent. Raises IndexFormatError, NetworkError.
+    """
+    repo, revision = store.parse(repo)
+    if revision is not None:
+        raise UsageError(f"--to names a revision of {repo}.", "An index is published on the main branch.")
+    if not dry_run:
+        hub.signed_in_as(repo)
+        hub.create_dataset(repo, private=private)
+    for attempt in range(ATTEMPTS):
+        try:
+            return _attempt(folder, repo, compact, dry_run, report)
+        except (ConflictError, UnansweredError) as error:
+            if attempt + 1 == ATTEMPTS:
+                raise
+            report(f"again: {error.message}")
+            wait(0.5 * 2**attempt)
+    raise NetworkError(f"{repo} could not be published in {ATTEMPTS} attempts.", "Run the command again.")
+
+
+def _attempt(folder: Path, repo: str, compact: bool, dry_run: bool, report: Say) -> Published:
+    remote = hub.with_files(hub.dataset_at(repo, None))
+    with tempfile.TemporaryDirectory(prefix="provindex-publish-") as scratch:
+        work, left_out = _merged(folder, remote, Path(scratch), compact)
+        manifest = dataset.read_manifest(work)
+        dataset.write_manifest(work, replace(manifest, id=repo, commit=None))
+        (work / CARD).write_text(card.render(Index.load(work), repo), encoding="utf-8")
+        (work / REFERENCE).write_text(columns.markdown(), encoding="utf-8")
+        files = _to_send(work, manifest, remote)
+        kept = {path for shard in manifest.shards for path in (shard.models, shard.panels)}
+        refused = {o.path for o in left_out} | {o.path.replace(dataset.MODELS, dataset.PANELS) for o in left_out}
+        removed = tuple(sorted(p for p in remote.files or () if _is_shard(p) and p not in kept | refused))
+        sent = tuple((path, source.stat().st_size) for path, source in files.items())
+        done = Published(repo, manifest.models, sent, removed, left_out)
+        if dry_run or not (files or removed):
+            return done
+        report(f"sending {len(files)} files, {sum(size for _, size in sent) / 1e6:,.1f} MB")
+        made = hub.commit(remote, files, f"{manifest.models:,} models", _said(manifest), remove=removed)
+        return replace(done, commit=made.commit, url=made.url)
+
+
+def _merged(folder: Path, remote: hub.Remote, scratch: Path, compact: bool) -> tuple[Path, tuple[LeftOut, ...]]:
+    """An index folder with the rows of the dataset and of the folder, and what of the dataset was refused."""
+    work, left_out = scratch / "index", ()
+    if not any(map(_is_shard, remote.files or ())):
+        shutil.copytree(folder, work, ignore=lambda _, names: [n for n in names if n.startswith(".")])
+        (work / dataset.MANIFEST).chmod(0o644)
+    else:
+        got = pull.assemble(remote, work, scratch / "incoming", store.current(remote.repo))
+        left_out = got.left_out
+        Index.load(folder).save(work, who="index")
+    if compact:
+        work = _compacted(work, scratch / "compacted")
+    _carry_calibration(folder, work)
+    return work, left_out
+
+
+def _compacted(work: Path, target: Path) -> Path:
+    """The same rows in as few shards as their size allows."""
+    manifest = dataset.read_manifest(work)
+    Index.load(work).save(target, who="index")
+    shards = dataset.read_manifest(target).shards
+    if len(shards) >= len(manifest.shards):
+        return work
+    if manifest.calibration is not None:
+        (target / manifest.calibration).parent.mkdir()
+        shutil.copy2(work / manifest.calibration, target / manifest.calibration)
+    dataset.write_manifest(target, replace(manifest, shards=shards))
+    return target
+
+
+def _carry_calibration(folder: Path, work: Path) -> None:
+    """The chance levels of the folder take the place of the dataset's, if it has some."""
+    ours, manifest = dataset.read_manifest(folder).calibration, dataset.read_manifest(work)
+    if ours is None or ours == manifest.calibration:
+        return
+    (work / ours).parent.mkdir(exist_ok=True)
+    shutil.copy2(folder / ours, work / ours)
+    dataset.write_manifest(work, replace(manifest, calibration=ours))
+
+
+def _is_shard(path: str) -> bool:
+    return path.startswith((f"{dataset.MODELS}/", f"{dataset.PANELS}/")) and path.endswith(".parquet")
+
+
+def _to_send(work: Path, manifest: dataset.Manifest, remote: hub.Remote) -> dict[str, Path]:
+    """Files of the work folder that the dataset lacks or has otherwise."""
+    names = [path for shard in manifest.shards for path in (shard.models, shard.panels)]
+    names += [dataset.MANIFEST, CARD, REFERENCE, *([manifest.calibration] if manifest.calibration else [])]
+    there = remote.files or {}
+    return {name: work / name for name in names if name not in there or not pull.same(work / name, there[name])}
+
+
+def _said(manifest: dataset.Manifest) -> str:
+    return f"Fingerprint version {manifest.fingerprint_version}, index revision {manifest.revision}."
