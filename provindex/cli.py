@@ -288,10 +288,12 @@ def index_verify(
 ) -> None:
     """Check every digest, row and vector of an index; status 1 if something is wrong."""
     from provindex.index import Index
+    from provindex.progress import Bar
     from provindex.report import document
 
     _writable(output)
-    opened, problems = Index.check(*(index or ()))
+    with Bar("verifying", "models", quiet=quiet) as bar:
+        opened, problems = Index.check(*(index or ()), progress=bar)
     _answer(document.index_document(opened, problems), json, format, output)
     if problems:
         raise typer.Exit(1)

@@ -277,7 +277,9 @@ class Index:
         return cls._loaded(_folders(references), None)
 
     @classmethod
-    def check(cls, *references: str | os.PathLike[str]) -> tuple[Index, list[Problem]]:
+    def check(
+        cls, *references: str | os.PathLike[str], progress: Progress | None = None
+    ) -> tuple[Index, list[Problem]]:
         """Open an index as `load` does and verify it: shards that cannot be read are problems, and are left out.
 
         Raises IndexFormatError only if there is no manifest that can be read.
@@ -285,7 +287,7 @@ class Index:
         problems: list[Problem] = []
         index = cls._loaded(_folders(references), problems)
         seen = {p.where for p in problems}
-        return index, problems + [p for p in index.verify() if p.where not in seen]
+        return index, problems + [p for p in index.verify(progress) if p.where not in seen]
 
     @classmethod
     def _loaded(cls, folders: Sequence[Path], problems: list[Problem] | None) -> Index:
@@ -536,9 +538,19 @@ class Index:
             for name, group in groups.items()
         )
 
-    def verify(self) -> list[Problem]:
-        """Check every digest, every row's hash and every vector against its row; an empty list if all is well."""
-        return [problem for folder in self.folders for problem in _verify(folder)]
+    def verify(self, progress: Progress | None = None) -> list[Problem]:
+        """Check every digest, every row's hash and every vector against its row; an empty list if all is well.
+
+        progress: called with (rows done, rows in all) after each shard.
+        """
+        problems, done = [], 0
+        for folder in self.folders:
+            for problem, rows in _verify(folder):
+                problems += problem
+                done += rows
+                if progress:
+                    progress(done, max(done, len(self)))
+        return problems
 
 
 def _by_shard(rows: Sequence[Entry]) -> list[list[int]]:
@@ -620,7 +632,8 @@ def _merged(infos: Sequence[IndexInfo]) -> IndexInfo:
     )
 
 
-def _verify(folder: Path) -> list[Problem]:
+def _verify(folder: Path) -> Iterator[tuple[list[Problem], int]]:
+    """What is wrong with an index folder, part by part, and how many rows each part has."""
     manifest = dataset.read_manifest(folder)
     complaint = manifest.complaint(dataset.manifest_document(folder))
     problems = [Problem(dataset.MANIFEST, complaint)] if complaint else []
@@ -629,10 +642,11 @@ def _verify(folder: Path) -> list[Problem]:
             load_calibration(folder, manifest.calibration)
         except IndexFormatError as error:
             problems.append(Problem(manifest.calibration, error.message))
+    yield problems, 0
     for shard in manifest.shards:
         files = [p for name in (shard.models, shard.panels) if (p := _verify_file(folder, name, shard)) is not None]
-        problems += files or verify_rows(folder, shard)
-    return problems + _strays(folder, manifest)
+        yield files or verify_rows(folder, shard), shard.rows
+    yield _strays(folder, manifest), 0
 
 
 def _strays(folder: Path, manifest: dataset.Manifest) -> list[Problem]:
@@ -725,6 +739,11 @@ def _status(matches: Sequence[Match], rest: Sequence[Match]) -> str:
     return "none" if any(m.pair.verdict == "unrelated" for m in rest) else "inconclusive"
 
 
+def _numberless(reason: str) -> str:
+    """A reason without the figures of one pair, which stand in brackets at its end."""
+    return reason.rpartition(" (")[0] if reason.endswith(")") and " (" in reason else reason
+
+
 def _warnings(
     fp: Fingerprint, matches: Sequence[Match], rest: Sequence[Match], top: int, models: int
 ) -> tuple[str, ...]:
@@ -735,7 +754,7 @@ def _warnings(
     if open_ones:
         # Without the candidates' names, so that what holds for all of them is said once.
         said = (r.replace(f"{m.entry.model_id}: ", "") for m in open_ones for r in m.pair.reasons)
-        why = dict.fromkeys(reason.split(" (")[0] for reason in said)
+        why = dict.fromkeys(_numberless(reason) for reason in said)
         out.append(f"{len(open_ones)} of {len(matches) + len(rest)} candidates could not be tested: {'; '.join(why)}")
     started = [m.entry.label for m in rest if m.pair.relation == "shared-init"]
     if started:

@@ -135,7 +135,7 @@ def _why(untested: Sequence[Document], query: Document) -> list[str]:
     reasons: dict[str, None] = {}
     for candidate in untested:
         for reason in candidate["reasons"]:
-            plain = reason.split(" (")[0]
+            plain = reason.rpartition(" (")[0] if reason.endswith(")") and " (" in reason else reason
             for name in (query["model_id"], candidate["model_id"]):
                 plain = plain.replace(f"{name}: ", "")
             reasons.update(dict.fromkeys(plain.split("; ")))
