@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from build_index import card, columns
+from build_index import calibrate, card, columns
 from provindex import dataset, hub, pull, store
 from provindex.errors import ConflictError, NetworkError, UnansweredError, UsageError
 from provindex.index import Index
@@ -127,13 +127,12 @@ def _compacted(work: Path, target: Path) -> Path:
 
 
 def _carry_calibration(folder: Path, work: Path) -> None:
-    """The chance levels of the folder take the place of the dataset's, if it has some."""
-    ours, manifest = dataset.read_manifest(folder).calibration, dataset.read_manifest(work)
-    if ours is None or ours == manifest.calibration:
-        return
-    (work / ours).parent.mkdir(exist_ok=True)
-    shutil.copy2(folder / ours, work / ours)
-    dataset.write_manifest(work, replace(manifest, calibration=ours))
+    """Give the index its chance levels: the folder's, else the dataset's, else those of this repository."""
+    ours, there = (dataset.read_manifest(place).calibration for place in (folder, work))
+    if ours is not None and ours != there:
+        calibrate.attach(work, (folder / ours).read_bytes())
+    elif there is None:
+        calibrate.attach(work, calibrate.OUTPUT.read_bytes())
 
 
 def _is_shard(path: str) -> bool:
