@@ -179,12 +179,17 @@ def write(folder: Path, raw: bytes) -> str:
     return name
 
 
+def is_name(name: object) -> bool:
+    """Whether this can be the name of a calibration in an index folder: made of its digest, inside the folder."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def load(folder: Path, name: object) -> Calibration:
     """The calibration that a manifest names; IndexFormatError if it is missing, altered, or not one.
 
     name: "calibration/<first 8 hex digits of its sha256>.json", anything else is refused.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_name(name):
         raise IndexFormatError("The manifest names a calibration that is no file of a calibration folder.", _AGAIN)
     try:
         with (folder / name).open("rb") as file:

@@ -31,7 +31,7 @@ from provindex.errors import (
 from provindex.formats import folder as layout
 from provindex.formats import local_files
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _MAX_COMPANION = 64 << 20  # bytes of one tokenizer file; the largest public ones are about 35 MB
 MAX_FILES = 200_000  # of a dataset that are listed
 DOWNLOAD_TRIES, DOWNLOAD_WAIT = 3, 1.0  # without a byte coming; seconds between them
@@ -228,7 +228,10 @@ def dataset_at(repo: str, revision: str | None) -> Remote:
 
 
 def with_files(remote: Remote) -> Remote:
-    """The same dataset with the list of its files (one request for 1,000). IndexFormatError if it has too many."""
+    """The same dataset with the list of its files (one request for 1,000).
+
+    IndexFormatError if it has too many, or a list in which a path or a digest is none.
+    """
     from huggingface_hub import HfApi
 
     with _asking(_named(_PULLING, remote.repo, remote.commit)):
@@ -236,12 +239,22 @@ def with_files(remote: Remote) -> Remote:
         listed = list(islice(tree, MAX_FILES + 1))
     if len(listed) > MAX_FILES:
         raise IndexFormatError(f"{remote.label} has more than {MAX_FILES:,} files.", "Tell its maintainers.")
-    files = {
-        item.path: RemoteFile(item.path, item.size, item.blob_id, item.lfs.sha256 if item.lfs else None)
+    files = [
+        RemoteFile(item.path, item.size, item.blob_id, item.lfs.sha256 if item.lfs else None)
         for item in listed
         if hasattr(item, "size")  # a folder has none
-    }
-    return replace(remote, files=files)
+    ]
+    if not all(map(_is_sound, files)):
+        raise IndexFormatError(f"The Hub's list of the files of {remote.label} is none.", "Try again later.")
+    return replace(remote, files={file.path: file for file in files})
+
+
+def _is_sound(file: RemoteFile) -> bool:
+    """Whether a file of a list can be one: names of files here are made of its path and digests."""
+    parts = str(file.path).split("/")
+    named = all(part not in ("", ".", "..") for part in parts) and not set(str(file.path)) & set("\\\0:")
+    digests = _COMMIT.fullmatch(str(file.blob)) and (file.sha256 is None or _SHA256.fullmatch(str(file.sha256)))
+    return bool(named and digests) and isinstance(file.size, int) and file.size >= 0
 
 
 def download(remote: Remote, file: RemoteFile, target: Path, add: Callable[[int], None] = lambda _: None) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provindex import dataset, hub, store
+from provindex.calibration import is_name
 from provindex.calibration import load as load_calibration
 from provindex.errors import IndexFormatError, NetworkError, UsageError
 from provindex.index import verify_rows
@@ -94,7 +95,8 @@ def pull(reference: str | None = None, *, offline: bool = False, progress: Progr
     place = store.place(repo)
     here = _here(old, revision)
     if here is not None and (offline or len(revision or "") == 40):
-        return _switched(Current(repo, here, revision or "main", _now()), old)
+        with dataset.locked(place):
+            return _switched(Current(repo, here, revision or "main", _now()), store.current(repo))
     if offline or hub.offline_by_environment():
         raise NetworkError(
             f"{reference or repo} was not pulled: offline the Hub is not asked.",
@@ -235,6 +237,11 @@ def _listed(remote: hub.Remote, published: dataset.Manifest | None) -> dict[str,
         for path in (shard.models, shard.panels)
     }
     if published.calibration is not None:
+        if not is_name(published.calibration):
+            raise IndexFormatError(
+                f"The manifest of {remote.label} names a calibration that is no file of a calibration folder.",
+                "Tell its maintainers.",
+            )
         found[published.calibration] = _found(remote, published.calibration)
     return found
 
@@ -274,7 +281,9 @@ def _fetched(remote: hub.Remote, new: Current, old: Current | None, progress: Pr
     with tempfile.TemporaryDirectory(dir=place, prefix=f"{remote.commit}.", ignore_cleanup_errors=True) as scratch:
         staged = Path(scratch) / "index"
         got = assemble(remote, staged, place / INCOMING, old, progress)
-        staged.rename(store.revision_folder(remote.repo, remote.commit))
+        folder = store.revision_folder(remote.repo, remote.commit)
+        shutil.rmtree(folder, ignore_errors=True)  # it is there without a manifest: somebody took a part of it away
+        staged.rename(folder)
     done = _switched(replace(new, left_out=got.left_out), old)
     return replace(done, fetched=len(got.plan.missing), bytes_fetched=got.received)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zoo
 from hub_server import Hub
+from hub_server.store import Repo
 from prints import fingerprint
 
 from provindex import dataset, hub, pull, store
@@ -143,6 +144,37 @@ def test_a_dataset_of_too_many_files(hub: Hub, files: dict[str, bytes], monkeypa
         pull.pull(published(hub, files))
 
 
+def listed(field: str, value: Any) -> Any:
+    """A change of the Hub's list of files, in the entry of a shard."""
+
+    def changed(self: Any, oid: str, tree: Any, path: str, expand: bool = False) -> Any:
+        found = Repo.entry(self, oid, tree, path, expand)
+        if path.startswith("data/panels/"):
+            found = {**found, "lfs": {**found["lfs"], **value}} if field == "lfs" else {**found, field: value}
+        return found
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", "data/panels/../../../../escape.parquet"), ("path", "/tmp/escape.parquet"),
+        ("path", "data\\panels\\x.parquet"), ("oid", "../../../escape"), ("lfs", {"oid": "../../escape"}),
+        ("size", -1), ("size", "many"), ("oid", None),
+    ],
+)  # fmt: skip
+def test_a_list_of_files_that_leads_elsewhere(
+    field: str, value: Any, hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    repo = published(hub, files)
+    change = listed(field, value)
+    monkeypatch.setattr("hub_server.server.Handler.entry", lambda self, r, *a: change(r, *a))
+    with pytest.raises(IndexFormatError, match="list of the files"):
+        pull.pull(repo)
+    assert not list(tmp_path.rglob("*escape*")) and store.current(repo) is None
+
+
 def lacking(files: dict[str, bytes]) -> dict[str, bytes]:
     return {path: data for path, data in files.items() if not path.startswith("data/panels/")}
 
@@ -156,6 +188,11 @@ def named(files: dict[str, bytes], name: str) -> dict[str, bytes]:
     return {**files, "manifest.json": json.dumps({**document, "shards": [{**shard, "models": name}]}).encode()}
 
 
+def calibrated(files: dict[str, bytes], name: Any) -> dict[str, bytes]:
+    document = json.loads(files["manifest.json"]) | {"calibration": name}
+    return {**files, "manifest.json": json.dumps(document).encode()}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -163,6 +200,8 @@ def named(files: dict[str, bytes], name: str) -> dict[str, bytes]:
         (lambda f: named(f, "../../../escape.parquet"), "is no .parquet file inside the index"),
         (lambda f: named(f, "/etc/x.parquet"), "is no .parquet file inside the index"),
         (lambda f: {**f, "manifest.json": b"{"}, "The manifest of"),
+        (lambda f: calibrated(f, "../../escape.json"), "names a calibration that is no file"),
+        (lambda f: calibrated(f, ["x"]), "names a calibration that is no file"),
         (lambda f: {**f, "manifest.json": b"[" * 100_000}, "The manifest of"),
         (lambda f: {**f, "manifest.json": b"[]"}, "The manifest of"),
         (lambda f: {"README.md": b"# nothing"}, "no index of fingerprints"),
@@ -223,8 +262,8 @@ def test_a_footer_that_contradicts_itself_does_not_end_the_process(
 
 
 def test_a_calibration_that_is_not_what_its_name_says(hub: Hub, files: dict[str, bytes]) -> None:
-    document = json.loads(files["manifest.json"]) | {"calibration": "calibration/00000000.json"}
-    changed = {**files, "manifest.json": json.dumps(document).encode(), "calibration/00000000.json": b"{}"}
+    name = "calibration/00000000.json"
+    changed = {**calibrated(files, name), name: b"{}"}
     repo = published(hub, changed)
     with pytest.raises(IndexFormatError, match="not what its name says"):
         pull.pull(repo)
@@ -275,7 +314,7 @@ def test_a_damaged_note_is_told(text: str, hub: Hub, files: dict[str, bytes]) ->
 
 def test_a_pulled_index_that_somebody_removed(hub: Hub, files: dict[str, bytes]) -> None:
     repo = published(hub, files)
-    shutil.rmtree(pull.pull(repo).folder)
+    (pull.pull(repo).folder / dataset.MANIFEST).unlink()
     assert Index.load().info.id == "seed"
     with pytest.raises(IndexFormatError, match="no such dataset was pulled"):
         Index.load(repo)
