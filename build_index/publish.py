@@ -17,7 +17,7 @@ from pathlib import Path
 
 from build_index import calibrate, card, columns
 from provindex import dataset, hub, pull, store
-from provindex.errors import ConflictError, NetworkError, UnansweredError, UsageError
+from provindex.errors import ConflictError, DatasetNotFoundError, NetworkError, UnansweredError, UsageError
 from provindex.index import Index
 from provindex.store import LeftOut
 
@@ -76,7 +76,7 @@ def publish(
 
 
 def _attempt(folder: Path, repo: str, compact: bool, dry_run: bool, report: Say) -> Published:
-    remote = hub.with_files(hub.dataset_at(repo, None))
+    remote = _remote(repo, dry_run)
     with tempfile.TemporaryDirectory(prefix="provindex-publish-") as scratch:
         work, left_out = _merged(folder, remote, Path(scratch), compact)
         manifest = dataset.read_manifest(work)
@@ -94,6 +94,16 @@ def _attempt(folder: Path, repo: str, compact: bool, dry_run: bool, report: Say)
         report(f"sending {len(files)} files, {sum(size for _, size in sent) / 1e6:,.1f} MB")
         made = hub.commit(remote, files, f"{manifest.models:,} models", _said(manifest), remove=removed)
         return replace(done, commit=made.commit, url=made.url)
+
+
+def _remote(repo: str, dry_run: bool) -> hub.Remote:
+    """The dataset as it is; in a dry run one that is not there yet is empty."""
+    try:
+        return hub.with_files(hub.dataset_at(repo, None))
+    except DatasetNotFoundError:
+        if not dry_run:
+            raise
+        return hub.Remote(repo, "main", "", files={})
 
 
 def _merged(folder: Path, remote: hub.Remote, scratch: Path, compact: bool) -> tuple[Path, tuple[LeftOut, ...]]:

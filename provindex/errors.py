@@ -29,6 +29,10 @@ class IndexFormatError(ProvindexError):
     """An index that is missing, of another version, or fails its digests."""
 
 
+class DatasetNotFoundError(IndexFormatError):
+    """A dataset that the Hub does not have, or does not show to this account."""
+
+
 class NetworkError(ProvindexError):
     """The Hub could not be reached, refused, or was not allowed to be asked (offline)."""
 

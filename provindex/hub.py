@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from provindex.errors import (
     ConflictError,
+    DatasetNotFoundError,
     IndexFormatError,
     ModelError,
     ModelNotFoundError,
@@ -592,7 +593,7 @@ def _told(error: BaseException, task: _Task) -> ProvindexError:
 
 
 def _filled(case: _Case, task: _Task, status: Any) -> ProvindexError:
-    kind = IndexFormatError if task.kind == "dataset" and case.error is ModelNotFoundError else case.error
+    kind = DatasetNotFoundError if task.kind == "dataset" and case.error is ModelNotFoundError else case.error
     fields = {"name": task.name, "kind": task.kind, "doing": task.doing, "status": status}
     return kind(case.message.format(**fields), case.next_step.format(absent=task.absent, denied=task.denied))
 

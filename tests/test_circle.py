@@ -92,7 +92,9 @@ def shards_fetched(hub: Hub) -> list[str]:
 
 def test_the_whole_circle(hub: Hub, machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tree: Any) -> None:
     monkeypatch.setenv("HF_TOKEN", MAINTAINER)
+    rehearsed = publish(SEED, "org/circle", dry_run=True)
     said = publish(SEED, "org/circle")
+    assert (rehearsed.sent, rehearsed.commit) == (said.sent, None)
     assert (said.models, len(said.sent), said.removed) == (15, 6, ()) and len(said.commit or "") == 40
     assert publish(SEED, "org/circle").commit is None, "nothing is sent twice"
 
