@@ -95,6 +95,11 @@ def _counted(counts: Counter[str]) -> list[tuple[str, str]]:
     return [*lines, *([(f"{len(ordered) - SHOWN} others", f"{rest:,}")] if rest else [])]
 
 
+def _plain(text: str) -> str:
+    """A contributor's word, so that it stays in its cell of a Markdown table and makes no link or element there."""
+    return " ".join(re.sub(r"[|<>\[\]`]", "/", text).split())[:120]
+
+
 def _table(head: tuple[str, str], lines: Sequence[tuple[str, str]]) -> str:
-    cells = [f"| {name.replace('|', '/')} | {value} |" for name, value in (head, *lines)]
+    cells = [f"| {_plain(name)} | {value} |" for name, value in (head, *lines)]
     return "\n".join([cells[0], "|---|--:|", *cells[1:]])

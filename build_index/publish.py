@@ -61,6 +61,7 @@ def publish(
     repo, revision = store.parse(repo)
     if revision is not None:
         raise UsageError(f"--to names a revision of {repo}.", "An index is published on the main branch.")
+    Index.load(folder)  # before anything is made on the Hub
     if not dry_run:
         hub.signed_in_as(repo)
         hub.create_dataset(repo, private=private)
@@ -86,7 +87,7 @@ def _attempt(folder: Path, repo: str, compact: bool, dry_run: bool, report: Say)
         files = _to_send(work, manifest, remote)
         kept = {path for shard in manifest.shards for path in (shard.models, shard.panels)}
         refused = {o.path for o in left_out} | {o.path.replace(dataset.MODELS, dataset.PANELS) for o in left_out}
-        removed = tuple(sorted(p for p in remote.files or () if _is_shard(p) and p not in kept | refused))
+        removed = tuple(sorted(p for p in remote.files or () if dataset.is_shard(p) and p not in kept | refused))
         sent = tuple((path, source.stat().st_size) for path, source in files.items())
         done = Published(repo, manifest.models, sent, removed, left_out)
         if dry_run or not (files or removed):
@@ -109,7 +110,7 @@ def _remote(repo: str, dry_run: bool) -> hub.Remote:
 def _merged(folder: Path, remote: hub.Remote, scratch: Path, compact: bool) -> tuple[Path, tuple[LeftOut, ...]]:
     """An index folder with the rows of the dataset and of the folder, and what of the dataset was refused."""
     work, left_out = scratch / "index", ()
-    if not any(map(_is_shard, remote.files or ())):
+    if not any(map(dataset.is_shard, remote.files or ())):
         shutil.copytree(folder, work, ignore=lambda _, names: [n for n in names if n.startswith(".")])
         (work / dataset.MANIFEST).chmod(0o644)
     else:
@@ -143,10 +144,6 @@ def _carry_calibration(folder: Path, work: Path) -> None:
         calibrate.attach(work, (folder / ours).read_bytes())
     elif there is None:
         calibrate.attach(work, calibrate.OUTPUT.read_bytes())
-
-
-def _is_shard(path: str) -> bool:
-    return path.startswith((f"{dataset.MODELS}/", f"{dataset.PANELS}/")) and path.endswith(".parquet")
 
 
 def _to_send(work: Path, manifest: dataset.Manifest, remote: hub.Remote) -> dict[str, Path]:

@@ -33,6 +33,7 @@ MANIFEST = "manifest.json"
 LOCK = ".lock"
 MODELS, PANELS = "data/models", "data/panels"
 MODELS_PER_GROUP = 1000
+MAX_SHARD_ROWS = 100_000  # of a shard that no manifest vouches for
 MAX_MANIFEST = 64 << 20
 MAX_READ = 1 << 28  # bytes that one read may take; by this count a model's row has 2 to 60 MB, and 8,000 small rows fit
 PER_VALUE = 8  # a value and its levels in memory: a run-length bomb has few bytes and many values
@@ -177,10 +178,10 @@ def _mapped(path: Path, *, vouched: bool = False) -> _File:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not vouched:
+        check_footer(path)
     with pa.memory_map(str(path)) as mapped:
         buffer = mapped.read_buffer()
-    if not vouched:
-        _check_footer(memoryview(buffer).cast("B"), path.name)
     metadata = pq.read_metadata(pa.BufferReader(buffer))
     paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     leaves = {place.split(".")[0]: i for i, place in enumerate(paths)}
@@ -204,11 +205,12 @@ def _check_footer(data: memoryview, name: str) -> None:
         raise IndexFormatError(f"{name} cannot be used: {error}.", AGAIN) from error
 
 
-def check_shard(folder: Path, shard: Shard) -> None:
-    """IndexFormatError if a file of a shard, which nobody vouches for, has a footer that cannot be read safely."""
-    for name in (shard.models, shard.panels):
-        with _readable(folder / name):
-            _mapped(folder / name)
+def check_footer(path: Path, title: str = "") -> None:
+    """IndexFormatError if a Parquet file, called `title`, has a footer that cannot be read safely."""
+    import pyarrow as pa
+
+    with _readable(path), pa.memory_map(str(path)) as mapped:
+        _check_footer(memoryview(mapped.read_buffer()).cast("B"), title or path.name)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -346,7 +348,7 @@ def _check_size(file: _File, groups: Sequence[int], names: Sequence[str]) -> Non
         )
     total, data = 0, memoryview(file.buffer).cast("B")
     for rows, title, column in columns:
-        values, size = _pages(column, data, file.name)
+        values, size = _pages(column, data, file.name, _start(column))
         if values > rows * LIMITS.get(title, MAX_READ):
             raise IndexFormatError(
                 f"{file.name}: {values:,} values of {title}, at most {LIMITS[title]:,} a row.", AGAIN
@@ -356,11 +358,14 @@ def _check_size(file: _File, groups: Sequence[int], names: Sequence[str]) -> Non
         raise IndexFormatError(f"{file.name} holds {total:,} bytes, {MAX_READ:,} are the most that is read.", AGAIN)
 
 
-def _pages(column: Any, data: memoryview, name: str) -> tuple[int, int]:
+def _start(column: Any) -> int:
+    """Where the pages of a column chunk begin in the file."""
+    first = int(column.data_page_offset)
+    return min(first, column.dictionary_page_offset or first) if column.has_dictionary_page else first
+
+
+def _pages(column: Any, data: memoryview, name: str, start: int) -> tuple[int, int]:
     """(values, uncompressed bytes) of a column chunk, from its pages; they must be as many values as it states."""
-    start = column.data_page_offset
-    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:
-        start = column.dictionary_page_offset
     try:
         values, size = parquet_pages.totals(data, start, start + column.total_compressed_size)
     except ValueError as error:
@@ -528,16 +533,18 @@ def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str) -> 
     )
 
 
-def described(folder: Path, models: str, panels: str, most: int) -> Shard:
-    """The description of a pair of Parquet files that are there; IndexFormatError if they are no shard.
+def is_shard(path: str) -> bool:
+    """Whether a path of a dataset is that of half a shard; folders below theirs are somebody else's."""
+    return path.rpartition("/")[0] in (MODELS, PANELS) and path.endswith(".parquet")
 
-    most: rows that it may have.
-    """
+
+def described(folder: Path, models: str, panels: str) -> Shard:
+    """The description of a pair of Parquet files that are there; IndexFormatError if they are no shard."""
     for name in (models, panels):
         with _readable(folder / name):
             rows = _mapped(folder / name).metadata.num_rows
-    if not 0 < rows <= most:
-        raise IndexFormatError(f"{models} has {rows:,} rows; from 1 to {most:,} are accepted.", AGAIN)
+    if not 0 < rows <= MAX_SHARD_ROWS:
+        raise IndexFormatError(f"{models} has {rows:,} rows; from 1 to {MAX_SHARD_ROWS:,} are accepted.", AGAIN)
     names = (models, panels)
     return Shard(
         models, panels, rows,
@@ -621,13 +628,20 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
     shards = tuple(_shard(entry) for entry in document["shards"])
     return Manifest(
         id=str(document["id"]),
-        built=str(document["built"]),
+        built=_date(document["built"]),
         shards=shards,
         fingerprint_version=int(document["fingerprint_version"]),
         schema=int(document["schema"]),
         calibration=document.get("calibration"),
         commit=_commit(document.get("commit")),
     )
+
+
+def _date(value: object) -> str:
+    """The date of a manifest, which is printed; "" where the Hub gave none."""
+    if not isinstance(value, str) or (value and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", value)):
+        raise ValueError("its date is none")
+    return value
 
 
 def _commit(value: object) -> str | None:
@@ -736,23 +750,39 @@ def _tail(source: Any) -> memoryview:
 def read_identities(source: Any, names: Sequence[str], title: str = "") -> list[tuple[str | None, ...]]:
     """Text columns of a models shard, row by row; source: a path, or a file that is read by ranges, called `title`.
 
-    IndexFormatError if it is no shard, or larger than is read.
+    IndexFormatError if it is no shard, or larger than is read: nobody may have looked at it before.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    name = title or Path(source).name
+    name, fields = title or Path(source).name, [schema("models").field(n) for n in names]
     try:
         _check_footer(_tail(source), name)
-        with pq.ParquetFile(source) as opened:
+        with pq.ParquetFile(source, read_dictionary=list(names)) as opened:
             _check_columns(opened.schema_arrow.names, names, name)
-            wanted = [opened.schema_arrow.names.index(n) for n in names]
-            if not all(opened.schema_arrow.field(n).type == pa.string() for n in names):
-                raise IndexFormatError(f"{name}: a column that tells rows apart is no text.", AGAIN)
-            groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
-            if sum(g.column(i).total_uncompressed_size for g in groups for i in wanted) > MAX_READ:
-                raise IndexFormatError(f"{name} states more text than {MAX_READ >> 20} MB.", AGAIN)
-            table = opened.read(columns=list(names), use_threads=False)
+            if opened.metadata.num_rows > MAX_SHARD_ROWS:
+                raise IndexFormatError(
+                    f"{name} has {opened.metadata.num_rows:,} rows, at most {MAX_SHARD_ROWS:,} are read.", AGAIN
+                )
+            _check_chunks(source, opened, names, name)
+            columns = _checked_columns(opened.read(columns=list(names), use_threads=False), fields, name)
     except pa.ArrowException as error:
         raise IndexFormatError(f"{name} is not a readable Parquet file: {_reason(error)}.", AGAIN) from error
-    return list(zip(*(table.column(n).to_pylist() for n in names), strict=True))
+    return list(zip(*(columns[n].to_pylist() for n in names), strict=True))
+
+
+def _check_chunks(source: Any, opened: Any, names: Sequence[str], name: str) -> None:
+    """Refuse text columns that would not fit, by their page headers, of a file that may be read by ranges."""
+    places = [opened.schema_arrow.names.index(n) for n in names]
+    groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
+    left = MAX_READ
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        for group, column in ((group, group.column(i)) for group in groups for i in places):
+            length = column.total_compressed_size
+            if not 0 <= length <= left:
+                raise IndexFormatError(f"{name} states more text than {MAX_READ >> 20} MB.", AGAIN)
+            file.seek(_start(column))
+            values, size = _pages(column, memoryview(file.read(length)), name, 0)
+            left -= max(size, length) + values * PER_VALUE
+            if left < 0 or values > group.num_rows:
+                raise IndexFormatError(f"{name} has more text than {MAX_READ >> 20} MB, or than rows.", AGAIN)

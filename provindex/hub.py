@@ -269,19 +269,25 @@ def download(remote: Remote, file: RemoteFile, target: Path, add: Callable[[int]
 
     task = _named(_PULLING, remote.repo, remote.commit)
     with _own_words(task), target.open("ab") as opened:
-        tries = DOWNLOAD_TRIES
+        tries, longest = DOWNLOAD_TRIES, opened.tell()
         while opened.tell() < file.size:
-            before = opened.tell()
+            failure: Exception | None = None
             try:
                 _append(remote, file, opened, add)
             except HTTPError as error:
-                if opened.tell() > before:
-                    tries = DOWNLOAD_TRIES
-                    continue
-                tries -= 1
-                if not tries or (_status(error) or 500) < 500:
-                    raise
-                time.sleep(DOWNLOAD_WAIT)
+                failure = error
+            if opened.tell() > longest:
+                tries, longest = DOWNLOAD_TRIES, opened.tell()
+                continue
+            tries -= 1
+            if failure is not None and (not tries or (_status(failure) or 500) < 500):
+                raise failure
+            if not tries:
+                raise NetworkError(
+                    f"{file.path} of {task.name} comes shorter than announced.",
+                    "Run the command again; if it says so again, tell the dataset's maintainers.",
+                )
+            time.sleep(DOWNLOAD_WAIT)
         if opened.tell() > file.size:
             opened.truncate(0)
             raise IndexFormatError(
@@ -350,14 +356,17 @@ class Terms:
 
 
 def terms_of(repo: str, revision: str | None) -> Terms | None:
-    """License and gating of a model; None if the Hub has no such public model."""
+    """License and gating of a model; None if the Hub has no such public model.
+
+    Those of its main branch if the Hub has no such revision: a gate is the repository's.
+    """
     from huggingface_hub import HfApi
 
     try:
         with _asking(_Task(repo, doing="asking about")):
             info = HfApi().model_info(repo, revision=revision)
     except ModelNotFoundError:
-        return None
+        return None if revision is None else terms_of(repo, None)
     stated = getattr(info.card_data, "license", None)
     return Terms(stated if isinstance(stated, str) else None, bool(info.gated))
 
@@ -388,16 +397,15 @@ def create_dataset(repo: str, *, private: bool) -> None:
         HfApi().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
 
 
-def open_request(repo: str, title: str) -> Committed | None:
-    """An open pull request of that title, which an earlier attempt may have made."""
+def open_requests(repo: str, title: str) -> dict[str, Committed]:
+    """The open pull requests of that title, by their authors; an earlier attempt may have made one."""
     from huggingface_hub import HfApi
 
     with _asking(_named(_PUSHING, repo, None)):
         found = HfApi().get_repo_discussions(
             repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
         )
-        mine = next((d for d in found if d.title == title), None)
-    return None if mine is None else Committed("", mine.num, mine.url)
+        return {d.author: Committed("", d.num, d.url) for d in found if d.title == title}
 
 
 def commit(
@@ -549,7 +557,7 @@ _CASES = (
     _Case(
         NetworkError,
         "{name} could not be stored on this disk, or arrived damaged.",
-        "Check the free space and the permissions of HF_HOME, then run the command again.",
+        "Check the free space and the permissions of HF_HOME and PROVINDEX_CACHE, then run the command again.",
         ("OSError",),
     ),
 )

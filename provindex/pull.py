@@ -1,7 +1,8 @@
 """Get an index from the Hub: only what is missing, digests before anything counts, one step from old to new.
 
 The manifest of the dataset says which shards it consists of and their digests. Shards that lie beside it, because a
-contribution was merged after the manifest was written, are accepted when every row of theirs is what its own hash says.
+contribution was merged after the manifest was written, are accepted when every row of theirs is what its own hash says:
+what was measured, that is; id, family and license are what the contributor says.
 Files arrive in `incoming` under the name of their digest, so a pull that was cut goes on where it stopped, also after
 the dataset has moved on; the index folder gets its name when all of it is there, and then the switch is one rename.
 """
@@ -28,7 +29,6 @@ from provindex.store import Current, LeftOut
 
 DOWNLOADS = 8  # at a time: shards are small, and most of the time of each is a round trip
 INCOMING = "incoming"
-MAX_NEW_ROWS = 100_000  # of a shard that no manifest vouches for
 Progress = Callable[[int, int], None]
 
 
@@ -91,12 +91,13 @@ def pull(reference: str | None = None, *, offline: bool = False, progress: Progr
     force then stays.
     """
     repo, revision = store.parse(reference or store.default_repo())
-    old = store.current(repo)
     place = store.place(repo)
-    here = _here(old, revision)
-    if here is not None and (offline or len(revision or "") == 40):
+    if revision is not None and place.is_dir():
         with dataset.locked(place):
-            return _switched(Current(repo, here, revision or "main", _now()), store.current(repo))
+            old = store.current(repo)
+            here = _here(old, revision)
+            if here is not None and (offline or (len(revision) == 40 and _is_sound(repo, here))):
+                return _switched(Current(repo, here, revision, _now()), old)
     if offline or hub.offline_by_environment():
         raise NetworkError(
             f"{reference or repo} was not pulled: offline the Hub is not asked.",
@@ -106,7 +107,7 @@ def pull(reference: str | None = None, *, offline: bool = False, progress: Progr
     place.mkdir(parents=True, exist_ok=True)
     with dataset.locked(place):
         new = Current(repo, remote.commit, remote.asked, _now())
-        if store.is_whole(store.revision_folder(repo, remote.commit)):
+        if store.is_whole(store.revision_folder(repo, remote.commit)) and _is_sound(repo, remote.commit):
             return _switched(new, store.current(repo))
         return _fetched(hub.with_files(remote), new, store.current(repo), progress)
 
@@ -117,6 +118,13 @@ def _here(old: Current | None, revision: str | None) -> str | None:
         return None
     kept = [c for c in (old.commit, old.previous) if c and c.startswith(revision)]
     return kept[0] if kept and len(revision) >= 7 and store.is_whole(store.revision_folder(old.repo, kept[0])) else None
+
+
+def _is_sound(repo: str, commit: str) -> bool:
+    """Whether the files of a revision still are what its manifest says: a pull also mends what was damaged here."""
+    folder = store.revision_folder(repo, commit)
+    listed = _digests_listed(folder)
+    return _digests_here(folder, listed) == listed
 
 
 def _now() -> str:
@@ -148,7 +156,8 @@ def update(current: Current) -> Plan:
     if remote.commit == current.commit:
         return Plan(remote, None, (), {}, ())
     with tempfile.TemporaryDirectory(prefix="provindex-") as scratch:
-        return plan(hub.with_files(remote), Path(scratch), current)
+        folder = store.revision_folder(current.repo, current.commit)
+        return plan(hub.with_files(remote), Path(scratch), current, _digests_listed(folder))
 
 
 @dataclass(frozen=True)
@@ -174,13 +183,16 @@ def look(folders: Iterable[Path], *, offline: bool) -> list[Origin]:
     return origins
 
 
-def plan(remote: hub.Remote, scratch: Path, old: Current | None) -> Plan:
-    """What an index at a commit consists of and what of it is missing here. The manifest is written to `scratch`."""
+def plan(remote: hub.Remote, scratch: Path, old: Current | None, here: Mapping[str, str]) -> Plan:
+    """What an index at a commit consists of and what of it is missing here. The manifest is written to `scratch`.
+
+    here: digests of the files of the revision in force, by path.
+    """
     published = _published(remote, scratch)
     listed = _listed(remote, published)
     newer, halves = _newer(remote, listed)
     refused = {(o.path, o.digest): o for o in (old.left_out if old else ())}
-    known = {path: o for path, _ in newer if (o := refused.get((path, _found(remote, path).digest)))}
+    known = {pair[0]: o for pair in newer if (o := refused.get((pair[0], _pair_digest(remote, pair))))}
     newer = tuple(pair for pair in newer if pair[0] not in known)
     if published is None and not newer:
         raise IndexFormatError(
@@ -188,7 +200,6 @@ def plan(remote: hub.Remote, scratch: Path, old: Current | None) -> Plan:
             "Check the name; an index is published with `python -m build_index publish`.",
         )
     files = listed | {path: _found(remote, path) for pair in newer for path in pair}
-    here = _digests_here(old)
     missing = tuple(path for path, wanted in files.items() if here.get(path) != wanted.digest)
     return Plan(remote, published, newer, files, missing, (*known.values(), *halves))
 
@@ -205,6 +216,11 @@ def _found(remote: hub.Remote, path: str, sha256: str | None = None) -> Wanted:
             f"{remote.label}: the manifest gives another sha256 for {path} than the Hub does.", "Tell its maintainers."
         )
     return Wanted(file, sha256)
+
+
+def _pair_digest(remote: hub.Remote, pair: tuple[str, str]) -> str:
+    """By which a refused shard is known again: both halves may be what was wrong with it."""
+    return "+".join(_found(remote, path).digest for path in pair)
 
 
 def check_version(remote: hub.Remote) -> None:
@@ -251,7 +267,7 @@ def _newer(remote: hub.Remote, listed: Mapping[str, Wanted]) -> tuple[tuple[tupl
     names: dict[str, set[str]] = {}
     for path in remote.files or ():
         kind, _, name = path.rpartition("/")
-        if kind in (dataset.MODELS, dataset.PANELS) and name.endswith(".parquet") and path not in listed:
+        if dataset.is_shard(path) and path not in listed:
             names.setdefault(name, set()).add(kind)
     whole = tuple(
         (f"{dataset.MODELS}/{name}", f"{dataset.PANELS}/{name}") for name in sorted(names) if len(names[name]) == 2
@@ -260,16 +276,29 @@ def _newer(remote: hub.Remote, listed: Mapping[str, Wanted]) -> tuple[tuple[tupl
     return whole, tuple(LeftOut(p, _found(remote, p).digest, "its other half is not there") for p in halves)
 
 
-def _digests_here(old: Current | None) -> dict[str, str]:
-    """Digests of the files of the revision in force, by path."""
-    if old is None or not store.is_whole(store.revision_folder(old.repo, old.commit)):
+def _digests_listed(folder: Path) -> dict[str, str]:
+    """Digests of the files of a revision as its manifest says, by path; none if the revision is not here."""
+    if not store.is_whole(folder):
         return {}
-    folder = store.revision_folder(old.repo, old.commit)
     manifest = dataset.read_manifest(folder)
     found = {path: digest for shard in manifest.shards for path, digest in shard.sha256.items()}
     if manifest.calibration is not None and (folder / manifest.calibration).is_file():
         found[manifest.calibration] = _git_id(folder / manifest.calibration)
     return found
+
+
+def _digests_here(folder: Path, listed: Mapping[str, str]) -> dict[str, str]:
+    """Those of the listed digests that the files themselves bear out."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda path: _digest(folder / path, listed[path]), listed)
+    return {path: digest for path, digest in zip(listed, found, strict=True) if digest == listed[path]}
+
+
+def _digest(path: Path, like: str) -> str | None:
+    """The digest of a file, of the kind of another one; None if it is gone."""
+    if not path.is_file():
+        return None
+    return dataset.file_sha256(path) if len(like) == 64 else _git_id(path)
 
 
 # --- doing it ---
@@ -282,7 +311,8 @@ def _fetched(remote: hub.Remote, new: Current, old: Current | None, progress: Pr
         staged = Path(scratch) / "index"
         got = assemble(remote, staged, place / INCOMING, old, progress)
         folder = store.revision_folder(remote.repo, remote.commit)
-        shutil.rmtree(folder, ignore_errors=True)  # it is there without a manifest: somebody took a part of it away
+        if folder.exists():  # damaged, or somebody took a part of it away
+            folder.rename(Path(scratch) / "replaced")
         staged.rename(folder)
     done = _switched(replace(new, left_out=got.left_out), old)
     return replace(done, fetched=len(got.plan.missing), bytes_fetched=got.received)
@@ -306,7 +336,9 @@ def assemble(
     """
     for folder in (staged, incoming):
         folder.mkdir(parents=True, exist_ok=True)
-    todo = plan(remote, staged, old)
+    now = store.revision_folder(old.repo, old.commit) if old is not None else None
+    here = _digests_here(now, _digests_listed(now)) if now is not None else {}
+    todo = plan(remote, staged, old, here)
     _check_space(todo.bytes_missing, incoming, remote)
     received = _download(remote, [todo.files[path] for path in todo.missing], incoming, progress)
     _put_together(todo, staged, incoming, old)
@@ -324,7 +356,7 @@ def fetch_file(
     repo, revision = store.parse(reference)
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UsageError(f"{sha256[:80]!r} is no sha256.", "Write its 64 hexadecimal digits in lower case.")
-    place = store.place(repo) / "files"
+    place = store.place(repo) / store.FILES
     kept = place / sha256
     if kept.exists() and dataset.file_sha256(kept) == sha256:
         return kept
@@ -400,6 +432,8 @@ def _receive(remote: hub.Remote, wanted: Wanted, incoming: Path, meter: _Meter) 
         return
     hub.download(remote, wanted.file, part, meter.add)
     _check(part, wanted, remote)
+    if wanted.sha256 is not None and dataset.is_shard(wanted.file.path):  # no query looks at its footer again
+        dataset.check_footer(part, wanted.file.path)
     part.replace(checked)
 
 
@@ -450,11 +484,13 @@ def _finished(todo: Plan, staged: Path, old: Current | None) -> tuple[LeftOut, .
     shards, left_out = list(todo.published.shards if todo.published else ()), list(todo.left_out)
     for models, panels in todo.newer:
         known = accepted.get(models)
+        if known is not None and any(known.sha256.get(p) != todo.files[p].digest for p in (models, panels)):
+            known = None  # another content under a name that was accepted before
         shard, why = (known, None) if known else _newcomer(staged, models, panels)
         if shard is not None and why is None:
             shards.append(shard)
             continue
-        left_out.append(LeftOut(models, todo.files[models].digest, why or "it cannot be read"))
+        left_out.append(LeftOut(models, _pair_digest(todo.remote, (models, panels)), why or "it cannot be read"))
         for path in (models, panels):
             (staged / path).unlink()
     calibration = todo.published.calibration if todo.published else None
@@ -476,8 +512,8 @@ def _manifest_here(old: Current | None) -> Iterable[dataset.Shard]:
 def _newcomer(staged: Path, models: str, panels: str) -> tuple[dataset.Shard | None, str | None]:
     """A shard that was contributed, or why it is not accepted."""
     try:
-        shard = dataset.described(staged, models, panels, MAX_NEW_ROWS)
+        shard = dataset.described(staged, models, panels)
     except IndexFormatError as error:
         return None, error.message
     problems = verify_rows(staged, shard)
-    return shard, "; ".join(f"{p.where}: {p.what}" for p in problems[:3]) or None
+    return shard, "; ".join(f"{p.where.removeprefix(models)}: {p.what}".lstrip("#: ") for p in problems[:3]) or None

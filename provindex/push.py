@@ -19,7 +19,14 @@ from typing import Any
 
 import provindex
 from provindex import dataset, hub, store
-from provindex.errors import ConflictError, ContributionError, NetworkError, UnansweredError, UsageError
+from provindex.errors import (
+    ConflictError,
+    ContributionError,
+    IndexFormatError,
+    NetworkError,
+    UnansweredError,
+    UsageError,
+)
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from provindex.pull import check_version
 from provindex.rows import COLUMNS, Row, to_row
@@ -33,7 +40,7 @@ ATTEMPTS, FAILURES = 20, 4  # where others' commits come between; where the Hub 
 NOBODY = "contributor"  # in file names, where nobody is signed in
 IDENTITY = ("row_sha256", "model_id", "revision", "variant")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_PATH = re.compile(r"(?<![\w./:-])(/[\w.-]+){2,}|\b[A-Za-z]:\\|\\\\[\w.-]+\\|file://|~/")
+_PATH = re.compile(r"(?<![\w./-])(/[\w.-]+){2,}|(?<![\w./-])\.\.?/\w|~\w*/|%\w+%|\b[A-Za-z]:\\|\\\\[\w.-]+\\|file://")
 
 Say = Callable[[str], None]
 Wait = Callable[[float], None]
@@ -92,7 +99,7 @@ def push(
         if told:
             raise ContributionError(told[0], "Rename the model's folder, or make its fingerprint again elsewhere.")
         warnings = _check_terms(fp, acknowledged)
-        return replace(_sent(offer, folder, say, wait), warnings=warnings)
+        return replace(_sent(offer, folder, who or NOBODY, say, wait), warnings=warnings)
 
 
 def cleaned(fp: Fingerprint) -> Fingerprint:
@@ -126,13 +133,14 @@ def not_private(row: Mapping[str, Any]) -> list[str]:
     for column in COLUMNS:
         cells = row[column.name]
         texts = [cells] if isinstance(cells, str) else cells if isinstance(cells, list) else []
-        if column.name != "source" and any(_PATH.search(text) or _names(host, text) for text in texts):
+        if any(_PATH.search(text) or _names(host, text) for text in texts):
             found.append(f"The column {column.name} would tell a path or the name of this machine.")
     return found
 
 
 def _names(host: str, text: str) -> bool:
-    return len(host) > 3 and host != "localhost" and re.search(rf"(?<!\w){re.escape(host)}(?!\w)", text) is not None
+    word = re.compile(rf"(?<!\w){re.escape(host)}(?!\w)", re.IGNORECASE)
+    return len(host) > 3 and host != "localhost" and word.search(text) is not None
 
 
 def _check_terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[str, ...]:
@@ -147,19 +155,22 @@ def terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[list[tuple[st
     """((objection, next step), ...) and warnings about the license and the gate of a model."""
     named = _HUB_ID.fullmatch(fp.model_id) is not None
     said = hub.terms_of(fp.model_id, fp.revision) if named else None
-    license_name = fp.license or (said.license if said else None)
+    licenses = {name: None for name in (fp.license, said.license if said else None) if name}
     objections, warnings = [], []
     if said is not None and said.gated and GATED not in acknowledged:
         objections.append((
             f"{fp.model_id} is gated: its publisher decides who may read it.",
             f"If its terms let you publish measurements of it, add --acknowledge {GATED}.",
         ))  # fmt: skip
-    if license_name and license_name.lower() not in OPEN_LICENSES and license_name not in acknowledged:
-        objections.append((
-            f"{fp.model_id} has the license {license_name}, which you have not acknowledged.",
-            f"If it lets you publish measurements of the model, add --acknowledge {license_name}.",
-        ))  # fmt: skip
-    if not license_name:
+    objections += [
+        (
+            f"{fp.model_id} has the license {name}, which you have not acknowledged.",
+            f"If it lets you publish measurements of the model, add --acknowledge {name}.",
+        )
+        for name in licenses  # the row's and the Hub's, where they differ
+        if name.lower() not in OPEN_LICENSES and name not in acknowledged
+    ]
+    if not licenses:
         warnings.append(f"{fp.model_id} states no license, and the row will state none")
     if not named:
         warnings.append(f"{fp.model_id} is no Hub id: the row will be known by that name")
@@ -176,7 +187,9 @@ def _rehearsed(offer: Sent, told: Sequence[str], offline: bool, acknowledged: Co
     objections, warnings = terms(offer.fingerprint, acknowledged)
     remote = hub.with_files(hub.dataset_at(offer.repo, None))
     check_version(remote)
-    there = _already(offer, remote)
+    skipped: list[str] = []
+    there = _already(offer, remote, {}, skipped.append)
+    warnings = (*warnings, *skipped)
     every = [*told, *(f"{what} {step}" for what, step in objections), *([there] if there else [])]
     return replace(offer, objections=tuple(every), warnings=warnings)
 
@@ -184,30 +197,45 @@ def _rehearsed(offer: Sent, told: Sequence[str], offline: bool, acknowledged: Co
 # --- what is there already ---
 
 
-def _already(offer: Sent, remote: hub.Remote) -> str | None:
-    """Why the dataset does not need the row; None if it does."""
+Known = dict[str, list[tuple[str | None, ...]]]  # identities of the rows of a shard, by its git id
+
+
+def _already(offer: Sent, remote: hub.Remote, read: Known, say: Say) -> str | None:
+    """Why the dataset does not need the row; None if it does. read: shards that were looked at before."""
     path = offer.files[0][0]
     if remote.files is not None and path in remote.files:
         return f"{offer.repo} has this very row already ({path})."
     identity = tuple(offer.row[name] or "" for name in IDENTITY)
-    for known, where in _identities(remote):
+    for known, where in _identities(remote, read, say):
         if known == identity:
             return f"{offer.repo} has this very row already, in {where}."
     return None
 
 
-def _identities(remote: hub.Remote) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Identity and shard of every row of a dataset; shards that were pulled are read here, others by ranges."""
+def _identities(remote: hub.Remote, read: Known, say: Say) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Identity and shard of every row of a dataset. Shards that lack a half, or cannot be read, are in nobody's index;
+    the latter are told."""
+    files = remote.files or {}
     here = _folder_here(remote.repo)
-    for path, file in (remote.files or {}).items():
-        if not path.startswith(f"{dataset.MODELS}/") or not path.endswith(".parquet"):
+    for path, file in files.items():
+        if not dataset.is_shard(path) or path.replace(dataset.MODELS, dataset.PANELS) not in files:
             continue
-        if here is not None and (here / path).is_file():
-            rows = dataset.read_identities(here / path, IDENTITY)
-        else:
-            with hub.opened_remotely(remote, file) as opened:
-                rows = dataset.read_identities(opened, IDENTITY, path)
-        yield from ((tuple(cell or "" for cell in row), path) for row in rows)
+        if path.startswith(f"{dataset.MODELS}/") and file.blob not in read:
+            try:
+                read[file.blob] = _rows_of(remote, file, here)
+            except IndexFormatError as error:
+                say(f"left out {path} of {remote.repo}: {error.message}")
+                read[file.blob] = []
+        yield from ((tuple(cell or "" for cell in row), path) for row in read.get(file.blob, ()))
+
+
+def _rows_of(remote: hub.Remote, file: hub.RemoteFile, here: Path | None) -> list[tuple[str | None, ...]]:
+    """Identities of the rows of a shard: read here if it was pulled, else by ranges."""
+    kept = here / file.path if here is not None else None
+    if kept is not None and kept.is_file() and kept.stat().st_size == file.size:
+        return dataset.read_identities(kept, IDENTITY)
+    with hub.opened_remotely(remote, file) as opened:
+        return dataset.read_identities(opened, IDENTITY, file.path)
 
 
 def _folder_here(repo: str) -> Path | None:
@@ -236,19 +264,19 @@ def _description(offer: Sent) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in lines.items())
 
 
-def _sent(offer: Sent, folder: Path, say: Say, wait: Wait) -> Sent:
+def _sent(offer: Sent, folder: Path, who: str, say: Say, wait: Wait) -> Sent:
     """Commit, as often as it takes: others' commits come between, and the Hub may fail with or without having done it.
 
     The row is looked for before each attempt, so a commit whose answer was lost is not made twice.
     """
     files = {path: folder / path for path, _, _ in offer.files}
-    lost = False
+    lost, read = False, Known()
     for attempt in range(ATTEMPTS):
         try:
             remote = hub.with_files(hub.dataset_at(offer.repo, None))
             if not attempt:
                 check_version(remote)
-            found = _made_before(offer, remote, lost)
+            found = _made_before(offer, remote, lost, _already(offer, remote, read, say), who, say)
             if found is not None:
                 return found
             pull_request = not offer.direct
@@ -270,10 +298,10 @@ def _again(error: NetworkError, attempt: int, say: Say, wait: Wait) -> None:
     wait(min(4.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.5))
 
 
-def _made_before(offer: Sent, remote: hub.Remote, lost: bool) -> Sent | None:
+def _made_before(offer: Sent, remote: hub.Remote, lost: bool, there: str | None, who: str, say: Say) -> Sent | None:
     """What an attempt made whose answer was lost; ContributionError if the row was there before."""
-    there = _already(offer, remote)
-    request = None if offer.direct else hub.open_request(offer.repo, _title(offer))
+    requests = {} if offer.direct else hub.open_requests(offer.repo, _title(offer))
+    request = requests.get(who)
     if lost and there:
         return replace(offer, commit=remote.commit)
     if lost and request is not None:
@@ -284,4 +312,6 @@ def _made_before(offer: Sent, remote: hub.Remote, lost: bool) -> Sent | None:
         raise ContributionError(
             f"Pull request {request.number} of {offer.repo} has this very row already.", f"See {request.url}."
         )
+    for author, other in requests.items():  # anybody may choose a title, so it stops nobody else
+        say(f"pull request {other.number} of {author} has the same title: the dataset needs one of them")
     return None

@@ -21,7 +21,7 @@ from provindex import dataset
 from provindex.errors import IndexFormatError, UsageError
 
 DEFAULT_REPO = "provindex/fingerprints"  # nobody has published it yet; PROVINDEX_DATASET names another
-CURRENT, DEFAULT = "current.json", "default"
+CURRENT, DEFAULT, FILES = "current.json", "default", "files"
 MAX_POINTER = 1 << 20
 _REFERENCE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 _COMMIT = re.compile("[0-9a-f]{7,40}")
@@ -143,7 +143,7 @@ def switch(new: Current) -> None:
 def prune(kept: Current) -> None:
     """Remove the revisions of a dataset that are neither in force nor the one before it, and what pulls left over."""
     for path in place(kept.repo).iterdir():
-        if path.is_dir() and path.name not in (kept.commit, kept.previous):
+        if path.is_dir() and path.name not in (kept.commit, kept.previous, FILES):
             shutil.rmtree(path)
 
 

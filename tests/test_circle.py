@@ -21,8 +21,11 @@ from prints import fingerprint
 
 from build_index.publish import publish
 from provindex import dataset
+from provindex.errors import IndexFormatError
 from provindex.fingerprint import Fingerprint
 from provindex.index import SEED, Index
+from provindex.push import not_private
+from provindex.rows import to_row
 
 Named = Callable[[str], Machine]
 NUMBERS = count(1)
@@ -252,6 +255,66 @@ def test_a_merged_contribution_that_is_not_what_it_says_is_left_out(
     assert (again["files_fetched"], len(again["left_out"]), shards_fetched(hub)) == (0, 3, [])
 
 
+def test_another_content_under_an_accepted_name_is_checked_again(
+    hub: Hub, maintained: str, small: Path, machine: Any, prints: Any, tmp_path: Path
+) -> None:
+    """A merged shard that this machine accepted is overwritten: neither a pull nor a publication from here takes it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shard = dataset.write_shard(tmp_path, [prints["tuned"]], "bob")
+    repo = hub.repos["dataset", maintained]
+
+    def put(path: str, data: bytes) -> None:
+        tree = {**repo.tree("main")[1], path: hub.put_file(path, data)}
+        repo.commit("refs/heads/main", [repo.refs["refs/heads/main"]], tree, "merged", "", "bob")
+
+    for name in (shard.models, shard.panels):
+        put(name, (tmp_path / name).read_bytes())
+    office = machine("office")
+    assert len(office.told("index", "pull", maintained)["models"]) == 3
+    table = pq.read_table(tmp_path / shard.models)
+    place = table.schema.get_field_index("parameters")
+    forged = table.set_column(place, table.schema.field(place), pa.array([7], table.schema.field(place).type))
+    pq.write_table(forged, tmp_path / "forged")
+    put(shard.models, (tmp_path / "forged").read_bytes())
+    told = office.told("index", "pull", maintained)
+    assert len(told["models"]) == 2 and "its row hash" in told["pulled"]["left_out"][0]["reason"]
+    assert office.told_offline("index", "verify")["problems"] == []
+    assert publish(small, maintained).models == 2
+    put(shard.models, (tmp_path / shard.models).read_bytes())
+    assert len(office.told("index", "pull", maintained)["models"]) == 3
+    # and what was refused because of its panels is looked at again when those were put right
+    put(shard.panels, b"PAR1rubbishPAR1")
+    assert len(office.told("index", "pull", maintained)["models"]) == 2
+    put(shard.panels, (tmp_path / shard.panels).read_bytes())
+    assert len(office.told("index", "pull", maintained)["models"]) == 3
+
+
+def test_a_pull_mends_what_was_damaged_here(hub: Hub, maintained: str, machine: Any) -> None:
+    office = machine("office")
+    assert office.told("index", "pull", maintained)["pulled"]["files_fetched"] > 0
+    shard = next(office.folder.rglob("data/panels/*.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert office.run("index", "verify").status == 1
+    assert office.told("index", "pull", maintained)["pulled"]["files_fetched"] == 1
+    assert office.told_offline("index", "verify")["problems"] == []
+
+
+def test_an_unreadable_shard_of_others_does_not_stop_a_contribution(
+    hub: Hub, maintained: str, machine: Any, prints: Any, tmp_path: Path
+) -> None:
+    repo = hub.repos["dataset", maintained]
+    tree = dict(repo.tree("main")[1])
+    for path in ("data/models/junk.parquet", "data/panels/junk.parquet", "data/models/half.parquet"):
+        tree[path] = hub.put_file(path, b"PAR1rubbishPAR1")
+    repo.commit("refs/heads/main", [repo.refs["refs/heads/main"]], tree, "merged", "", "alice")
+    ran = machine("home", CONTRIBUTOR).run("push", contribution(tmp_path, prints["tuned"]), "--to", maintained)
+    assert ran.status == 0 and ran.err.count("left out data/models/junk.parquet") == 1 and "half" not in ran.err
+
+
 def test_revisions(hub: Hub, maintained: str, machine: Any, prints: Any, small: Path, tmp_path: Path) -> None:
     office = machine("office")
     old = office.told("index", "pull", maintained)["index"]["revision"]
@@ -366,7 +429,9 @@ def test_direct_commits_and_duplicates(maintained: str, machine: Any, prints: An
 def test_a_row_that_is_proposed_already(maintained: str, machine: Any, prints: Any, tmp_path: Path) -> None:
     path = contribution(tmp_path, prints["tuned"])
     assert machine("a", CONTRIBUTOR).told("push", path, "--to", maintained)["pull_request"] == 1
-    assert "Pull request 1" in machine("b", MAINTAINER).refused("push", path, "--to", maintained)
+    assert "Pull request 1" in machine("b", CONTRIBUTOR).refused("push", path, "--to", maintained)
+    other = machine("c", MAINTAINER).run("push", path, "--to", maintained, "--json")
+    assert json.loads(other.out)["pull_request"] == 2 and "pull request 1 of bob has the same title" in other.err
 
 
 def test_terms_have_to_be_acknowledged(
@@ -382,6 +447,12 @@ def test_terms_have_to_be_acknowledged(
     gated = contribution(tmp_path, replace(prints["tuned"], model_id="org/gated-model", revision=None))
     assert "--acknowledge gated" in home.refused("push", gated, "--to", maintained)
     assert home.told("push", gated, "--to", maintained, "--acknowledge", "gated")["pull_request"] == 2
+    elsewhere = contribution(tmp_path, replace(prints["tuned"], model_id="org/gated-model", revision="f" * 40))
+    assert "--acknowledge gated" in home.refused("push", elsewhere, "--to", maintained)
+    card = b"---\nlicense: other\n---\n"
+    hub.publish("org/two-licenses", {"config.json": b"{}", "README.md": card})
+    two = contribution(tmp_path, replace(prints["tuned"], model_id="org/two-licenses", revision=None, license="mit"))
+    assert "--acknowledge other" in home.refused("push", two, "--to", maintained)
     unstated = contribution(tmp_path, replace(prints["tuned"], model_id="org/unstated", license=None))
     assert any("states no license" in w for w in home.told("push", unstated, "--to", maintained)["warnings"])
 
@@ -396,6 +467,26 @@ def test_a_row_that_tells_of_this_machine_is_refused(
     reading = replace(prints["tuned"], warnings=("read from /srv/models/x", "2 NaN values in 1 tensors"))
     told = home.told("push", contribution(tmp_path, reading), "--to", maintained, "--dry-run")
     assert told["row"]["warnings"] == ["2 NaN values in 1 tensors"] and told["objections"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cache:/home/alice/x",
+        "../alice/m",
+        "at ./m/x",
+        "~/m",
+        "~alice/m",
+        "%USERPROFILE%",
+        "C:\\m",
+        "file:///m",
+        "\\\\nas\\m",
+    ],
+)
+def test_what_tells_a_path(text: str, prints: Any) -> None:
+    row = to_row(prints["tuned"])
+    assert not_private(row) == [] and not_private({**row, "source": "https://example.org/a/b, org/name, 1/2"}) == []
+    assert not_private({**row, "source": f"see {text}"}) and not_private({**row, "warnings": [text]})
 
 
 def test_a_fingerprint_of_another_version_is_refused(
@@ -494,6 +585,17 @@ def test_a_publication_keeps_what_was_merged_and_compacts(
     told = office.told("index", "pull", maintained)
     assert told["index"]["models"] == 5 and told["pulled"]["files_fetched"] == 2
     assert office.told_offline("index", "verify")["problems"] == []
+
+
+def test_what_is_no_index_makes_no_dataset_and_other_files_stay(hub: Hub, maintained: str, small: Path) -> None:
+    with pytest.raises(IndexFormatError):
+        publish(small / "absent", "org/ghost")
+    assert ("dataset", "org/ghost") not in hub.repos
+    repo = hub.repos["dataset", maintained]
+    path = "data/models/theirs/x.parquet"
+    tree = {**repo.tree("main")[1], path: hub.put_file(path, b"x")}
+    repo.commit("refs/heads/main", [repo.refs["refs/heads/main"]], tree, "merged", "", "alice")
+    assert publish(small, maintained).removed == () and path in repo.tree("main")[1]
 
 
 def test_a_publication_starts_again_when_somebody_commits_in_between(

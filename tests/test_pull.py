@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,57 @@ def test_a_server_that_ignores_ranges(
     assert (tmp_path / "part").read_bytes() == files[shard] and sum(came) == len(files[shard])
 
 
+def test_a_file_that_comes_shorter_than_announced_is_given_up(
+    hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each answer ends well, and none brings what the list says."""
+    monkeypatch.setattr("provindex.hub.DOWNLOAD_WAIT", 0)
+    repo = published(hub, files)
+    remote = pull.hub.with_files(pull.hub.dataset_at(repo, None))
+    shard = next(path for path in files if path.startswith("data/models/"))
+    longer = replace(remote.files[shard], size=len(files[shard]) + 10)  # type: ignore[index]
+    monkeypatch.setattr("hub_server.server.re.fullmatch", lambda *_: None)  # how it looks at the header Range
+    hub.log.clear()
+    with pytest.raises(NetworkError, match="shorter than announced"):
+        pull.hub.download(remote, longer, tmp_path / "part")
+    assert len(hub.log) < 12
+
+
+def test_a_shard_of_the_manifest_has_its_footer_looked_at(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    """No query does, and the digest is from the same stranger."""
+    (tmp_path / "manifest.json").write_bytes(files["manifest.json"])
+    manifest = dataset.read_manifest(tmp_path)
+    (shard,) = manifest.shards
+    data = contradictory(files[shard.models])
+    digests = {**shard.sha256, shard.models: hashlib.sha256(data).hexdigest()}
+    dataset.write_manifest(tmp_path, replace(manifest, shards=(replace(shard, sha256=digests),)))
+    changed = {shard.models: data, "manifest.json": (tmp_path / "manifest.json").read_bytes()}
+    repo = published(hub, {**files, **changed})
+    with pytest.raises(IndexFormatError, match=r"data/models/.* cannot be used: .*size statistics"):
+        pull.pull(repo)
+    assert store.current(repo) is None
+
+
+def test_few_bytes_that_are_many_rows(tmp_path: Path) -> None:
+    """What a contributor reads by ranges, unvetted: 200 KB of Parquet that would be gigabytes of text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ("row_sha256", "model_id")
+    for rows, text in ((dataset.MAX_SHARD_ROWS + 1, "a"), (90_000, "a" * 100_000)):
+        cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
+        pq.write_table(pa.table(dict.fromkeys(names, cells)), tmp_path / "many", store_schema=False)
+        with pytest.raises(IndexFormatError, match=r"at most|more text"):
+            dataset.read_identities(tmp_path / "many", names)
+
+
+@pytest.mark.parametrize("date", ["\x1b[31mred", "2026-11-28T00:00:00Z\n", 7])
+def test_the_date_of_a_manifest_is_one(date: object, hub: Hub, files: dict[str, bytes]) -> None:
+    changed = json.dumps(json.loads(files["manifest.json"]) | {"built": date}).encode()
+    with pytest.raises(IndexFormatError, match="its date is none"):
+        pull.pull(published(hub, {**files, "manifest.json": changed}))
+
+
 def test_a_full_disk_is_told_before_anything_comes(
     hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,21 +293,23 @@ def test_a_contributed_row_with_features_of_another_type(
     assert f"no {field} that can be used" in done.current.left_out[0].reason
 
 
-def test_a_footer_that_contradicts_itself_does_not_end_the_process(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path
-) -> None:
+def contradictory(shard: bytes) -> bytes:
     """Its schema says that a column is never empty, its size statistics count levels for cells that may be."""
-    shard = next(path for path in files if path.startswith("data/models/"))
-    data = bytearray(files[shard])
+    data = bytearray(shard)
     place = data.rindex(b"row_sha256") - 1  # in the schema its name comes after how often it may repeat
     while bytes(data[place - 3 : place - 1]) != b"\x25\x02":
         place = data.rindex(b"row_sha256", 0, place) - 1
     data[place - 2] = 0
+    return bytes(data)
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    shard = next(path for path in files if path.startswith("data/models/"))
+    data = contradictory(files[shard])
     (tmp_path / "odd.parquet").write_bytes(data)
-    added = {
-        "data/models/odd.parquet": bytes(data),
-        "data/panels/odd.parquet": files[shard.replace("models", "panels")],
-    }
+    added = {"data/models/odd.parquet": data, "data/panels/odd.parquet": files[shard.replace("models", "panels")]}
     done = pull.pull(published(hub, {**files, **added}))
     assert "size statistics" in done.current.left_out[0].reason
     with pytest.raises(IndexFormatError, match="size statistics"):
