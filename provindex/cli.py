@@ -251,7 +251,7 @@ def index_pull(
     _writable(output)
     with Bar("pulling", "bytes", quiet=quiet) as bar:
         pulled = pull(repo, offline=offline, progress=bar)
-    for refused in pulled.current.left_out:
+    for refused in pulled.current.left_out if json or output else ():  # the text says so itself
         _say(f"left out {refused.path}: {refused.reason}", quiet)
     _answer(document.index_document(Index.load(pulled.folder), pulled=pulled), json, format, output)
 
