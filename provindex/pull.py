@@ -124,7 +124,7 @@ def _is_sound(repo: str, commit: str) -> bool:
     """Whether the files of a revision still are what its manifest says: a pull also mends what was damaged here."""
     folder = store.revision_folder(repo, commit)
     listed = _digests_listed(folder)
-    return _digests_here(folder, listed) == listed
+    return bool(listed) and _digests_here(folder, listed) == listed
 
 
 def _now() -> str:
@@ -276,11 +276,19 @@ def _newer(remote: hub.Remote, listed: Mapping[str, Wanted]) -> tuple[tuple[tupl
     return whole, tuple(LeftOut(p, _found(remote, p).digest, "its other half is not there") for p in halves)
 
 
+def _manifest_of(folder: Path) -> dataset.Manifest | None:
+    """The manifest of a revision that is here; None if it is not, or cannot be used: then all of it is fetched."""
+    try:
+        return dataset.read_manifest(folder) if store.is_whole(folder) else None
+    except IndexFormatError:
+        return None
+
+
 def _digests_listed(folder: Path) -> dict[str, str]:
     """Digests of the files of a revision as its manifest says, by path; none if the revision is not here."""
-    if not store.is_whole(folder):
+    manifest = _manifest_of(folder)
+    if manifest is None:
         return {}
-    manifest = dataset.read_manifest(folder)
     found = {path: digest for shard in manifest.shards for path, digest in shard.sha256.items()}
     if manifest.calibration is not None and (folder / manifest.calibration).is_file():
         found[manifest.calibration] = _git_id(folder / manifest.calibration)
@@ -396,9 +404,8 @@ def _download(remote: hub.Remote, missing: Sequence[Wanted], incoming: Path, pro
         try:
             for one in as_completed(running):
                 one.result()
-        except BaseException:
+        finally:  # after a failure those that have not begun shall not
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
     return meter.done
 
 
@@ -480,7 +487,8 @@ def _put_together(todo: Plan, staged: Path, incoming: Path, old: Current | None)
 
 def _finished(todo: Plan, staged: Path, old: Current | None) -> tuple[LeftOut, ...]:
     """Check the shards that no manifest vouches for, and write the manifest of what the index now is."""
-    accepted = {s.models: s for s in _manifest_here(old)}
+    before = _manifest_of(store.revision_folder(old.repo, old.commit)) if old is not None else None
+    accepted = {s.models: s for s in before.shards} if before is not None else {}
     shards, left_out = list(todo.published.shards if todo.published else ()), list(todo.left_out)
     for models, panels in todo.newer:
         known = accepted.get(models)
@@ -502,11 +510,6 @@ def _finished(todo: Plan, staged: Path, old: Current | None) -> tuple[LeftOut, .
     )
     dataset.write_manifest(staged, manifest)
     return tuple(left_out)
-
-
-def _manifest_here(old: Current | None) -> Iterable[dataset.Shard]:
-    folder = store.revision_folder(old.repo, old.commit) if old is not None else None
-    return dataset.read_manifest(folder).shards if folder is not None and store.is_whole(folder) else ()
 
 
 def _newcomer(staged: Path, models: str, panels: str) -> tuple[dataset.Shard | None, str | None]:

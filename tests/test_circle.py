@@ -301,6 +301,11 @@ def test_a_pull_mends_what_was_damaged_here(hub: Hub, maintained: str, machine: 
     assert office.run("index", "verify").status == 1
     assert office.told("index", "pull", maintained)["pulled"]["files_fetched"] == 1
     assert office.told_offline("index", "verify")["problems"] == []
+    manifest = next(office.folder.rglob("manifest.json"))
+    for text in ("{", manifest.read_text().replace('"schema": 1', '"schema": 99')):  # the other: of another release
+        manifest.write_text(text)
+        office.told("index", "pull", maintained)
+        assert office.told_offline("index", "verify")["problems"] == []
 
 
 def test_an_unreadable_shard_of_others_does_not_stop_a_contribution(

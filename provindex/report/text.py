@@ -364,7 +364,7 @@ def _index(d: Document, width: int, color: bool) -> list[str]:
     rows = d["models"][:MOST_ROWS]
     columns: list[Column] = [
         ("MODEL", [_label(m) for m in rows], 0, False),
-        ("PARAMETERS", [f"{m['parameters']:,}" for m in rows], 4, True),
+        ("PARAMETERS", [f"{m['parameters']:,}" if m["parameters"] else "-" for m in rows], 4, True),  # 0: imported
         ("ARCHITECTURE", [m["architecture"] for m in rows], 5, False),
         ("LICENSE", [m["license"] or "-" for m in rows], 2, False),
         ("FAMILY", [m["family"] for m in rows], 6, False),
