@@ -19,7 +19,8 @@ from provindex import dataset
 from provindex.errors import ProvindexError
 from provindex.evidence.panels import PANELS_VERSION
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint, workers
-from provindex.source import Model, Tensor
+from provindex.formats.tensors import Tensor
+from provindex.source import Model
 
 ENDS = 4096  # bytes at both ends of a tensor that tell most different models apart
 STEP = 1 << 20

@@ -24,9 +24,10 @@ from provindex.errors import ModelError
 from provindex.evidence import aligned, canonical, panels, sketch
 from provindex.evidence.anchors import ANCHORS, anchor_ids
 from provindex.evidence.token_rows import TokenRows, chosen_ids, token_rows
+from provindex.formats.tensors import Tensor
 from provindex.names import Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
-from provindex.source import FileFact, Model, Tensor
+from provindex.source import FileFact, Model
 from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
 from provindex.weights import MAX_PANEL, MAX_VECTOR, Meter, Progress, Scan, Weights, element_width, one_blas_thread
 
@@ -230,7 +231,7 @@ def _scan(tensor: Tensor, *, row: int | None) -> Scan:
     are hashed as they are; only float16 with NaNs is written anew, because NaNs have many spellings there.
     """
     precision = _narrowest(tensor)
-    as_stored = _STORED_AS.get(tensor.dtype) == precision
+    as_stored = tensor.plain and _STORED_AS.get(tensor.dtype) == precision
     digest, stored, width = hashlib.sha256(), as_stored, element_width(tensor)
     run = row or RUN
     step = CHUNK // run * run

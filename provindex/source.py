@@ -10,123 +10,23 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from provindex.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.formats import folder as layout
 from provindex.formats import local_files
 from provindex.formats.bounded_json import shown
-from provindex.formats.dtypes import STORED, decode
 from provindex.formats.local_files import Folder
 from provindex.formats.safetensors import Header, read_header
+from provindex.formats.tensors import ByteTensor, Extent, Tensor
 
-F32 = NDArray[np.float32]
-
-_NUMPY_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
-
-
-class Tensor(Protocol):
-    """One stored tensor: its header facts, and float32 copies or views of its elements, row-major, read on demand.
-
-    Arrays may be read-only views of the file: copy before writing.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str:
-        """As safetensors spells it: F32, BF16, ..."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-
-    def flat(self, start: int = 0, stop: int | None = None) -> F32:
-        """Elements [start, stop) of the flattened tensor."""
-
-    def strided(self, step: int, count: int) -> F32:
-        """Elements 0, step, 2 step, ... (count of them) of the flattened tensor."""
-
-    def rows(self, index: Sequence[int] | NDArray[np.int64]) -> F32:
-        """The named rows (first axis), shape (len(index), size // shape[0])."""
-
-    def chunks(self, elements: int = 1 << 22) -> Iterator[F32]:
-        """The flattened tensor in order, a bounded piece at a time."""
-
-    def raw(self, start: int = 0, stop: int | None = None) -> memoryview:
-        """Stored bytes [start, stop), not copied: for hashing."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ByteTensor:
-    """A tensor over bytes that are in memory or mapped.
-
-    Slices follow Python's rules; rows and strides beyond the tensor raise IndexError.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    data: NDArray[np.uint8] = field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        return self.data.size
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def flat(self, start: int = 0, stop: int | None = None) -> F32:
-        return decode(self._stored()[start:stop], self.dtype)
-
-    def strided(self, step: int, count: int) -> F32:
-        stored = self._stored()
-        if step < 1 or count < 0 or (count - 1) * step >= stored.size:
-            raise IndexError(f"{count} elements in steps of {step} are not in {self.name}, which has {stored.size}")
-        return decode(stored[: max(0, (count - 1) * step + 1) : step], self.dtype)
-
-    def rows(self, index: Sequence[int] | NDArray[np.int64]) -> F32:
-        if not self.shape:
-            raise IndexError(f"{self.name} is a single number and has no rows")
-        width = self.size // self.shape[0] if self.shape[0] else 0
-        chosen = np.asarray(index, dtype=np.int64)
-        if chosen.size and (chosen.min() < 0 or chosen.max() >= self.shape[0]):
-            raise IndexError(f"{self.name} has rows 0 to {self.shape[0] - 1}, not {chosen.min()} to {chosen.max()}")
-        return decode(self._stored().reshape(self.shape[0], width)[chosen], self.dtype)
-
-    def chunks(self, elements: int = 1 << 22) -> Iterator[F32]:
-        stored = self._stored()
-        for start in range(0, stored.size, elements):
-            yield decode(stored[start : start + elements], self.dtype)
-
-    def raw(self, start: int = 0, stop: int | None = None) -> memoryview:
-        return self.data[start:stop].data
-
-    def _stored(self) -> NDArray[Any]:
-        if self.dtype not in STORED:
-            raise ModelError(f"Tensor {self.name} is stored as {self.dtype}, which is not decoded.", layout.CONVERT)
-        return self.data.view(STORED[self.dtype])
-
-
-def tensor_from_array(name: str, array: NDArray[Any]) -> ByteTensor:
-    """A tensor over a numpy array (copied unless contiguous), for callers that make weights instead of reading them."""
-    little = array.dtype.newbyteorder("<")
-    dtype = "BOOL" if array.dtype.kind == "b" else next(name for name in _NUMPY_DTYPES if STORED[name] == little)
-    data = np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8)
-    return ByteTensor(name, dtype, tuple(array.shape), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +182,8 @@ def _map_tensors(path: Path) -> tuple[Header, list[ByteTensor]]:
             mapped = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
-    data = np.frombuffer(mapped, np.uint8)
-    tensors = [ByteTensor(e.name, e.dtype, e.shape, data[e.start : e.stop]) for e in header.entries]
+    extent = Extent(np.frombuffer(mapped, np.uint8))
+    tensors = [ByteTensor(e.name, e.dtype, e.shape, extent.part(e.start, e.stop)) for e in header.entries]
     return header, tensors
 
 

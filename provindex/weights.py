@@ -13,8 +13,9 @@ import numpy as np
 from provindex.errors import ModelError
 from provindex.evidence import canonical, panels
 from provindex.evidence.canonical import F32
+from provindex.formats.tensors import Tensor
 from provindex.names import Arch, Layout, Part, Placement
-from provindex.source import Model, Tensor
+from provindex.source import Model
 
 MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
 MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model

@@ -13,7 +13,8 @@ from typing import Any
 import zoo
 
 from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.source import Model, open_model, tensor_from_array
+from provindex.formats.tensors import tensor_from_array
+from provindex.source import Model, open_model
 
 _TEXTS = tempfile.TemporaryDirectory(prefix="provindex-tokenizers-")  # goes when the interpreter does
 

@@ -13,8 +13,9 @@ from prints import in_memory
 
 from provindex import cache
 from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.formats.tensors import ByteTensor, Extent, Tensor
 from provindex.rows import to_row
-from provindex.source import ByteTensor, Model, Tensor
+from provindex.source import Model
 
 
 class Maker:
@@ -52,9 +53,9 @@ def altered(model: Model, name: str, place: int) -> Model:
     """The model with one bit of one tensor turned over, `place` bytes into it."""
     tensor = model.tensors[name]
     assert isinstance(tensor, ByteTensor)
-    data = tensor.data.copy()
+    data = tensor.extent.data.copy()
     data[place] ^= 1
-    return replace(model, tensors={**model.tensors, name: replace(tensor, data=data)})
+    return replace(model, tensors={**model.tensors, name: replace(tensor, extent=Extent(data))})
 
 
 def largest(model: Model) -> Tensor:

@@ -12,9 +12,9 @@ from prints import fingerprint, in_memory
 
 from provindex.evidence import canonical, panels
 from provindex.evidence.canonical import PartKey
+from provindex.formats.tensors import tensor_from_array
 from provindex.names import Arch, Part, resolve
 from provindex.rows import to_row
-from provindex.source import tensor_from_array
 
 Array = NDArray[np.float32]
 Tensors = dict[str, Array]

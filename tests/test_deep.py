@@ -23,7 +23,8 @@ from provindex.deep import MAX_LAYERS, deep_agreement
 from provindex.errors import UsageError
 from provindex.evidence import deep
 from provindex.evidence.deep import Neurons
-from provindex.source import Model, open_model, tensor_from_array
+from provindex.formats.tensors import tensor_from_array
+from provindex.source import Model, open_model
 from provindex.verdict import LEAST_AGREEMENT
 from provindex.weights import one_blas_thread
 

@@ -18,8 +18,8 @@ from build_index.zoo.disguises import DISGUISES, EXACT, Refusal, renumbering
 from build_index.zoo.parts import Block, Parts
 from build_index.zoo.snapshot import Snapshot
 from provindex.evidence import canonical
+from provindex.formats.tensors import tensor_from_array
 from provindex.names import Arch
-from provindex.source import tensor_from_array
 
 F64 = NDArray[np.float64]
 

@@ -15,8 +15,9 @@ from prints import fingerprint, in_memory
 
 from provindex.errors import IndexFormatError, ModelError
 from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.formats.tensors import Tensor
 from provindex.rows import COLUMNS, Row, from_row, to_row
-from provindex.source import Model, Tensor, open_model
+from provindex.source import Model, open_model
 from provindex.verdict import Pair, compare
 
 MAKERS: dict[str, Callable[[int], zoo.Checkpoint]] = {

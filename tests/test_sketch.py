@@ -25,8 +25,9 @@ from provindex.evidence import aligned, sketch
 from provindex.evidence.anchors import ANCHORS
 from provindex.evidence.sketch import Branches, BranchSketches
 from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.formats.tensors import tensor_from_array
 from provindex.names import Part, Placement
-from provindex.source import Model, open_model, tensor_from_array
+from provindex.source import Model, open_model
 from provindex.weights import Meter, Weights, one_blas_thread
 
 F64 = NDArray[np.float64]

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import save
 
 from provindex.errors import ModelError, ModelNotFoundError
-from provindex.source import Model, open_model, tensor_from_array
+from provindex.formats.tensors import tensor_from_array
+from provindex.source import Model, open_model
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {

@@ -36,10 +36,11 @@ from prints import fingerprint, in_memory
 
 from provindex import dataset
 from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.formats.tensors import tensor_from_array
 from provindex.index import ROWS_PER_SHARD, SEED, Index
 from provindex.retrieval import BLOCKS, DIMENSIONS, vector
 from provindex.rows import COLUMNS, Row, from_row, row_hash, to_row
-from provindex.source import Model, tensor_from_array
+from provindex.source import Model
 from provindex.verdict import compare
 
 HERE = Path(__file__).resolve()

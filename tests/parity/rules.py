@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from provindex.formats.tensors import Tensor
 from provindex.names import Placement, resolve
 from provindex.signals import eas, end, lep, nlf, wvc
 from provindex.signals.anchors import peer_anchors
 from provindex.signals.score import Score
-from provindex.source import Tensor, open_model
+from provindex.source import open_model
 from provindex.tokenizer import Tokenizer, read_tokenizer
 
 LAYER = re.compile(r"(?:layers?|h|block)\.\s*(\d+)\.")
