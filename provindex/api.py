@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from provindex import cache, dataset
+from provindex import cache, dataset, hub
 from provindex.deep import deep_agreement
 from provindex.errors import ModelNotFoundError, NetworkError, UsageError
-from provindex.fingerprint import MODES, Fingerprint, fingerprint_model
-from provindex.index import Index, IndexInfo, calibration_of
-from provindex.source import Model, open_model
+from provindex.fingerprint import MODES, NEEDS_STAGE_2, Fingerprint, fingerprint_model
+from provindex.formats.ranged import settled
+from provindex.hub import Remote
+from provindex.index import Index, IndexInfo, QueryResult, calibration_of
+from provindex.source import FileFact, Model, on_the_hub, open_model
 from provindex.tokenizer import Tokenizer, read_tokenizer
 from provindex.verdict import Pair
 from provindex.verdict import compare as compare_fingerprints
@@ -37,21 +40,33 @@ class Resolved:
         tokenizer = read_tokenizer(self.model.tokenizer_files, self.model.config)
         return tokenizer.vocab if isinstance(tokenizer, Tokenizer) else None
 
+    def further(self, progress: Progress | None = None) -> Resolved | None:
+        """The same with stage 2 of sampled reading, for when stage 1 finds no link; None if there is no more to read
+        in this mode.
+        """
+        first = self.fingerprint
+        if self.model is None or first.mode != "sampled" or first.absences.get("branches") != NEEDS_STAGE_2:
+            return None
+        return replace(self, fingerprint=fingerprint_model(self.model, mode="sampled", progress=progress))
+
 
 def resolve(
     reference: str | os.PathLike[str],
     *,
     index: Index | None = None,
-    mode: str = "exact",
+    mode: str | None = None,
+    stage: int = 2,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Resolved:
     """The fingerprint that a reference names.
 
     In this order: an existing path (a folder, a weight file, a fingerprint file), an id that is in the index, the Hub
-    cache, the Hub. mode: how weights are read if they are read. offline: never ask the Hub.
+    cache, the Hub. mode: how weights are read if they are read; None: "sampled" for those of more than 1 GB that are on
+    the Hub and not in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask
+    the Hub. A model on the Hub whose files have the digests of an indexed model's has that one's fingerprint.
     """
-    if mode not in MODES:
+    if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
     text = os.fspath(reference)
     path = Path(text)
@@ -62,15 +77,60 @@ def resolve(
         found = index.find(text)
         if found:
             return Resolved(found[0].load(), found[0].label)
-    model = open_model(text, offline=offline)
+    found_there = on_the_hub(text, offline=offline, mode=mode)
+    if found_there is not None and index is not None:
+        known = _known_files(found_there, index)
+        if known is not None:
+            return Resolved(known, known.model_id)
+    model = open_model(text, offline=offline, mode=mode, found=found_there)
+    mode = mode or ("sampled" if model.ranged else "exact")
     digests: dict[str, str] = {}
-    make = partial(fingerprint_model, model, mode=mode, progress=progress, digests=digests)
+    make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
     made = cache.through(model, mode, make, digests)
     return Resolved(made, text if path.exists() else made.model_id, model)
 
 
+def _known_files(there: Remote, index: Index) -> Fingerprint | None:
+    """The fingerprint of a model on the Hub from an indexed one that was made from files with the same digests."""
+    weights = [file for file in (there.files or {}).values() if file.path in hub.weights_at(there)]
+    entry = index.of_files([file.sha256 for file in weights])
+    if entry is None:
+        return None
+    said = (
+        f"its weight files have the digests, as the Hub states them, of those that {entry.label} was fingerprinted "
+        "from: no weight was read"
+    )
+    return replace(
+        entry.load(),
+        model_id=there.repo,
+        revision=there.commit,
+        variant="",
+        family=None,
+        license=None,
+        parents=(),
+        source=None,
+        warnings=(said,),
+        files=tuple(FileFact(file.path, file.size, file.sha256) for file in weights),
+        bytes_read=0,
+        bytes_total=sum(file.size for file in weights),
+        indexed=False,
+    )
+
+
+def query(
+    index: Index, asked: Resolved, top: int = 10, candidates: int = 50, *, reading: Progress | None = None, **more: Any
+) -> tuple[Resolved, QueryResult]:
+    """The likely relatives of a resolved model. If stage 1 of sampled reading finds no link, stage 2 is read.
+
+    reading: told how far stage 2 is. more: as for `Index.query`. What was asked with comes back too.
+    """
+    result = index.query(asked.fingerprint, top, candidates, **more)
+    further = None if result.linked else asked.further(reading)
+    return (asked, result) if further is None else (further, index.query(further.fingerprint, top, candidates, **more))
+
+
 def fingerprint(
-    reference: str | os.PathLike[str], *, index: Index | None = None, mode: str = "exact", offline: bool = False
+    reference: str | os.PathLike[str], *, index: Index | None = None, mode: str | None = None, offline: bool = False
 ) -> Fingerprint:
     """The fingerprint of any model reference: a folder, a weight file, a fingerprint file, or `org/name[@revision]`,
     which is looked up in the index (the default one if none is given), the Hub cache and the Hub.
@@ -99,6 +159,19 @@ def _default_index(reference: str | os.PathLike[str]) -> Index | None:
     return None if Path(reference).exists() else Index.load()
 
 
+def compare_in_stages(
+    a: Resolved, b: Resolved, *, reading: Progress | None = None, **more: Any
+) -> tuple[Resolved, Resolved, Pair]:
+    """`compare_resolved`; if stage 1 of sampled reading finds no link, stage 2 is read of whichever side has one."""
+    pair = compare_resolved(a, b, **more)
+    if pair.verdict != "linked":
+        further = [side.further(reading) for side in (a, b)]
+        if any(further):
+            a, b = (new or old for new, old in zip(further, (a, b), strict=True))
+            pair = compare_resolved(a, b, **more)
+    return a, b, pair
+
+
 def compare_resolved(
     a: Resolved, b: Resolved, *, index: Index | None = None, deep: bool = False, offline: bool = False
 ) -> Pair:
@@ -109,6 +182,7 @@ def compare_resolved(
     for the weights of an indexed model.
     """
     opened = [weights_of(x, offline=offline) for x in (a, b)] if deep else []
+    reads = [file for model in opened for file in model.reads]
     ours, theirs = a.vocabulary(), b.vocabulary()
     both = (ours, theirs) if ours is not None and theirs is not None else None
     with one_blas_thread():
@@ -117,7 +191,7 @@ def compare_resolved(
             b.fingerprint,
             calibration=calibration_of() if index is None else index.calibration,
             vocabularies=both,
-            deep=deep_agreement(*opened) if deep else None,
+            deep=settled(reads, lambda: deep_agreement(*opened)) if deep else None,
         )
 
 

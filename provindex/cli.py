@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from provindex.build import Built
     from provindex.fingerprint import Fingerprint
     from provindex.index import Index
+    from provindex.progress import Bar
 
 Format = Literal["text", "json"]
 Mode = Literal["exact", "sampled"]
@@ -59,6 +60,14 @@ QuietOption = Annotated[
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="Read every byte, or only headers, fixed blocks and panels.")]
+AutoModeOption = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        help="Read every byte, or only headers, fixed blocks and panels. [default: sampled for more than 1 GB on the "
+        "Hub, which is not downloaded then; else exact]",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True, help=PURPOSE)
@@ -85,7 +94,7 @@ def query(
             "--deny", metavar="ID", help="Fail (1) if the model is linked to this id; 3 if that cannot be told."
         ),
     ] = None,
-    mode: ModeOption = "exact",
+    mode: AutoModeOption = None,
     offline: OfflineOption = False,
     json: JsonOption = False,
     format: FormatOption = "text",
@@ -94,15 +103,17 @@ def query(
     verbose: VerboseOption = False,
 ) -> None:
     """The likely ancestors of a model."""
+    from provindex import api
     from provindex.gate import gate
     from provindex.progress import Bar
     from provindex.report import document
 
     _writable(output)
     opened = _load(index, quiet)
-    found = _resolve(model, opened, mode, offline, quiet, verbose)
-    with Bar("comparing", "candidates", quiet=quiet) as bar:
-        result = opened.query(found.fingerprint, top, candidates, also=deny or (), progress=bar)
+    found = _resolve(model, opened, mode, offline, quiet, verbose, stage=1)
+    with Bar("comparing", "candidates", quiet=quiet) as bar, _reading(model, quiet) as reading:
+        asked, result = api.query(opened, found, top, candidates, reading=reading, also=deny or (), progress=bar)
+    _further(found, asked, quiet)
     denied = gate(result, deny or [], opened)
     _answer(document.query_document(result, denied), json, format, output)
     for found_one in denied:
@@ -124,7 +135,7 @@ def compare(
         typer.Option("--deep", help="Look for a copy with another vocabulary and a rotated basis; needs both weights."),
     ] = False,
     index: IndexOption = None,
-    mode: ModeOption = "exact",
+    mode: AutoModeOption = None,
     offline: OfflineOption = False,
     json: JsonOption = False,
     format: FormatOption = "text",
@@ -133,15 +144,18 @@ def compare(
     verbose: VerboseOption = False,
 ) -> None:
     """One pair of models, signal by signal."""
-    from provindex.api import Comparison, compare_resolved
+    from provindex.api import Comparison, compare_in_stages
     from provindex.report import document
 
     _writable(output)
     opened = _load(index, quiet)
-    sides = [_resolve(side, opened, mode, offline, quiet, verbose) for side in (a, b)]
-    pair = compare_resolved(*sides, index=opened, deep=deep, offline=offline)
-    settings = {"mode": mode, "expect": expect, **({"deep": True} if deep else {})}
-    answer = Comparison(sides[0].fingerprint, sides[1].fingerprint, pair, opened.info, settings)
+    sides = [_resolve(side, opened, mode, offline, quiet, verbose, stage=1) for side in (a, b)]
+    with _reading(f"{a}, {b}", quiet) as reading:
+        *read, pair = compare_in_stages(*sides, reading=reading, index=opened, deep=deep, offline=offline)
+    for before, after in zip(sides, read, strict=True):
+        _further(before, after, quiet)
+    settings = {"mode": mode or read[0].fingerprint.mode, "expect": expect, **({"deep": True} if deep else {})}
+    answer = Comparison(read[0].fingerprint, read[1].fingerprint, pair, opened.info, settings)
     _answer(document.compare_document(answer), json, format, output)
     if expect and pair.verdict != expect:
         why = f", log10 p {pair.log10_p:.1f}" if pair.verdict != "inconclusive" else f" ({'; '.join(pair.reasons)})"
@@ -156,7 +170,7 @@ def fingerprint(
         Path | None, typer.Option("--output", "-o", metavar="FILE.parquet", help="Where to write it.")
     ] = None,
     index: IndexOption = None,
-    mode: ModeOption = "exact",
+    mode: AutoModeOption = None,
     offline: OfflineOption = False,
     json: JsonOption = False,
     format: FormatOption = "text",
@@ -418,13 +432,34 @@ def _load(references: list[str] | None, quiet: bool) -> Index:
     return opened
 
 
-def _resolve(model: str, opened: Index | None, mode: str, offline: bool, quiet: bool, verbose: bool) -> Resolved:
-    from provindex.api import resolve
+def _reading(model: str, quiet: bool) -> Bar:
     from provindex.progress import Bar
+
+    return Bar(f"reading {Path(model).name}", "bytes", quiet=quiet)
+
+
+def _further(before: Resolved, after: Resolved, quiet: bool) -> None:
+    """Say that more was read, if it was."""
+    if after is not before:
+        fp = after.fingerprint
+        read = f"{_size(fp.bytes_read)} of {_size(fp.bytes_total)}"
+        _say(f"model  {after.label}: what was read first showed no link; whole layers, too: read {read}", quiet)
+
+
+def _resolve(
+    model: str,
+    opened: Index | None,
+    mode: str | None,
+    offline: bool,
+    quiet: bool,
+    verbose: bool,
+    stage: int = 2,
+) -> Resolved:
+    from provindex.api import resolve
     from provindex.report.document import notes
 
-    with Bar(f"reading {Path(model).name}", "bytes", quiet=quiet) as bar:
-        found = resolve(model, index=opened, mode=mode, offline=offline, progress=bar)
+    with _reading(model, quiet) as bar:
+        found = resolve(model, index=opened, mode=mode, stage=stage, offline=offline, progress=bar)
     _say(_described(found.label, found.fingerprint), quiet)
     for warning in notes(found.fingerprint):
         _say(f"note   {warning}", quiet)

@@ -716,6 +716,15 @@ def read_model(folder: Path, shard: Shard, number: int) -> Row:
         return _row(columns, number)
 
 
+def read_files(folder: Path, shard: Shard) -> list[str]:
+    """Of each row of a shard, the files that it was made from: JSON."""
+    path = folder / shard.models
+    with _readable(path):
+        files = _texts(_small_columns(path, _stamp(path))["files"])
+        _check_rows(shard, len(files))
+        return [text or "[]" for text in files]
+
+
 @lru_cache(maxsize=64)
 def _small_columns(path: Path, stamp: tuple[int, int, int]) -> dict[str, Any]:
     """A models shard without its vectors, as Arrow columns: cells are unpacked when somebody asks for their row."""

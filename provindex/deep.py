@@ -21,7 +21,7 @@ from provindex.evidence.exact import Outcome, absent
 from provindex.fingerprint import workers
 from provindex.names import Arch, Part, Placement, resolve
 from provindex.source import Model
-from provindex.weights import Meter, Weights
+from provindex.weights import Weights
 
 MAX_LAYERS = 8  # read in full; half of them fit the rotation
 MAX_NEURONS = 1_536  # of a layer
@@ -90,7 +90,7 @@ class _Tower:
         """The tower of a model, or why it cannot be compared."""
         layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
         places = tuple(p for p in layout.placements.values() if p.weight and model.tensors[p.name].size)
-        weights = Weights(model, layout, places, {}, Meter(None, 0), {})
+        weights = Weights(model, layout, places, {}, {})
         arch = weights.arch
         parts = _mlps(weights) if arch else {}
         if arch is None or not parts:

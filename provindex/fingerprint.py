@@ -24,6 +24,7 @@ from provindex.errors import ModelError
 from provindex.evidence import aligned, canonical, panels, sketch
 from provindex.evidence.anchors import ANCHORS, anchor_ids
 from provindex.evidence.token_rows import TokenRows, chosen_ids, token_rows
+from provindex.formats.ranged import settled
 from provindex.formats.tensors import Tensor
 from provindex.names import Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
@@ -44,6 +45,7 @@ MODES = ("exact", "sampled")
 NO_UNITS = "no MLP or value rows with a known role in the text tower"
 NO_LAYER = "no MLP or attention with known roles in the text tower"
 PLACED = "its positions are the initializer's and say nothing"
+NEEDS_STAGE_2 = "no whole layer was read, which is done where what little is read first shows no link"
 NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
 
 F32 = NDArray[np.float32]
@@ -117,33 +119,43 @@ class Fingerprint:
 
 
 def fingerprint_model(
-    model: Model, *, mode: str = "exact", progress: Progress | None = None, digests: dict[str, str] | None = None
+    model: Model,
+    *,
+    mode: str = "exact",
+    stage: int = 2,
+    progress: Progress | None = None,
+    digests: dict[str, str] | None = None,
 ) -> Fingerprint:
     """The fingerprint of an open model.
 
     mode: "exact" reads every byte; "sampled" reads headers, vectors, fixed blocks and panels, and lacks what needs
-    more. progress: called with (bytes done, bytes in all). digests: if given, takes the sha256 of the stored bytes of
-    each tensor for which the pass made it anyway, by name. Raises ModelError if the model has no weight tensor.
+    more. stage: of sampled reading; 2 also reads the layers at one and two thirds whole, which sees through disguises.
+    progress: called with (bytes done, bytes in all). digests: if given, takes the sha256 of the stored bytes of each
+    tensor for which the pass made it anyway, by name. Raises ModelError if the model has no weight tensor.
     """
     with one_blas_thread():
-        return _fingerprint_model(model, mode, progress, digests)
+        if mode == "exact":
+            return _fingerprint_model(model, mode, 2, progress, digests)
+        return settled(model.reads, lambda: _fingerprint_model(model, mode, stage, None, None), progress)
 
 
 def _fingerprint_model(
-    model: Model, mode: str, progress: Progress | None, digests: dict[str, str] | None
+    model: Model, mode: str, stage: int, progress: Progress | None, digests: dict[str, str] | None
 ) -> Fingerprint:
+    for file in model.reads:
+        file.restart()
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
     places = _weights(model, layout)
     tokenizer = read_tokenizer(model.tokenizer_files, model.config)
     known = tokenizer if isinstance(tokenizer, Tokenizer) else None
-    meter = Meter(progress, sum(t.nbytes for t in model.tensors.values()))
-    scans = _scan_all(model, places, meter) if mode == "exact" else {}
+    total = sum(t.nbytes for t in model.tensors.values())
+    scans = _scan_all(model, places, Meter(progress, total)) if mode == "exact" else {}
     if digests is not None:
         digests.update((name, scan.digest) for name, scan in scans.items() if scan.stored)
     absences: dict[str, str] = {}
-    weights = Weights(model, layout, places, scans, meter, absences)
+    weights = Weights(model, layout, places, scans, absences)
     by_string, by_id = _at_strings(weights, known), _at_ids(weights)
-    branched = _branches(weights, (by_string, by_id))
+    branched = _branches(weights, (by_string, by_id)) if stage > 1 else _no_branches(weights)
     features = {
         "eas": _eas(weights, known),
         "eas_by_id": _half(_eas(weights, None, note="eas_by_id")),
@@ -177,8 +189,8 @@ def _fingerprint_model(
         absences=absences,
         warnings=_warnings(model, layout, scans),
         files=model.files,
-        bytes_read=meter.total if mode == "exact" else meter.done,
-        bytes_total=meter.total,
+        bytes_read=total if mode == "exact" else sum(file.seen.total for file in model.reads),
+        bytes_total=total,
         **features,  # type: ignore[arg-type]
     )
 
@@ -210,7 +222,7 @@ def _scan_all(model: Model, places: tuple[Placement, ...], meter: Meter) -> dict
     def scan(tensor: Tensor) -> Scan:
         rows = tensor.name in embeddings and _has_row_norms(tensor.shape)
         result = _scan(tensor, row=tensor.shape[1] if rows else None)
-        meter.add(tensor, tensor.nbytes)
+        meter.add(tensor.nbytes)
         return result
 
     # The largest first, so that no thread is left alone with it at the end.
@@ -379,10 +391,7 @@ def _embedding(w: Weights, signal: str) -> tuple[Placement, Part] | None:
 
 
 def _embedding_rows(w: Weights, place: Placement, ids: NDArray[np.int64]) -> F32:
-    tensor = w.model.tensors[place.name]
-    if not w.scans:
-        w.meter.add(tensor, ids.size * tensor.shape[1] * element_width(tensor))
-    return tensor.rows(ids)
+    return w.model.tensors[place.name].rows(ids)
 
 
 def _eas(w: Weights, tokenizer: Tokenizer | None, note: str = "EAS") -> F32 | None:
@@ -434,9 +443,6 @@ def _nlf(w: Weights) -> nlf.NormTensors | None:
         w.absences["NLF"] = f"a norm tensor of more than {MAX_VECTOR:,} elements"
         return None
     values = [w.model.tensors[name].flat() for _, name in kept]
-    if not w.scans:
-        for _, name in kept:
-            w.meter.add(w.model.tensors[name], w.model.tensors[name].nbytes)
     if not kept:
         w.absences["NLF"] = f"no norm tensor of {nlf.MIN_ELEMENTS} or more elements"
         return None
@@ -610,6 +616,11 @@ def _branches(w: Weights, at: Sequence[_AnchorRows | None]) -> Branched:
     if made.neurons is None:
         w.absences["neurons"] = w.absences.get("branches", NO_LAYER)
     return made
+
+
+def _no_branches(w: Weights) -> Branched:
+    w.absences["branches"] = w.absences["neurons"] = NEEDS_STAGE_2
+    return Branched()
 
 
 def _blocks(w: Weights) -> panels.BlockDigests | None:

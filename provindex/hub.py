@@ -13,11 +13,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from provindex.errors import (
     ConflictError,
@@ -36,6 +39,7 @@ _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _MAX_COMPANION = 64 << 20  # bytes of one tokenizer file; the largest public ones are about 35 MB
 MAX_FILES = 200_000  # of a dataset that are listed
 DOWNLOAD_TRIES, DOWNLOAD_WAIT = 3, 1.0  # without a byte coming; seconds between them
+CONNECTIONS = 8  # at once, for ranges
 BLOCK = 1 << 16  # bytes that a ranged reader fetches at a time: a Parquet footer and small columns need little more
 
 
@@ -76,6 +80,39 @@ def offline_by_environment() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository at a commit. blob: its git id; sha256: of its content, None if it is not a large file."""
+
+    path: str
+    size: int
+    blob: str
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A dataset or model at a commit. asked: the branch, tag or commit that was asked for. changed: date of the commit
+    in ISO format, "" if the Hub did not say."""
+
+    repo: str
+    asked: str
+    commit: str
+    changed: str = ""
+    files: Mapping[str, RemoteFile] | None = None
+    kind: str = "dataset"
+
+    @property
+    def label(self) -> str:
+        """As people write it."""
+        return f"{self.repo}@{self.commit[:12]}"
+
+    @property
+    def named(self) -> str:
+        """As it was asked for."""
+        return self.repo if self.asked == "main" else f"{self.repo}@{self.asked}"
+
+
+@dataclass(frozen=True, slots=True)
 class Cached:
     """A snapshot in the Hub cache with all its weights.
 
@@ -92,9 +129,7 @@ def cached_model(repo: str, revision: str | None) -> Cached | None:
 
     revision: branch, tag or commit; None for "main" as it was last seen.
     """
-    from huggingface_hub import constants
-
-    storage = Path(constants.HF_HUB_CACHE).expanduser() / ("models--" + repo.replace("/", "--"))
+    storage = _storage(repo)
     wanted = revision or "main"
     if _COMMIT.fullmatch(wanted):
         commit = wanted
@@ -110,30 +145,181 @@ def cached_model(repo: str, revision: str | None) -> Cached | None:
     return Cached(snapshot, tokenizer and (snapshot / layout.CONFIG).is_file())
 
 
-def fetch_model(repo: str, revision: str | None) -> Path:
-    """Download what a fingerprint needs of a model into the Hub cache; its snapshot folder, named by the commit.
+def _storage(repo: str) -> Path:
+    """The folder of a model in the Hub cache."""
+    from huggingface_hub import constants
 
-    ModelNotFoundError if there is no such repository or revision, ModelError if it holds nothing that we read,
-    NetworkError for everything that the network or the Hub refuses.
+    return Path(constants.HF_HUB_CACHE).expanduser() / ("models--" + repo.replace("/", "--"))
+
+
+def model_at(repo: str, revision: str | None) -> Remote:
+    """A model at the commit of a branch, tag or commit (None: main) with the list of its files; one request.
+
+    ModelNotFoundError if there is no such repository or revision, NetworkError for everything that the network or the
+    Hub refuses.
     """
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi
 
     with _asking(_Task(f"{repo}@{revision}" if revision else repo)):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
-        chosen = layout.weight_files(sizes, repo)
-        files = chosen.files
-        if chosen.index:
-            _check_size(repo, chosen.index, sizes, layout.MAX_INDEX)
-            index = Path(hf_hub_download(repo, chosen.index, revision=info.sha))
-            content = local_files.read_bounded(index, layout.MAX_INDEX)
-            files = (chosen.index, *_present(layout.shards_of(content, chosen.index, repo), sizes, repo))
-        companions = [n for n in (layout.CONFIG, layout.CARD, *layout.TOKENIZER_FILES) if n in sizes]
-        for name in companions:
-            _check_size(repo, name, sizes, local_files.MAX_CONFIG if name == layout.CONFIG else _MAX_COMPANION)
+    found = [
+        RemoteFile(f.rfilename, int(f.size or 0), str(f.blob_id or ""), f.lfs.sha256 if f.lfs else None)
+        for f in info.siblings or ()
+    ]
+    files = {file.path: file for file in found if _is_sound(file)}
+    return Remote(repo, revision or "main", str(info.sha), files=files, kind="model")
+
+
+def weights_at(remote: Remote) -> dict[str, tuple[str, ...] | None]:
+    """The weight files of a model, with the tensors that an index promises of each (None: whatever it has).
+
+    The index is fetched into the Hub cache. ModelError if the model holds nothing that we read.
+    """
+    from huggingface_hub import hf_hub_download
+
+    sizes = _sizes(remote)
+    chosen = layout.weight_files(sizes, remote.repo)
+    if not chosen.index:
+        return dict.fromkeys(chosen.files)
+    _check_size(remote.repo, chosen.index, sizes, layout.MAX_INDEX)
+    with _asking(_Task(remote.named)):
+        index = Path(hf_hub_download(remote.repo, chosen.index, revision=remote.commit))
+    shards = layout.shards_of(local_files.read_bounded(index, layout.MAX_INDEX), chosen.index, remote.repo)
+    return dict(_present(shards, sizes, remote.repo))
+
+
+def fetch_model(remote: Remote, weights: Collection[str]) -> Path:
+    """Download what a fingerprint needs of a model into the Hub cache: the weight files that are named, config, card,
+    tokenizer. The snapshot folder, named by the commit; it may be absent if nothing was needed.
+
+    ModelError for a file of absurd size, NetworkError for everything that the network or the Hub refuses.
+    """
+    from huggingface_hub import snapshot_download
+
+    sizes = _sizes(remote)
+    companions = [n for n in (layout.CONFIG, layout.CARD, *layout.TOKENIZER_FILES) if n in sizes]
+    for name in companions:
+        _check_size(remote.repo, name, sizes, local_files.MAX_CONFIG if name == layout.CONFIG else _MAX_COMPANION)
+    indexes = [n for n in sizes if n.endswith(layout.INDEX_SUFFIX) and weights]
+    wanted = [*companions, *indexes, *weights]
+    if not wanted:
+        return _storage(remote.repo) / "snapshots" / remote.commit
+    with _asking(_Task(remote.named)):
         # The name of the branch, not the commit, so that the client notes which commit the branch was at.
-        patterns = [glob.escape(name) for name in (*companions, *files)]
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        patterns = [glob.escape(name) for name in wanted]
+        return Path(snapshot_download(remote.repo, revision=remote.asked, allow_patterns=patterns))
+
+
+def ranges_of(remote: Remote, name: str) -> Callable[[Sequence[tuple[int, int]], Callable[[int, bytes], None]], None]:
+    """A function that fetches byte ranges of a file of a model, several at once, and hands over what comes.
+
+    It goes on where a connection was cut. Addresses that the Hub signs for a while are asked for again when they have
+    expired. NetworkError if ranges could not be had.
+    """
+    file = (remote.files or {})[name]
+    task = _Task(remote.named, doing="reading parts of")
+    place = _Location(remote, file)
+
+    def fetch(ranges: Sequence[tuple[int, int]], keep: Callable[[int, bytes], None]) -> None:
+        with _own_words(task), quiet_client(bars=False), ThreadPoolExecutor(CONNECTIONS) as pool:
+            running = [pool.submit(_fetch_range, place, start, stop, keep) for start, stop in ranges]
+            try:
+                for done in running:
+                    done.result()
+            finally:
+                for waiting in running:
+                    waiting.cancel()
+
+    return fetch
+
+
+class _Location:
+    """Where the bytes of a file are, as the Hub says; asked for once, and again when that has expired."""
+
+    def __init__(self, remote: Remote, file: RemoteFile) -> None:
+        self.remote, self.file = remote, file
+        self._lock = Lock()
+        self._known = ""
+
+    def url(self, stale: str = "") -> str:
+        """An address that is not the stale one."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        with self._lock:
+            if not self._known or self._known == stale:
+                asked = hf_hub_url(self.remote.repo, self.file.path, revision=self.remote.commit)
+                found = get_hf_file_metadata(asked, retry_on_errors=True)
+                if found.size is not None and found.size != self.file.size:
+                    raise NetworkError(
+                        f"{self.file.path} of {self.remote.named} has another size than the Hub announced.",
+                        "Run the command again.",
+                    )
+                self._known = found.location
+            return self._known
+
+    def headers(self, url: str) -> dict[str, str]:
+        """What a request for bytes is sent with; the token goes to the Hub itself and to nobody else."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers
+
+        ours = urlsplit(url).netloc == urlsplit(constants.ENDPOINT).netloc
+        return {**build_hf_headers(token=None if ours else False), "Accept-Encoding": "identity"}
+
+
+def _fetch_range(place: _Location, start: int, stop: int, keep: Callable[[int, bytes], None]) -> None:
+    """Bytes [start, stop) of a file; what came before a connection was cut is not asked for again."""
+    from huggingface_hub.errors import HTTPError
+
+    tries, url = DOWNLOAD_TRIES, place.url()
+    while start < stop:
+        failure: Exception | None = None
+        before = start
+        try:
+            for piece in _pieces(url, place, start, stop):
+                keep(start, piece)
+                start += len(piece)
+        except HTTPError as error:
+            failure = error
+        if start > before:
+            tries = DOWNLOAD_TRIES
+            continue
+        tries -= 1
+        status = _status(failure) if failure is not None else None
+        if status in (400, 401, 403, 404) and tries == DOWNLOAD_TRIES - 1:  # a signed address may have expired
+            url = place.url(stale=url)
+            continue
+        if failure is not None and (not tries or (status or 500) < 500):
+            raise failure
+        if not tries:
+            raise NetworkError(f"{place.file.path} of {place.remote.named} comes shorter than asked.", "Try again.")
+        time.sleep(DOWNLOAD_WAIT)
+
+
+def _pieces(url: str, place: _Location, start: int, stop: int) -> Iterator[bytes]:
+    """What a server sends of a range, never more than was asked for."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import hf_raise_for_status, http_stream_backoff
+
+    with http_stream_backoff(
+        "GET",
+        url,
+        headers={**place.headers(url), "Range": f"bytes={start}-{stop - 1}"},
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        retry_on_exceptions=(),
+        retry_on_status_codes=(408, 429),  # the caller goes on after the others
+    ) as response:
+        hf_raise_for_status(response)
+        said = response.headers.get("Content-Range", "")
+        if response.status_code != 206 or not said.startswith(f"bytes {start}-"):
+            raise NetworkError(
+                f"The Hub does not send parts of {place.file.path} of {place.remote.named}.",
+                "Add --mode exact: the whole model is downloaded then.",
+            )
+        for piece in response.iter_bytes():
+            yield piece[: stop - start]
+            start += len(piece)
+            if start >= stop:
+                return
 
 
 def _has_weights(snapshot: Path) -> bool:
@@ -149,6 +335,10 @@ def _has_weights(snapshot: Path) -> bool:
     return all((snapshot / name).is_file() for name in layout.shards_of(content, chosen.index, str(snapshot)))
 
 
+def _sizes(remote: Remote) -> dict[str, int]:
+    return {name: file.size for name, file in (remote.files or {}).items()}
+
+
 def _check_size(repo: str, name: str, sizes: Mapping[str, int], limit: int) -> None:
     if sizes[name] > limit:
         raise ModelError(
@@ -156,7 +346,9 @@ def _check_size(repo: str, name: str, sizes: Mapping[str, int], limit: int) -> N
         )
 
 
-def _present(shards: Collection[str], sizes: Mapping[str, int], repo: str) -> Collection[str]:
+def _present(
+    shards: Mapping[str, tuple[str, ...]], sizes: Mapping[str, int], repo: str
+) -> Mapping[str, tuple[str, ...]]:
     missing = next((name for name in shards if name not in sizes), None)
     if missing is not None:
         raise ModelError(
@@ -187,33 +379,6 @@ def quiet_client(*, bars: bool = True) -> Iterator[None]:
 
 
 # --- datasets, read ---
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file of a repository at a commit. blob: its git id; sha256: of its content, None if it is not a large file."""
-
-    path: str
-    size: int
-    blob: str
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A dataset at a commit. asked: the branch, tag or commit that was asked for. changed: date of the commit in ISO
-    format, "" if the Hub did not say."""
-
-    repo: str
-    asked: str
-    commit: str
-    changed: str = ""
-    files: Mapping[str, RemoteFile] | None = None
-
-    @property
-    def label(self) -> str:
-        """As people write it."""
-        return f"{self.repo}@{self.commit[:12]}"
 
 
 def dataset_at(repo: str, revision: str | None) -> Remote:

@@ -8,6 +8,7 @@ else stays on disk until a row is a candidate.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,6 +61,9 @@ class Rows(Protocol):
 
     def sketches(self, number: int) -> Sketches:
         """The branch sketches alone, unverified: they say which candidates come first, and nothing else."""
+
+    def files(self) -> Sequence[str]:
+        """Of each row, the files that it was made from: JSON."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -121,6 +125,9 @@ class _Held:
     def sketches(self, number: int) -> Sketches:
         return self.fingerprint.sketches, self.fingerprint.sketches_by_id
 
+    def files(self) -> Sequence[str]:
+        return [self.small["files"]]
+
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
@@ -129,6 +136,9 @@ class _Stored:
     folder: Path
     shard: dataset.Shard
     vectors: F32
+
+    def files(self) -> Sequence[str]:
+        return dataset.read_files(self.folder, self.shard)
 
     def row(self, number: int) -> Row:
         return dataset.read_model(self.folder, self.shard, number)
@@ -376,6 +386,24 @@ class Index:
             and (not variant or entry.variant == variant)
         ]
         return sorted(found, key=lambda e: (e.variant, e.revision is None, e.key))
+
+    def of_files(self, digests: Sequence[str | None]) -> Entry | None:
+        """A row that was made, reading every byte, from files with these sha256 digests and no others.
+
+        Which files a row was made from is its contributor's word, as its id is.
+        """
+        if not digests or None in digests:
+            return None
+        held: dict[int, Sequence[str]] = {}
+        for entry in self:
+            if id(entry.rows) not in held:
+                held[id(entry.rows)] = entry.rows.files()
+            files = held[id(entry.rows)][entry.number]
+            if str(digests[0]) not in files or entry.row["mode"] != "exact":
+                continue
+            if sorted(str(f["sha256"]) for f in json.loads(files)) == sorted(map(str, digests)):
+                return entry
+        return None
 
     def named(self, reference: str) -> list[Entry]:
         """Rows of an id, or of a family if no row has that id."""

@@ -10,21 +10,24 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from provindex.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.formats import folder as layout
 from provindex.formats import local_files
 from provindex.formats.bounded_json import shown
 from provindex.formats.local_files import Folder
-from provindex.formats.safetensors import Header, read_header
+from provindex.formats.ranged import Mapped, RangedFile, Reading, prune
+from provindex.formats.safetensors import read_header
 from provindex.formats.tensors import ByteTensor, Extent, Tensor
 
+if TYPE_CHECKING:
+    from provindex.hub import Remote
+
+DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 
@@ -45,7 +48,8 @@ class Model:
     model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
     file. tokenizer_files: path by file name (tokenizer.json, vocab.txt, spiece.model ...). license,
-    base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader.
+    base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader. reads: what
+    is looked at of each file.
     """
 
     model_id: str
@@ -58,13 +62,23 @@ class Model:
     license: str | None = None
     base_models: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    reads: tuple[Reading, ...] = ()
+
+    @property
+    def ranged(self) -> bool:
+        """Whether weights are elsewhere, and what is looked at is fetched: not for reading everything."""
+        return any(isinstance(file, RangedFile) for file in self.reads)
 
 
-def open_model(reference: str | os.PathLike[str], *, offline: bool = False) -> Model:
+def open_model(
+    reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None, found: Remote | None = None
+) -> Model:
     """Open a folder, a weight file, or `org/name[@revision]` (from the Hub cache, else from the Hub).
 
-    offline: never ask the Hub. ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be
-    read, NetworkError if the Hub was needed and did not answer.
+    offline: never ask the Hub. mode: how it will be read. Weights on the Hub are downloaded for "exact", read by ranges
+    for "sampled", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference.
+    ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be read, NetworkError if the
+    Hub was needed and did not answer.
     """
     reference = os.fspath(reference)
     if not reference:  # Path("") would be the current folder
@@ -73,7 +87,37 @@ def open_model(reference: str | os.PathLike[str], *, offline: bool = False) -> M
     with local_files.refusals_told(reference):
         if _is_usable(path) and path.exists():
             return _open_folder(path) if path.is_dir() else _open_file(path)
-        return _open_hub(reference, offline)
+        return _open_hub(reference, offline, mode, found)
+
+
+def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None) -> Remote | None:
+    """What the Hub says of a model whose weights would be read by ranges: its commit, its files and their digests.
+
+    None if they are at hand, or would be downloaded. Raises as `open_model`.
+    """
+    text, path = os.fspath(reference), Path(reference)
+    if offline or mode == "exact" or not text or (_is_usable(path) and path.exists()):
+        return None
+    from provindex import hub
+
+    repo, revision = _hub_id(text)
+    cached = hub.cached_model(repo, revision)
+    if hub.offline_by_environment() or (cached and cached.whole):
+        return None
+    try:
+        found = hub.model_at(repo, revision)
+    except NetworkError:
+        if cached is None:
+            raise
+        return None
+    return found if _by_ranges(found, mode) else None
+
+
+def _by_ranges(found: Remote, mode: str | None) -> bool:
+    from provindex import hub
+
+    sizes = [found.files[name].size for name in hub.weights_at(found)] if found.files else []
+    return mode == "sampled" or (mode is None and sum(sizes) > DOWNLOADED)
 
 
 def _is_usable(path: Path) -> bool:
@@ -96,7 +140,7 @@ def _open_folder(path: Path, warnings: tuple[str, ...] = ()) -> Model:
         promised: Mapping[str, Sequence[str] | None] = layout.shards_of(index, chosen.index, str(path))
     else:
         promised = dict.fromkeys(chosen.files)
-    return _open_files(place, promised, warnings + layout.remarks(names, promised))
+    return _open_files(place, _here(place, promised), warnings + layout.remarks(names, promised))
 
 
 def _open_file(path: Path) -> Model:
@@ -110,18 +154,30 @@ def _open_file(path: Path) -> Model:
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
     shard = layout.SHARD.fullmatch(path.name)
     notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
-    return _open_files(place, {path.name: None}, notes)
+    return _open_files(place, _here(place, {path.name: None}), notes)
 
 
-def _open_hub(reference: str, offline: bool) -> Model:
+def _here(place: Folder, promised: Mapping[str, Sequence[str] | None]) -> Iterator[_File]:
+    """Weight files of a folder, mapped; with the digest by which the Hub cache calls them."""
+    for name, expected in promised.items():
+        path = _needed(place, name)
+        yield _File(name, _mapped(path), expected, local_files.blob_digest(path))
+
+
+def _hub_id(reference: str) -> tuple[str, str | None]:
+    """Repository and revision that a reference names."""
     match = _HUB_ID.fullmatch(reference)
     if not match or ".." in reference or max(map(len, reference.split("/"))) > MAX_NAME:
         raise ModelNotFoundError(
             f"{reference[:200]!r} is no file or folder.", "Name a folder, a .safetensors file, or org/name."
         )
+    return match["repo"], match["revision"]
+
+
+def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | None) -> Model:
     from provindex import hub
 
-    repo, revision = match["repo"], match["revision"]
+    repo, revision = _hub_id(reference)
     offline = offline or hub.offline_by_environment()
     cached = hub.cached_model(repo, revision)
     if cached and (offline or cached.whole):
@@ -132,7 +188,11 @@ def _open_hub(reference: str, offline: bool) -> Model:
         what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
         raise NetworkError(what, "Run once without --offline and HF_HUB_OFFLINE, or name a folder.")
     try:
-        folder = hub.fetch_model(repo, revision)
+        found = found or hub.model_at(repo, revision)
+        weights = hub.weights_at(found)
+        if _by_ranges(found, mode):
+            return _open_ranges(found, weights)
+        folder = hub.fetch_model(found, weights)
     except NetworkError as error:
         if cached is None:
             raise
@@ -141,22 +201,52 @@ def _open_hub(reference: str, offline: bool) -> Model:
     return _open_folder(folder)
 
 
-def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], warnings: tuple[str, ...]) -> Model:
-    """Map every shard; `promised` are the tensors that an index says are in it (None: whatever it has)."""
+def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> Model:
+    """A model whose weights stay where they are: config, card and tokenizer are downloaded."""
+    from provindex import cache, hub
+
+    place = local_files.look_at(hub.fetch_model(found, ()))
+    place = replace(place, model_id=found.repo, revision=found.commit)
+    listed = found.files or {}
+    folder = cache.folder() / "ranges"
+    # Named by content, so that what was fetched of one model serves another with the same file.
+    paths = {name: folder / f"{listed[name].sha256 or listed[name].blob}.part" for name in weights}
+    prune(folder, paths.values())
+    files = [
+        _File(
+            name, RangedFile(paths[name], listed[name].size, hub.ranges_of(found, name)), expected, listed[name].sha256
+        )
+        for name, expected in weights.items()
+    ]
+    return _open_files(place, files, layout.remarks(listed, weights))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A weight file: name, who watches its bytes, tensors that an index promises of it (None: whatever it has)."""
+
+    name: str
+    reading: Mapped | RangedFile
+    promised: Sequence[str] | None
+    sha256: str | None = None
+
+
+def _open_files(place: Folder, files: Iterable[_File], warnings: tuple[str, ...]) -> Model:
     tensors: dict[str, Tensor] = {}
-    facts = []
-    for name, expected in promised.items():
-        path = _needed(place, name)
-        header, found = _map_tensors(path)
-        _check_promise(path, found, expected)
+    facts, reads = [], []
+    for file in files:
+        label = str(place.path / file.name)
+        found = _tensors(file.reading.extent, label)
+        _check_promise(label, found, file.promised)
         twice = next((tensor.name for tensor in found if tensor.name in tensors), None)
         if twice is not None:
             raise ModelError(
-                f"{place.path} has tensor {shown(twice)} in two files, {name} is the second.",
+                f"{place.path} has tensor {shown(twice)} in two files, {file.name} is the second.",
                 "Remove one, or name one file.",
             )
         tensors.update((tensor.name, tensor) for tensor in found)
-        facts.append(FileFact(name, header.size))
+        facts.append(FileFact(file.name, file.reading.extent.size, file.sha256))
+        reads.append(file.reading)
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     license_name, base_models = local_files.read_card(place, layout.CARD)
     tokenizer = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
@@ -171,23 +261,26 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
         license=license_name,
         base_models=base_models,
         warnings=warnings,
+        reads=tuple(reads),
     )
 
 
-def _map_tensors(path: Path) -> tuple[Header, list[ByteTensor]]:
-    """Check a file's header and map its bytes."""
+def _tensors(file: Extent, label: str) -> list[Tensor]:
+    """The tensors of a weight file."""
+    header = read_header(file, label)
+    return [ByteTensor(e.name, e.dtype, e.shape, file.part(e.start, e.stop)) for e in header.entries]
+
+
+def _mapped(path: Path) -> Mapped:
     with local_files.opened(path) as file:
-        header = read_header(file, str(path))
+        size = os.fstat(file.fileno()).st_size
         try:
-            mapped = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_READ)
+            return Mapped(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
-    extent = Extent(np.frombuffer(mapped, np.uint8))
-    tensors = [ByteTensor(e.name, e.dtype, e.shape, extent.part(e.start, e.stop)) for e in header.entries]
-    return header, tensors
 
 
-def _check_promise(path: Path, found: Iterable[ByteTensor], expected: Sequence[str] | None) -> None:
+def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] | None) -> None:
     """A shard has exactly the tensors that the index says."""
     if expected is None:
         return

@@ -40,18 +40,14 @@ class Meter:
     """Counts the bytes that were read, and tells whoever wants to know; for several threads."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
-        self.done, self.total, self._progress = 0, total, progress
-        self._read: dict[str, int] = {}
+        self._done, self._total, self._progress = 0, total, progress
         self._lock = threading.Lock()
 
-    def add(self, tensor: Tensor, count: int) -> None:
-        """Count bytes of a tensor; those that are read again do not count again."""
+    def add(self, count: int) -> None:
         with self._lock:
-            before = self._read.get(tensor.name, 0)
-            self._read[tensor.name] = min(before + count, tensor.nbytes)
-            self.done += self._read[tensor.name] - before
+            self._done += count
             if self._progress:
-                self._progress(min(self.done, self.total), self.total)
+                self._progress(self._done, self._total)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,6 @@ class Weights:
     layout: Layout
     places: tuple[Placement, ...]
     scans: Mapping[str, Scan]
-    meter: Meter
     absences: dict[str, str]
 
     @property
@@ -110,16 +105,13 @@ class Weights:
         return [found[key] for key in sorted(found, key=str)]
 
     def rows(self, place: Placement, part: Part, start: int, stop: int) -> F32:
-        """Rows of a part, counted as read in sampled mode. Raises ModelError for rows that no model has."""
+        """Rows of a part. Raises ModelError for rows that no model has."""
         tensor = self.model.tensors[place.name]
         height, columns = canonical.part_shape(tensor.shape, part)
         if max((min(stop, height) - start) * columns, *tensor.shape) > MAX_PANEL:
             shape = "x".join(map(str, tensor.shape))
             raise ModelError(f"Tensor {place.name} is {shape}; no weight matrix is that large.", "Check its shape.")
-        rows = canonical.read_rows(tensor, part, start, stop)
-        if not self.scans:
-            self.meter.add(tensor, rows.size * element_width(tensor))
-        return rows
+        return canonical.read_rows(tensor, part, start, stop)
 
 
 def one_blas_thread() -> AbstractContextManager[object]:

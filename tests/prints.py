@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import zoo
 
 from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.formats.ranged import Mapped
 from provindex.formats.tensors import tensor_from_array
 from provindex.source import Model, open_model
 
@@ -30,14 +32,20 @@ def _tokenizer_file(text: str) -> Path:
 def in_memory(checkpoint: zoo.Checkpoint, name: str = "model") -> Model:
     """A checkpoint as an open model, its tensors in memory."""
     text = checkpoint.tokenizer
+    tensors, reads = {}, []
+    for key, value in checkpoint.tensors.items():
+        tensor = tensor_from_array(key, value)
+        reads.append(Mapped(tensor.extent.data.tobytes()))
+        tensors[key] = replace(tensor, extent=reads[-1].extent)
     return Model(
         model_id=name,
         revision=None,
         config=checkpoint.config,
         config_reason=None if checkpoint.config else "There is no config.json.",
-        tensors={name: tensor_from_array(name, value) for name, value in checkpoint.tensors.items()},
+        tensors=tensors,
         tokenizer_files={} if text is None else {"tokenizer.json": _tokenizer_file(text)},
         files=(),
+        reads=tuple(reads),
     )
 
 

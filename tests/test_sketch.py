@@ -28,7 +28,7 @@ from provindex.fingerprint import Fingerprint, fingerprint_model
 from provindex.formats.tensors import tensor_from_array
 from provindex.names import Part, Placement
 from provindex.source import Model, open_model
-from provindex.weights import Meter, Weights, one_blas_thread
+from provindex.weights import Weights, one_blas_thread
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -427,7 +427,7 @@ def test_files_do_not_count(tmp_path: Path) -> None:
 
 def weights_of(tensors: dict[str, F32]) -> Weights:
     model = Model("made", None, {}, None, {n: tensor_from_array(n, v) for n, v in tensors.items()}, {}, ())
-    return Weights(model, None, (), {}, Meter(None, 0), {})  # type: ignore[arg-type]
+    return Weights(model, None, (), {}, {})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("role", ["up", "down"])

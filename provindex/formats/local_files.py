@@ -20,6 +20,7 @@ MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the 
 MAX_NAMES = 100_000  # files of one folder that are listed
 
 _CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD = re.compile(r"(?P<key>license|base_model)\s*:\s*(?P<value>.*)")
 _ITEM = re.compile(r"\s*-\s+(?P<value>.+)")
 
@@ -80,6 +81,12 @@ def find(folder: Folder, name: str) -> Path | None:
     if not any(real.is_relative_to(place) for place in folder.allowed):
         raise ModelError(f"{path} is a link to a place outside the model's folder.", "Copy the file into the folder.")
     return path
+
+
+def blob_digest(path: Path) -> str | None:
+    """sha256 of a large file in a Hub cache, which is what the cache calls it; None for other files, and unchecked."""
+    real = path.resolve()
+    return real.name if real.parent.name == "blobs" and _SHA256.fullmatch(real.name) else None
 
 
 @contextmanager

@@ -8,14 +8,14 @@ overlap.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 from provindex.errors import ModelError
 from provindex.formats.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
 from provindex.formats.dtypes import BITS, element_bytes
+from provindex.formats.tensors import Extent
 
 MAX_HEADER = 100_000_000  # bytes; the reference's limit
 MAX_RANK = 8
@@ -42,14 +42,13 @@ class Header:
     size: int = 0
 
 
-def read_header(file: BinaryIO, label: str) -> Header:
-    """Read and check the header of an open file, which errors call `label`.
+def read_header(file: Extent, label: str) -> Header:
+    """Read and check the header of a file, which errors call `label`.
 
     ModelError says in one sentence what is wrong, and with which tensor.
     """
-    size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    prefix = file.read(8)
+    size = file.size
+    prefix = file.now(0, 8)
     if len(prefix) < 8:
         raise _broken(label, f"is {size} bytes long, too short for a safetensors file")
     length = int.from_bytes(prefix, "little")
@@ -57,10 +56,7 @@ def read_header(file: BinaryIO, label: str) -> Header:
         raise _broken(label, f"announces a header of {length} bytes, which no safetensors file has")
     if length > size - 8:
         raise _broken(label, f"announces a header of {length} bytes but has only {size - 8} after its length")
-    raw = file.read(length)
-    if len(raw) < length:
-        raise _broken(label, "became shorter while it was read")
-    return parse_header(raw, size, label)
+    return parse_header(file.now(8, 8 + length), size, label)
 
 
 def parse_header(raw: bytes, size: int, label: str) -> Header:

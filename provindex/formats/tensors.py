@@ -22,7 +22,7 @@ U8 = NDArray[np.uint8]
 Index = Sequence[int] | NDArray[np.int64]
 
 PIECE = 1 << 20  # elements that are decoded at a time where more were asked for than is kept
-NEAR = 4  # rows are read as one run if it has at most this many times the rows that are asked for
+NEAR = 2  # rows are read as one run if it has at most this many times the rows that are asked for
 _NUMPY_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 
 

@@ -1,0 +1,271 @@
+"""Which bytes of a file were looked at, and files of which only some ranges are here.
+
+A `RangedFile` looks like a whole one: a sparse file of its size, mapped. What is looked at and not here is fetched.
+Fetching byte by byte what a fingerprint looks at would take a thousand requests one after another, so `settled` runs
+the reader on what is here (zeros elsewhere), notes what it looked at, fetches that at once, and runs it again until
+nothing was missing: the plan is what the reader does, whatever the format, and cannot differ from it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from provindex.errors import ModelError
+from provindex.formats.tensors import Extent
+
+T = TypeVar("T")
+Range = tuple[int, int]
+Add = Callable[[int], None]
+Progress = Callable[[int, int], None]
+
+GAP = 1 << 16  # bytes between two wanted ranges up to which one request takes both
+REQUEST = 1 << 23  # most bytes of one request
+HEADER = 1 << 20  # bytes that are fetched at least where a header is read
+ROUNDS = 16  # data-dependent reading (experts by their router) takes two or three
+KEPT = 4 << 30  # bytes of all ranges that are kept for the next run
+
+
+class Spans:
+    """A set of bytes, as disjoint ranges in ascending order."""
+
+    def __init__(self, ranges: Iterable[Range] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        for start, stop in ranges:
+            self.add(start, stop)
+
+    def __iter__(self) -> Iterator[Range]:
+        return iter(zip(self._starts, self._stops, strict=True))
+
+    @property
+    def total(self) -> int:
+        return sum(self._stops) - sum(self._starts)
+
+    def add(self, start: int, stop: int) -> None:
+        if stop <= start:
+            return
+        first, last = bisect_left(self._stops, start), bisect_right(self._starts, stop)
+        if first < last:
+            start, stop = min(start, self._starts[first]), max(stop, self._stops[last - 1])
+        self._starts[first:last], self._stops[first:last] = [start], [stop]
+
+    def missing(self, start: int, stop: int) -> list[Range]:
+        """The parts of [start, stop) that are not in the set."""
+        found = []
+        for i in range(bisect_right(self._stops, start), len(self._starts)):
+            if self._starts[i] >= stop:
+                break
+            if start < self._starts[i]:
+                found.append((start, self._starts[i]))
+            start = self._stops[i]
+        return [*found, (start, stop)] if start < stop else found
+
+
+class Reading:
+    """Notes which bytes of a file are looked at; for several threads."""
+
+    def __init__(self) -> None:
+        self.seen = Spans()
+        self._lock = threading.Lock()
+
+    def touch(self, start: int, stop: int) -> None:
+        with self._lock:
+            self.seen.add(start, stop)
+
+    def restart(self) -> None:
+        """Forget what was looked at."""
+        with self._lock:
+            self.seen = Spans()
+
+
+class Mapped(Reading):
+    """A file that is here, mapped."""
+
+    def __init__(self, data: mmap.mmap | bytes) -> None:
+        super().__init__()
+        self._data = data
+
+    @property
+    def extent(self) -> Extent:
+        """All bytes of the file; reading them is noted by this object."""
+        return Extent(np.frombuffer(self._data, np.uint8), 0, self)
+
+    def fetch(self, start: int, stop: int) -> None:
+        """Everything is here."""
+
+
+Fetch = Callable[[Sequence[Range], Callable[[int, bytes], None]], None]
+
+
+class RangedFile(Reading):
+    """A file elsewhere. What was fetched of it is kept in a sparse file at `path`; beside it a note says what that is.
+
+    fetch: gets ranges, and calls what it is given with (position, bytes) as they come, from any thread. transferred:
+    bytes that this object fetched. ModelError if the sparse file cannot be made.
+    """
+
+    def __init__(self, path: Path, size: int, fetch: Fetch) -> None:
+        super().__init__()
+        self.path, self.size, self.transferred = path, size, 0
+        self.planning = False
+        self._fetch = fetch
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            kept = os.fstat(self._file).st_size == size
+            if not kept:
+                os.ftruncate(self._file, size)
+            self.here = Spans(self._noted() if kept else ())
+            self._map = mmap.mmap(self._file, size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            os.close(self._file)
+            raise ModelError(
+                f"{path} cannot hold parts of a file of {size:,} bytes: {error}.",
+                "Set PROVINDEX_CACHE to a folder on a disk that knows sparse files.",
+            ) from error
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", -1) >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def extent(self) -> Extent:
+        """All bytes of the file; reading them is watched by this object."""
+        return Extent(np.frombuffer(self._map, np.uint8), 0, self)
+
+    def touch(self, start: int, stop: int) -> None:
+        super().touch(start, stop)
+        if not self.planning:
+            self.take(start, stop)
+
+    def fetch(self, start: int, stop: int) -> None:
+        stop = min(max(stop, start + HEADER), self.size)
+        self.take(start, stop)
+
+    def missing(self) -> list[Range]:
+        """What was looked at and is not here."""
+        with self._lock:
+            return [gap for start, stop in self.seen for gap in self.here.missing(start, stop)]
+
+    def take(self, start: int, stop: int) -> None:
+        with self._lock:
+            gaps = self.here.missing(start, stop)
+        if gaps:
+            self.bring(gaps, lambda _: None)
+
+    def bring(self, gaps: Sequence[Range], add: Add) -> None:
+        """Fetch ranges, near ones together; what comes is kept, also when the rest does not."""
+        try:
+            self._fetch(requests(gaps), lambda position, data: self._keep(position, data, add))
+        finally:
+            self._note()
+
+    def _keep(self, position: int, data: bytes, add: Add) -> None:
+        view, at = memoryview(data), position
+        while view:
+            written = os.pwrite(self._file, view, at)
+            view, at = view[written:], at + written
+        with self._lock:
+            self.here.add(position, at)
+            self.transferred += len(data)
+        add(len(data))
+
+    def _noted(self) -> list[Range]:
+        """What an earlier run fetched; nothing if the note cannot be read."""
+        try:
+            noted = json.loads(self._spans.read_text("ascii"))
+            ranges = [(int(start), int(stop)) for start, stop in noted]
+        except (OSError, ValueError, TypeError):
+            return []
+        return [(start, stop) for start, stop in ranges if 0 <= start < stop <= self.size]
+
+    def _note(self) -> None:
+        """Say what is here, after it is on the disk."""
+        os.fsync(self._file)
+        with self._lock:
+            ranges = list(self.here)
+        temporary = self._spans.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+        temporary.write_text(json.dumps(ranges), "ascii")
+        temporary.replace(self._spans)
+
+    @property
+    def _spans(self) -> Path:
+        return self.path.with_suffix(".spans")
+
+
+def requests(ranges: Sequence[Range]) -> list[Range]:
+    """Ranges as they are asked for: near ones together, long ones in pieces."""
+    joined: list[Range] = []
+    for start, stop in sorted(ranges):
+        if joined and start - joined[-1][1] <= GAP:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return [(at, min(at + REQUEST, stop)) for start, stop in joined for at in range(start, stop, REQUEST)]
+
+
+def settled(files: Sequence[Reading], make: Callable[[], T], progress: Progress | None = None) -> T:
+    """What `make` makes of files of which some may be elsewhere: run on what is here until nothing was missing."""
+    ranged = [file for file in files if isinstance(file, RangedFile)]
+    for _ in range(ROUNDS if ranged else 0):
+        for file in ranged:
+            file.restart()
+            file.planning = True
+        failure: ModelError | None = None
+        try:
+            made = make()
+        except ModelError as error:  # of the zeros that stand for what is not here, or of the file
+            failure = error
+        finally:
+            for file in ranged:
+                file.planning = False
+        gaps = [file.missing() for file in ranged]
+        if not any(gaps):
+            if failure is not None:
+                raise failure
+            return made
+        _bring(ranged, gaps, progress)
+    return make()
+
+
+def _bring(
+    files: Sequence[RangedFile], gaps: Sequence[Sequence[Range]], progress: Callable[[int, int], None] | None
+) -> None:
+    total = sum(stop - start for found in gaps for start, stop in requests(found))
+    done, lock = 0, threading.Lock()
+
+    def add(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            if progress:
+                progress(min(done, total), total)
+
+    for file, found in zip(files, gaps, strict=True):
+        if found:
+            file.bring(found, add)
+
+
+def prune(folder: Path, keep: Iterable[Path], limit: int = KEPT) -> None:
+    """Remove the ranges that were used longest ago, until what is kept is below a limit; never those of `keep`."""
+    kept = set(keep)
+    found = []
+    for path in folder.glob("*.part"):
+        facts = path.stat()
+        found.append((facts.st_mtime, facts.st_blocks * 512, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total > limit and path not in kept:
+            path.with_suffix(".spans").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            total -= size
