@@ -119,13 +119,15 @@ class RangedFile(Reading):
         self.planning = False
         self._fetch = fetch
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         try:
             kept = os.fstat(self._file).st_size == size
             if not kept:
                 os.ftruncate(self._file, size)
             self.here = Spans(self._noted() if kept else ())
             self._map = mmap.mmap(self._file, size, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):  # what is between the ranges is nothing to read ahead
+                self._map.madvise(mmap.MADV_RANDOM)
         except (OSError, ValueError) as error:
             os.close(self._file)
             raise ModelError(
@@ -171,12 +173,12 @@ class RangedFile(Reading):
             self._note()
 
     def _keep(self, position: int, data: bytes, add: Add) -> None:
-        view, at = memoryview(data), position
-        while view:
-            written = os.pwrite(self._file, view, at)
-            view, at = view[written:], at + written
         with self._lock:
-            self.here.add(position, at)
+            os.lseek(self._file, position, os.SEEK_SET)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._file, view) :]
+            self.here.add(position, position + len(data))
             self.transferred += len(data)
         add(len(data))
 
@@ -262,7 +264,7 @@ def prune(folder: Path, keep: Iterable[Path], limit: int = KEPT) -> None:
     found = []
     for path in folder.glob("*.part"):
         facts = path.stat()
-        found.append((facts.st_mtime, facts.st_blocks * 512, path))
+        found.append((facts.st_mtime, getattr(facts, "st_blocks", facts.st_size // 512) * 512, path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total > limit and path not in kept:

@@ -71,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_file(self, path, headers):
         size, rng = path.stat().st_size, self.headers.get("Range")
+        if self.fault and self.fault.get("whole"):
+            rng = None
         start, end, status = 0, size - 1, 200
         if rng and (m := re.fullmatch(r"bytes=(\d*)-(\d*)", rng.strip())) and any(m.groups()):
             a, b = m.groups()
@@ -585,8 +587,8 @@ class Hub(Store):
 
     log: (method, path, status, bytes, Range) of every request. faults: dicts with `match` (regex on the path), `times`,
     and one of `status` (answer that), `cut` (close the connection after so many bytes of the body), `lie` (another byte
-    than the file has), `slow` (seconds before the answer), `drop` ("before": hang up and do nothing; "after": do it and
-    hang up).
+    than the file has), `whole` (all of the file although a range was asked for), `slow` (seconds before the answer),
+    `drop` ("before": hang up and do nothing; "after": do it and hang up).
     """
 
     handler = Handler
