@@ -6,7 +6,8 @@ no matrix is held as a whole. Norms are folded into the anchors instead of the m
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,19 +67,22 @@ class _Neurons:
     coordinates: F64
 
 
-def branches(w: Weights, anchors: Anchors, threads: int) -> Branched:
-    """Sketches and neuron panels of the text tower's stacks; in sampled mode of the layers at 1/3 and 2/3 only."""
+def branches(w: Weights, anchors: Anchors, pool: Executor, before: Callable[[LayerKey], None]) -> Branched:
+    """Sketches and neuron panels of the text tower's stacks; in sampled mode of the layers at 1/3 and 2/3 only.
+
+    before: what else is to be done with a layer, just before it is read, so that its bytes are fetched once.
+    """
     if anchors.by_string is None and anchors.by_id is None:
         return Branched()
     layers = _layers(w)
-    kept = aligned.neurons_kept(len(layers)) if w.scans else aligned.NEURONS
+    kept = aligned.neurons_kept(len(layers)) if w.exact else aligned.NEURONS
 
     def read(key: LayerKey) -> tuple[tuple[F64 | None, F64 | None], _Neurons | None]:
+        before(key)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out afterwards
             return _layer(w, anchors, key, layers[key], kept)
 
-    with ThreadPoolExecutor(threads) as pool:
-        made = dict(zip(layers, pool.map(read, layers), strict=True))
+    made = dict(zip(layers, pool.map(read, layers), strict=True))
     full = {key: found for key, (found, _) in made.items()}
     return Branched(
         sketch.projected({key: s for key, (s, _) in full.items() if s is not None}),
@@ -96,7 +100,7 @@ def _layers(w: Weights) -> dict[LayerKey, dict[str, Found]]:
         for place, part in w.parts(role):
             if part.stack in stacks and part.layer is not None and not part.cross and w.kept(part):
                 layers.setdefault((part.stack, part.layer), {}).setdefault(role, []).append((place, part))
-    if w.scans:
+    if w.exact:
         return layers
     return {key: layers[key] for key in _thirds(layers)}
 

@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -149,13 +149,13 @@ def _fingerprint_model(
     tokenizer = read_tokenizer(model.tokenizer_files, model.config)
     known = tokenizer if isinstance(tokenizer, Tokenizer) else None
     total = sum(t.nbytes for t in model.tensors.values())
-    scans = _scan_all(model, places, Meter(progress, total)) if mode == "exact" else {}
+    scans: dict[str, Scan] = {}
+    absences: dict[str, str] = {}
+    weights = Weights(model, layout, places, scans, absences, exact=mode == "exact")
+    by_string, by_id = _at_strings(weights, known), _at_ids(weights)
+    branched = _pass(weights, (by_string, by_id), stage, Meter(progress, total))
     if digests is not None:
         digests.update((name, scan.digest) for name, scan in scans.items() if scan.stored)
-    absences: dict[str, str] = {}
-    weights = Weights(model, layout, places, scans, absences)
-    by_string, by_id = _at_strings(weights, known), _at_ids(weights)
-    branched = _branches(weights, (by_string, by_id)) if stage > 1 else _no_branches(weights)
     features = {
         "eas": _eas(weights, known),
         "eas_by_id": _half(_eas(weights, None, note="eas_by_id")),
@@ -181,7 +181,7 @@ def _fingerprint_model(
         parents=model.base_models,
         facts=_facts(weights),
         mode=mode,
-        content_sha256=_content_digest(layout, places, model, scans) if scans else None,
+        content_sha256=_content_digest(layout, places, model, scans) if weights.exact else None,
         mfi=mfi.extract(model.config, known),
         tfv=tfv.extract(known) if known else None,
         vocabulary_sketch=voa.sketch(known.vocab) if known else None,
@@ -215,29 +215,50 @@ def workers() -> int:
     return min(usable, MAX_WORKERS)
 
 
-def _scan_all(model: Model, places: tuple[Placement, ...], meter: Meter) -> dict[str, Scan]:
-    """Scans by tensor name, in the order of the places."""
-    embeddings = {p.name for p in places if any(part.role == "embed" for part in p.parts)}
+def _pass(w: Weights, at: Sequence[_AnchorRows | None], stage: int, meter: Meter) -> Branched:
+    """What the whole tensors give: in exact mode the scans of all, and the branches; in stage 1 of sampled nothing.
 
-    def scan(tensor: Tensor) -> Scan:
-        rows = tensor.name in embeddings and _has_row_norms(tensor.shape)
-        result = _scan(tensor, row=tensor.shape[1] if rows else None)
+    A layer is scanned just before its branches are read, so that a file larger than memory is read once.
+    """
+    if not w.exact and stage == 1:
+        w.absences["branches"] = w.absences["neurons"] = NEEDS_STAGE_2
+        return Branched()
+    waiting: dict[tuple[str, int | None], list[Placement]] = {}
+    for place in w.places if w.exact else ():
+        waiting.setdefault((place.stack, place.layer), []).append(place)
+    embeddings = {p.name for p in w.places if any(part.role == "embed" for part in p.parts)}
+    _ = w.experts, w.gains  # made once, before several threads ask
+
+    def scan(place: Placement) -> None:
+        tensor = w.model.tensors[place.name]
+        rows = place.name in embeddings and _has_row_norms(tensor.shape)
+        w.scans[place.name] = _scan(tensor, row=tensor.shape[1] if rows else None, sampled=_is_sampled(w, place))
         meter.add(tensor.nbytes)
-        return result
 
-    # The largest first, so that no thread is left alone with it at the end.
-    tensors = sorted((model.tensors[p.name] for p in places), key=lambda t: t.nbytes, reverse=True)
+    def scan_layer(key: tuple[str, int | None]) -> None:
+        for place in waiting.pop(key, ()):
+            scan(place)
+
     with ThreadPoolExecutor(workers()) as pool:  # numpy and hashlib release the interpreter lock
-        found = dict(zip((t.name for t in tensors), pool.map(scan, tensors), strict=True))
-    return {p.name: found[p.name] for p in places}
+        outside = [p for key in list(waiting) if key[1] is None for p in waiting.pop(key)]
+        # The largest first, so that no thread is left alone with it at the end.
+        running = pool.map(scan, sorted(outside, key=lambda p: w.model.tensors[p.name].nbytes, reverse=True))
+        branched = _branches(w, at, pool, scan_layer)
+        list(pool.map(scan_layer, list(waiting)))
+        list(running)
+    found = {place.name: w.scans[place.name] for place in w.places if w.exact}
+    w.scans.clear()
+    w.scans.update(found)  # in the order of the places, whichever thread was first
+    return branched
 
 
 def _has_row_norms(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and shape[0] <= MAX_EMBEDDING_ROWS and shape[1] <= CHUNK
 
 
-def _scan(tensor: Tensor, *, row: int | None) -> Scan:
-    """Digest and statistics of a tensor in one pass, and the norms of its rows of `row` elements if that is given.
+def _scan(tensor: Tensor, *, row: int | None = None, sampled: bool = False) -> Scan:
+    """Digest and statistics of a tensor in one pass, the norms of its rows of `row` elements if that is given, and
+    WVC's samples if they are wanted.
 
     What is hashed are the elements in their narrowest precision. Where that is how they are stored, the stored bytes
     are hashed as they are; only float16 with NaNs is written anew, because NaNs have many spellings there.
@@ -264,7 +285,9 @@ def _scan(tensor: Tensor, *, row: int | None) -> Scan:
         if row:
             norms.append(np.sqrt(squares).astype(np.float32))
         total += part
-    return Scan(total, bad, precision, digest.hexdigest(), np.concatenate(norms) if norms else None, stored)
+    lengths = np.concatenate(norms) if norms else None
+    samples = panels.rounded(tensor.strided(*wvc.stride(tensor.size))) if sampled else None
+    return Scan(total, bad, precision, digest.hexdigest(), lengths, stored, samples)
 
 
 def _squares(chunk: F32, run: int, wide: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -418,7 +441,7 @@ def _half(values: F32 | None) -> F32 | None:
 
 
 def _end(w: Weights) -> NDArray[np.float64] | None:
-    if not w.scans:
+    if not w.exact:
         w.absences["END"] = NEEDS_EXACT
         return None
     found = _embedding(w, "END")
@@ -459,7 +482,7 @@ def _layered(w: Weights) -> list[Placement]:
 
 
 def _lep(w: Weights) -> dict[str, F32]:
-    if not w.scans:
+    if not w.exact:
         w.absences["LEP"] = NEEDS_EXACT
         return {}
     norms: dict[str, dict[int, list[float]]] = {}
@@ -478,20 +501,25 @@ def _lep(w: Weights) -> dict[str, F32]:
     }
 
 
+def _is_sampled(w: Weights, place: Placement) -> bool:
+    """Whether WVC takes samples of a tensor."""
+    matrix = place.layer is not None and len(w.model.tensors[place.name].shape) >= 2
+    if not matrix or place.stack != w.layout.main or not wvc.is_projection(place.canonical):
+        return False
+    return all(part.lead is not None or w.kept(part) for part in place.parts)
+
+
 def _wvc(w: Weights) -> wvc.Samples | None:
-    if not w.scans:
+    if not w.exact:
         w.absences["WVC"] = NEEDS_EXACT
         return None
     names, layers, values = [], [], []
-    for place in _layered(w):
-        if place.stack != w.layout.main or place.layer is None or not wvc.is_projection(place.canonical):
-            continue
-        if not all(part.lead is not None or w.kept(part) for part in place.parts):
-            continue
-        tensor = w.model.tensors[place.name]
-        names.append(place.canonical)
-        layers.append(place.layer)
-        values.append(panels.rounded(tensor.strided(*wvc.stride(tensor.size))))
+    for place in w.places:
+        samples = w.scans[place.name].samples
+        if samples is not None and place.layer is not None:
+            names.append(place.canonical)
+            layers.append(place.layer)
+            values.append(samples)
     if not names:
         w.absences["WVC"] = "no known projection tensor in a numbered layer of the text tower"
         return None
@@ -604,11 +632,13 @@ def _token_rows(w: Weights) -> TokenRows | None:
     return token_rows(_embedding_rows(w, found[0], ids), ids)
 
 
-def _branches(w: Weights, at: Sequence[_AnchorRows | None]) -> Branched:
+def _branches(
+    w: Weights, at: Sequence[_AnchorRows | None], pool: Executor, before: Callable[[tuple[str, int]], None]
+) -> Branched:
     """Sketches and neuron panels, by string and by id."""
     centered = w.arch is not None and w.arch.norm == "layer"
     virtual = [None if a is None else sketch.virtual_anchors(a.rows, a.ids, a.labels, centered=centered) for a in at]
-    made = branches(w, Anchors(*virtual), workers())
+    made = branches(w, Anchors(*virtual), pool, before)
     if made.by_string is None and made.by_id is None:
         w.absences["branches"] = next(
             (w.absences[n] for n in ("residual", "residual_by_id") if n in w.absences), NO_LAYER
@@ -616,11 +646,6 @@ def _branches(w: Weights, at: Sequence[_AnchorRows | None]) -> Branched:
     if made.neurons is None:
         w.absences["neurons"] = w.absences.get("branches", NO_LAYER)
     return made
-
-
-def _no_branches(w: Weights) -> Branched:
-    w.absences["branches"] = w.absences["neurons"] = NEEDS_STAGE_2
-    return Branched()
 
 
 def _blocks(w: Weights) -> panels.BlockDigests | None:

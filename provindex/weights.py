@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a tensor's elements gives."""
+    """What one pass over a tensor's elements gives. samples: WVC's, where it takes some of this tensor."""
 
     sum_of_squares: float
     nonfinite: int
@@ -34,6 +34,7 @@ class Scan:
     digest: str
     row_norms: F32 | None
     stored: bool  # whether the digest is that of the stored bytes
+    samples: F32 | None = None
 
 
 class Meter:
@@ -52,13 +53,15 @@ class Meter:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model being fingerprinted, as the extractors below see it."""
+    """A model being fingerprinted, as the extractors see it. exact: every element is read; scans: by tensor name, what
+    that gave so far."""
 
     model: Model
     layout: Layout
     places: tuple[Placement, ...]
-    scans: Mapping[str, Scan]
+    scans: dict[str, Scan]
     absences: dict[str, str]
+    exact: bool = False
 
     @property
     def arch(self) -> Arch | None:

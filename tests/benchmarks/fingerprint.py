@@ -143,17 +143,14 @@ def fingerprint(folder: Path) -> Numbers:
 def parts(folder: Path) -> Numbers:
     """Where the time goes: the tokenizer and its signals, the pass over the weights; and sha256 alone on one core."""
     import hashlib
+    from concurrent.futures import ThreadPoolExecutor
 
-    from provindex.fingerprint import _scan_all, _weights
-    from provindex.names import resolve
+    from provindex.fingerprint import _scan, workers
     from provindex.signals import tfv, voa
     from provindex.source import open_model
     from provindex.tokenizer import Tokenizer, read_tokenizer
-    from provindex.weights import Meter
 
     model = open_model(str(folder))
-    layout = resolve({name: tensor.shape for name, tensor in model.tensors.items()}, model.config)
-    places = _weights(model, layout)
 
     def tokens() -> None:
         tokenizer = read_tokenizer(model.tokenizer_files, model.config)
@@ -161,13 +158,17 @@ def parts(folder: Path) -> Numbers:
             tfv.extract(tokenizer)
             voa.sketch(tokenizer.vocab)
 
+    def scanned() -> None:
+        with ThreadPoolExecutor(workers()) as pool:
+            list(pool.map(_scan, model.tensors.values()))
+
     def hashed() -> None:
         for tensor in model.tensors.values():
             hashlib.sha256(tensor.raw())
 
     return {
         "tokens": seconds(tokens),
-        "scan": seconds(lambda: _scan_all(model, places, Meter(None, 1))),
+        "scan": seconds(scanned),
         "sha256": seconds(hashed),
     }
 
