@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from provindex.formats import local_files
 from provindex.formats.bounded_json import shown
 from provindex.formats.local_files import Folder
 from provindex.formats.safetensors import Header, read_header
-from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.formats.tensors import ByteTensor, Contents, Extent, Tensor
 
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
@@ -44,7 +44,7 @@ class Model:
 
     model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
-    file. tokenizer_files: path by file name (tokenizer.json, vocab.txt, spiece.model ...). license,
+    file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
     base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader.
     """
 
@@ -53,7 +53,7 @@ class Model:
     config: Mapping[str, Any]
     config_reason: str | None
     tensors: Mapping[str, Tensor]
-    tokenizer_files: Mapping[str, Path]
+    tokenizer_files: Mapping[str, Path | bytes]
     files: tuple[FileFact, ...]
     license: str | None = None
     base_models: tuple[str, ...] = ()
@@ -108,6 +108,9 @@ def _open_file(path: Path) -> Model:
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
+    if path.suffix.lower() == layout.GGUF:  # llama.cpp opens all parts when the first one is named
+        parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+        return _open_files(place, dict.fromkeys(parts), ())
     shard = layout.SHARD.fullmatch(path.name)
     notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
     return _open_files(place, {path.name: None}, notes)
@@ -145,10 +148,15 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
     """Map every shard; `promised` are the tensors that an index says are in it (None: whatever it has)."""
     tensors: dict[str, Tensor] = {}
     facts = []
-    for name, expected in promised.items():
-        path = _needed(place, name)
-        header, found = _map_tensors(path)
+    said = Contents(())  # config and tokenizer of the weights' own file, in formats that carry them
+    for names, expected in _together(promised):
+        paths = [_needed(place, name) for name in names]
+        name, path = names[-1], paths[-1]
+        sizes, contents = _read(paths)
+        found = contents.tensors
         _check_promise(path, found, expected)
+        said = contents if contents.config is not None else said
+        warnings += contents.warnings
         twice = next((tensor.name for tensor in found if tensor.name in tensors), None)
         if twice is not None:
             raise ModelError(
@@ -156,22 +164,76 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
                 "Remove one, or name one file.",
             )
         tensors.update((tensor.name, tensor) for tensor in found)
-        facts.append(FileFact(name, header.size))
+        facts += [FileFact(name, size) for name, size in zip(names, sizes, strict=True)]
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     license_name, base_models = local_files.read_card(place, layout.CARD)
-    tokenizer = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    beside = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in beside if path}
+    if said.config is not None:
+        config, config_reason, tokenizer, notes = _of_file_or_beside(said, config, config_reason, tokenizer)
+        warnings += notes
     return Model(
         model_id=place.model_id,
         revision=place.revision,
         config=config,
         config_reason=config_reason,
         tensors=tensors,
-        tokenizer_files={name: path for name, path in tokenizer if path},
+        tokenizer_files=tokenizer,
         files=tuple(facts),
         license=license_name,
         base_models=base_models,
         warnings=warnings,
     )
+
+
+def _read_gguf(files: Sequence[tuple[Extent, str]]) -> Contents:
+    from provindex.formats.gguf import read_parts
+
+    return read_parts(files)
+
+
+# Readers of formats other than safetensors, by suffix: files that are one model (parts of a GGUF) are read together.
+_READERS: Mapping[str, Callable[[Sequence[tuple[Extent, str]]], Contents]] = {layout.GGUF: _read_gguf}
+
+
+def _together(promised: Mapping[str, Sequence[str] | None]) -> Iterable[tuple[Sequence[str], Sequence[str] | None]]:
+    """The files that are read at once, with what is promised of them."""
+    if promised and all(name.lower().endswith(layout.GGUF) for name in promised):
+        return [(tuple(promised), None)]
+    return [((name,), expected) for name, expected in promised.items()]
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[int], Contents]:
+    """Size of each file, and what they hold."""
+    reader = _READERS.get(paths[0].suffix.lower())
+    if reader is None:
+        header, tensors = _map_tensors(paths[0])
+        return [header.size], Contents(tuple(tensors))
+    extents = [_mapped(path) for path in paths]
+    return [extent.size for extent in extents], reader([(e, str(p)) for e, p in zip(extents, paths, strict=True)])
+
+
+def _mapped(path: Path) -> Extent:
+    with local_files.opened(path) as file:
+        try:
+            return Extent(np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8))
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
+
+
+def _of_file_or_beside(
+    said: Contents, config: Mapping[str, Any], reason: str | None, tokenizer: Mapping[str, Path | bytes]
+) -> tuple[Mapping[str, Any], str | None, Mapping[str, Path | bytes], tuple[str, ...]]:
+    """Config and tokenizer of a file that carries its own: what lies beside it is the original, and wins if it is one.
+
+    It is not when its model type is another: then it is some other model's, in a folder of downloads.
+    """
+    own, other = said.config or {}, config.get("model_type")
+    if config and other != own.get("model_type"):
+        what = f"config.json says {shown(str(other))}, the weights' file {own.get('model_type')!r}: the file's is used"
+        return own, None, said.tokenizer, (what,)
+    vocabulary = [name for name in tokenizer if name in layout.VOCABULARIES]
+    return config or own, None, tokenizer if vocabulary else said.tokenizer, ()
 
 
 def _map_tensors(path: Path) -> tuple[Header, list[ByteTensor]]:
@@ -187,7 +249,7 @@ def _map_tensors(path: Path) -> tuple[Header, list[ByteTensor]]:
     return header, tensors
 
 
-def _check_promise(path: Path, found: Iterable[ByteTensor], expected: Sequence[str] | None) -> None:
+def _check_promise(path: Path, found: Iterable[Tensor], expected: Sequence[str] | None) -> None:
     """A shard has exactly the tensors that the index says."""
     if expected is None:
         return

@@ -253,5 +253,6 @@ FORMATS: Mapping[int, Format] = {
     16: Format("IQ2_XXS", 256, 66), 17: Format("IQ2_XS", 256, 74), 22: Format("IQ2_S", 256, 82),
     18: Format("IQ3_XXS", 256, 98), 21: Format("IQ3_S", 256, 110),
     19: Format("IQ1_S", 256, 50), 29: Format("IQ1_M", 256, 56),
-    34: Format("TQ1_0", 256, 54), 35: Format("TQ2_0", 256, 66), 40: Format("NVFP4", 64, 36), 41: Format("Q1_0", 128, 18),
+    34: Format("TQ1_0", 256, 54), 35: Format("TQ2_0", 256, 66),
+    40: Format("NVFP4", 64, 36), 41: Format("Q1_0", 128, 18),
 }  # fmt: skip
