@@ -250,7 +250,8 @@ FAMILIES: dict[str, Made] = {
                      stacked()),
     "starcoder2": Made("starcoder2", config("starcoder2"),
                        {**TOP, **biased(ATTENTION), **biased(OUT), **biased(NORMS), **biased(C_FC)}),
-    "olmo": Made("olmo", config("olmo"), {"model.embed_tokens.weight": (ROWS, WIDTH), **ATTENTION, **OUT, **MLP}, paired),
+    "olmo": Made("olmo", config("olmo"),
+                 {"model.embed_tokens.weight": (ROWS, WIDTH), **ATTENTION, **OUT, **MLP}, paired),
     "olmo2": Made("olmo2", config("olmo2"),
                   {**TOP, **ATTENTION, **OUT, **MLP,
                    **under(P + "self_attn.", {"q_norm": (Q,), "k_norm": (KV,)}),
@@ -263,7 +264,8 @@ FAMILIES: dict[str, Made] = {
                       **under(P + "mlp.", {"up_proj": (INNER, WIDTH), "down_proj": (WIDTH, INNER)})}, gains=True),
     "internlm2": Made("internlm2", config("internlm2"), INTERNLM2, grouped_apart),
     "deepseek2": Made("deepseek2", config("deepseek_v2", num_key_value_heads=HEADS, qk_rope_head_dim=8,
-                                          qk_nope_head_dim=12, v_head_dim=20, kv_lora_rank=24, n_routed_experts=EXPERTS),
+                                          qk_nope_head_dim=12, v_head_dim=20, kv_lora_rank=24,
+                                          n_routed_experts=EXPERTS),
                       {**TOP, **MLA, **NORMS, **GATE, **MOE}, stacked(latent),
                       {**EXPERT_COUNT, "attention.head_count_kv": 1, "rope.dimension_count": 8,
                        "attention.kv_lora_rank": 24, "attention.key_length": 32, "attention.value_length": 24,
@@ -290,7 +292,8 @@ FAMILIES: dict[str, Made] = {
     "t5": Made("t5", {"model_type": "t5", "d_model": WIDTH, "num_layers": LAYERS, "num_heads": HEADS, "d_kv": DIM},
                t5_shapes(False), metadata={"attention.key_length": DIM, "attention.head_count_kv": HEADS}),
     "t5 gated": Made("t5", {"model_type": "t5", "d_model": WIDTH, "feed_forward_proj": "gated-gelu"},
-                     {**t5_shapes(True), **HEAD}, metadata={"attention.key_length": DIM, "attention.head_count_kv": HEADS}),
+                     {**t5_shapes(True), **HEAD},
+                     metadata={"attention.key_length": DIM, "attention.head_count_kv": HEADS}),
 }  # fmt: skip
 
 

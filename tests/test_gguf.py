@@ -124,6 +124,14 @@ FAULTS = {
         file([ARCH, text("llama.attention.head_count") + struct.pack("<II", 4, 5)], [entry("blk.0.attn_q.weight")]),
         "does not fit 5 heads",
     ),
+    "one tensor under two names": (
+        file(entries=[entry("output_norm.weight"), entry("model.norm.weight", offset=128)], data=256),
+        "'model.norm.weight' under two names",
+    ),
+    "a part of a tensor": (
+        file([string("general.architecture", "deepseek2")], [entry("blk.0.attn_k_b.weight")]),
+        "only a part of 'model.layers.0.self_attn.kv_b_proj.weight'",
+    ),
     "too many experts": (
         file(entries=[entry("blk.0.ffn_up_exps.weight", (1, 1 << 18), kind=24)], data=1 << 18),
         "more experts",

@@ -31,7 +31,7 @@ from provindex.formats.tensors import (
 )
 
 MAX_TENSORS = 1 << 17  # of a model, each expert counted; the largest published ones have about 75,000
-MAX_ROWS = 1 << 20  # of a matrix whose rows are put in another order
+MAX_ROWS = 1 << 20  # of a matrix whose rows are put in another order, and elements of a norm
 COLUMNS_AT_ONCE = 256  # of a transposed matrix: each piece of it reads the whole stored one
 
 I64 = NDArray[np.int64]
@@ -150,7 +150,7 @@ class _Naming:
 def _named(stored: Mapping[str, Tensor], naming: _Naming) -> Iterator[Tensor]:
     """The tensors as transformers has them, in the order of their bytes; parts of one tensor where the first one is."""
     parts: dict[str, dict[str, Tensor]] = {}
-    count = 0
+    names: set[str] = set()
     for name, tensor in stored.items():
         target, how, layer = naming.find(name)
         if how in _PARTS:
@@ -162,8 +162,11 @@ def _named(stored: Mapping[str, Tensor], naming: _Naming) -> Iterator[Tensor]:
             made = _unstacked(target, tensor, naming)
         else:
             made = [_undone(target, how, tensor, layer, naming)]
-        count += len(made)
-        if count > MAX_TENSORS:
+        for each in made:
+            if each.name in names:
+                raise ModelError(f"{naming.label} has {shown(each.name)} under two names.", "Convert it again.")
+            names.add(each.name)
+        if len(names) > MAX_TENSORS:
             raise ModelError(f"{naming.label} has more than {MAX_TENSORS} tensors, experts counted singly.")
         yield from made
     for target, group in parts.items():
@@ -173,7 +176,9 @@ def _named(stored: Mapping[str, Tensor], naming: _Naming) -> Iterator[Tensor]:
 
 def _undone(target: str, how: str, tensor: Tensor, layer: int | None, naming: _Naming) -> Tensor:
     """One stored tensor as transformers has it."""
-    if naming.family.gains and target.endswith("norm.weight"):
+    if naming.family.gains and target.endswith("norm.weight") and len(tensor.shape) == 1:
+        if tensor.size > MAX_ROWS:
+            raise naming.fail(tensor, "is no norm's")
         return _less_one(target, tensor)
     if how == "t" and len(tensor.shape) == 2:
         return _transposed(target, tensor)
@@ -348,8 +353,7 @@ def _less_one(name: str, tensor: Tensor) -> Tensor:
     def make(start: int, stop: int) -> F32:
         return _restored(tensor.flat()) if stop > start else np.empty(0, np.float32)
 
-    shape = tensor.shape
-    return ComputedTensor(name, "F32", shape, make, (tensor,)) if len(shape) == 1 else tensor
+    return ComputedTensor(name, "F32", tensor.shape, make, (tensor,))
 
 
 def _restored(sums: F32) -> F32:
