@@ -61,9 +61,13 @@ def _key(model: Model, mode: str, digest: Callable[[Tensor], str]) -> str:
         found = pool.map(digest, (model.tensors[name] for name in sorted(model.tensors)))
         tensors = (model.tensors[name] for name in sorted(model.tensors))
         lines = [f"{t.name} {t.dtype} {t.shape} {sha256}\n" for t, sha256 in zip(tensors, found, strict=True)]
-    lines += [f"{name} {dataset.file_sha256(path)}\n" for name, path in sorted(model.tokenizer_files.items())]
+    lines += [f"{name} {_file_sha256(file)}\n" for name, file in sorted(model.tokenizer_files.items())]
     lines.append(f"{sorted_json(model.config)} {model.config_reason} {mode} {FINGERPRINT_VERSION}.{PANELS_VERSION}\n")
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _file_sha256(file: Path | bytes) -> str:
+    return _sha256([memoryview(file)]) if isinstance(file, bytes) else dataset.file_sha256(file)
 
 
 def _sha256(pieces: Iterable[memoryview]) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from provindex.architectures import ALIASES, KINDS
 from provindex.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.formats import folder as layout
 from provindex.formats import local_files
@@ -22,7 +23,7 @@ from provindex.formats.bounded_json import shown
 from provindex.formats.local_files import Folder
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune
 from provindex.formats.safetensors import read_header
-from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.formats.tensors import ByteTensor, Contents, Extent, Tensor
 
 if TYPE_CHECKING:
     from provindex.hub import Remote
@@ -47,7 +48,7 @@ class Model:
 
     model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
-    file. tokenizer_files: path by file name (tokenizer.json, vocab.txt, spiece.model ...). license,
+    file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
     base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader. reads: what
     is looked at of each file.
     """
@@ -57,7 +58,7 @@ class Model:
     config: Mapping[str, Any]
     config_reason: str | None
     tensors: Mapping[str, Tensor]
-    tokenizer_files: Mapping[str, Path]
+    tokenizer_files: Mapping[str, Path | bytes]
     files: tuple[FileFact, ...]
     license: str | None = None
     base_models: tuple[str, ...] = ()
@@ -152,6 +153,9 @@ def _open_file(path: Path) -> Model:
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
+    if path.suffix.lower() == layout.GGUF:  # llama.cpp opens all parts when the first one is named
+        parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+        return _open_files(place, _here(place, dict.fromkeys(parts)), ())
     shard = layout.SHARD.fullmatch(path.name)
     notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
     return _open_files(place, _here(place, {path.name: None}), notes)
@@ -234,29 +238,36 @@ class _File:
 def _open_files(place: Folder, files: Iterable[_File], warnings: tuple[str, ...]) -> Model:
     tensors: dict[str, Tensor] = {}
     facts, reads = [], []
-    for file in files:
-        label = str(place.path / file.name)
-        found = _tensors(file.reading.extent, label)
-        _check_promise(label, found, file.promised)
-        twice = next((tensor.name for tensor in found if tensor.name in tensors), None)
+    said = Contents(())  # config and tokenizer of the weights' own file, in formats that carry them
+    for together in _together(files):
+        last = together[-1]
+        found = _read([(file.reading.extent, str(place.path / file.name)) for file in together])
+        _check_promise(str(place.path / last.name), found.tensors, last.promised)
+        said = found if found.config is not None else said
+        warnings += found.warnings
+        twice = next((tensor.name for tensor in found.tensors if tensor.name in tensors), None)
         if twice is not None:
             raise ModelError(
-                f"{place.path} has tensor {shown(twice)} in two files, {file.name} is the second.",
+                f"{place.path} has tensor {shown(twice)} in two files, {last.name} is the second.",
                 "Remove one, or name one file.",
             )
-        tensors.update((tensor.name, tensor) for tensor in found)
-        facts.append(FileFact(file.name, file.reading.extent.size, file.sha256))
-        reads.append(file.reading)
+        tensors.update((tensor.name, tensor) for tensor in found.tensors)
+        facts += [FileFact(file.name, file.reading.extent.size, file.sha256) for file in together]
+        reads += [file.reading for file in together]
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     license_name, base_models = local_files.read_card(place, layout.CARD)
-    tokenizer = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    beside = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in beside if path}
+    if said.config is not None:
+        config, config_reason, tokenizer, notes = _of_file_or_beside(said, config, config_reason, tokenizer)
+        warnings += notes
     return Model(
         model_id=place.model_id,
         revision=place.revision,
         config=config,
         config_reason=config_reason,
         tensors=tensors,
-        tokenizer_files={name: path for name, path in tokenizer if path},
+        tokenizer_files=tokenizer,
         files=tuple(facts),
         license=license_name,
         base_models=base_models,
@@ -265,10 +276,57 @@ def _open_files(place: Folder, files: Iterable[_File], warnings: tuple[str, ...]
     )
 
 
-def _tensors(file: Extent, label: str) -> list[Tensor]:
-    """The tensors of a weight file."""
+def _read_safetensors(files: Sequence[tuple[Extent, str]]) -> Contents:
+    (file, label), *_ = files
     header = read_header(file, label)
-    return [ByteTensor(e.name, e.dtype, e.shape, file.part(e.start, e.stop)) for e in header.entries]
+    return Contents(tuple(ByteTensor(e.name, e.dtype, e.shape, file.part(e.start, e.stop)) for e in header.entries))
+
+
+def _read_gguf(files: Sequence[tuple[Extent, str]]) -> Contents:
+    from provindex.formats.gguf import read_parts
+
+    return read_parts(files)
+
+
+# Readers by suffix: files that are one model (parts of a GGUF) are read together.
+_READERS: Mapping[str, Callable[[Sequence[tuple[Extent, str]]], Contents]] = {layout.GGUF: _read_gguf}
+
+
+def _together(files: Iterable[_File]) -> list[list[_File]]:
+    """The files that are read at once."""
+    found = list(files)
+    if found and all(file.name.lower().endswith(layout.GGUF) for file in found):
+        return [found]
+    return [[file] for file in found]
+
+
+def _read(files: Sequence[tuple[Extent, str]]) -> Contents:
+    return _READERS.get(Path(files[0][1]).suffix.lower(), _read_safetensors)(files)
+
+
+def _of_file_or_beside(
+    said: Contents, config: Mapping[str, Any], reason: str | None, tokenizer: Mapping[str, Path | bytes]
+) -> tuple[Mapping[str, Any], str | None, Mapping[str, Path | bytes], tuple[str, ...]]:
+    """Config and tokenizer of a file that carries its own: what lies beside it is the original, and wins if it is one.
+
+    Else it is some other model's, in a folder of downloads.
+    """
+    own = said.config or {}
+    if config and not _of_one_model(own, config):
+        other = shown(str(config.get("model_type")))
+        what = f"config.json says {other}, the weights' file {own.get('model_type')!r}: the file's is used"
+        return own, None, said.tokenizer, (what,)
+    vocabulary = [name for name in tokenizer if name in layout.VOCABULARIES]
+    return config or own, None, tokenizer if vocabulary else said.tokenizer, ()
+
+
+def _of_one_model(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configs can be one model's: of one type, or of one scheme and size (GGUF calls a Mistral llama)."""
+    types = [str(config.get("model_type")) for config in (own, other)]
+    kinds = [KINDS.get(ALIASES.get(name, name)) for name in types]
+    sizes = [[config.get(key) for key in ("hidden_size", "num_hidden_layers")] for config in (own, other)]
+    scheme = kinds[0] is not None and kinds[1] is not None and kinds[0].scheme == kinds[1].scheme
+    return types[0] == types[1] or (scheme and sizes[0] == sizes[1])
 
 
 def _mapped(path: Path) -> Mapped:

@@ -79,8 +79,8 @@ class TokenizerAbsence:
     reason: str
 
 
-def read_tokenizer(files: Mapping[str, Path], config: Mapping[str, Any]) -> Tokenizer | TokenizerAbsence:
-    """Read a model's tokenizer from its files (path by file name) and its config.json ({} if there is none).
+def read_tokenizer(files: Mapping[str, Path | bytes], config: Mapping[str, Any]) -> Tokenizer | TokenizerAbsence:
+    """Read a model's tokenizer from its files (path or bytes by file name) and its config.json ({} if there is none).
 
     Never raises for what the files hold: a missing, oversized or broken tokenizer comes back as a TokenizerAbsence.
     The first source that can be read wins; the ones that could not are in `notes`.
@@ -111,18 +111,18 @@ def guarded(action: Callable[[], Any]) -> Any:
         raise ModelError(f"The tokenizers package refuses it: {detail or type(error).__name__}.") from error
 
 
-def read_bytes(path: Path, name: str) -> bytes:
+def read_bytes(path: Path | bytes, name: str) -> bytes:
     """A whole file of at most MAX_BYTES. ModelError when it is larger or cannot be read."""
     try:
-        size = path.stat().st_size
+        size = len(path) if isinstance(path, bytes) else path.stat().st_size
         if size > MAX_BYTES:
             raise ModelError(f"{name} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
-        return path.read_bytes()
+        return path if isinstance(path, bytes) else path.read_bytes()
     except OSError as error:
         raise ModelError(f"{name} cannot be read: {error.strerror or type(error).__name__}.") from error
 
 
-def read_object(path: Path, name: str) -> dict[str, Any]:
+def read_object(path: Path | bytes, name: str) -> dict[str, Any]:
     """A JSON file whose value is an object. ModelError for anything else."""
     try:
         value = json.loads(read_bytes(path, name))
@@ -133,7 +133,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def _settings(files: Mapping[str, Path]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _settings(files: Mapping[str, Path | bytes]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The small JSON files by name ({} where missing or broken), and a sentence for each broken one."""
     found: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
@@ -147,7 +147,7 @@ def _settings(files: Mapping[str, Path]) -> tuple[dict[str, dict[str, Any]], lis
     return found, notes
 
 
-def _sources(files: Mapping[str, Path]) -> Iterator[Callable[[Mapping[str, Path], str], Any]]:
+def _sources(files: Mapping[str, Path | bytes]) -> Iterator[Callable[[Mapping[str, Path | bytes], str], Any]]:
     """The readers for which there are files, best first."""
     if "tokenizer.json" in files:
         yield _from_json
@@ -159,7 +159,7 @@ def _sources(files: Mapping[str, Path]) -> Iterator[Callable[[Mapping[str, Path]
         yield _from_sentencepiece
 
 
-def _from_json(files: Mapping[str, Path], name: str) -> Any:
+def _from_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     """Backend from tokenizer.json."""
     import tokenizers
 
@@ -170,7 +170,7 @@ def _from_json(files: Mapping[str, Path], name: str) -> Any:
         raise ModelError(f"tokenizer.json is not a tokenizer. {error.message}") from error
 
 
-def _from_vocab_txt(files: Mapping[str, Path], name: str) -> Any:
+def _from_vocab_txt(files: Mapping[str, Path | bytes], name: str) -> Any:
     """WordPiece from one token a line; the line number is the id."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, normalizers, pre_tokenizers
@@ -186,7 +186,7 @@ def _from_vocab_txt(files: Mapping[str, Path], name: str) -> Any:
     return backend
 
 
-def _from_vocab_json(files: Mapping[str, Path], name: str) -> Any:
+def _from_vocab_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     """Byte-level BPE from vocab.json and merges.txt."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers
@@ -206,7 +206,7 @@ def _from_vocab_json(files: Mapping[str, Path], name: str) -> Any:
     return backend
 
 
-def _from_sentencepiece(files: Mapping[str, Path], name: str) -> Any:
+def _from_sentencepiece(files: Mapping[str, Path | bytes], name: str) -> Any:
     """Unigram or BPE from a SentencePiece model, with the ids that the tokenizer class gives to its pieces."""
     from provindex.formats import sentencepiece as spm
 
@@ -223,7 +223,7 @@ def _from_sentencepiece(files: Mapping[str, Path], name: str) -> Any:
     return guarded(lambda: spm.backend(ordered, stored))
 
 
-def _text(path: Path, name: str) -> str:
+def _text(path: Path | bytes, name: str) -> str:
     try:
         return read_bytes(path, name).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -268,7 +268,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "empty folder": ({}, "is empty"),
     "no weights": ({"config.json": {}}, "no *.safetensors"),
     "pickle only": ({"pytorch_model.bin": b"x"}, "PyTorch pickle (pytorch_model.bin)"),
-    "gguf only": ({"model-q4.gguf": b"GGUF"}, "GGUF"),
+    "broken gguf": ({"model-q4.gguf": b"GGUF"}, "ends inside its header"),
     "onnx only": ({"model.onnx": b"x"}, "ONNX"),
     "weights one folder down": ({"config.json": {}, "sub/model.safetensors": WEIGHTS}, "its folder sub has"),
     "truncated": ({"model.safetensors": WHOLE[:-1]}, "truncated"),

@@ -18,21 +18,23 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
 )  # fmt: skip
+VOCABULARIES = frozenset(TOKENIZER_FILES) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 SINGLE = "model.safetensors"
+GGUF = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
 
 # Weight files in formats that are not read (yet), by suffix.
 FOREIGN: Mapping[str, str] = {
     ".bin": "PyTorch pickle", ".pt": "PyTorch pickle", ".pth": "PyTorch pickle", ".ckpt": "PyTorch pickle",
-    ".pkl": "pickle", ".pickle": "pickle", ".gguf": "GGUF", ".ggml": "GGML", ".onnx": "ONNX", ".h5": "Keras HDF5",
+    ".pkl": "pickle", ".pickle": "pickle", ".ggml": "GGML", ".onnx": "ONNX", ".h5": "Keras HDF5",
     ".keras": "Keras", ".msgpack": "Flax msgpack", ".npz": "numpy archive", ".npy": "numpy array", ".tflite": "TFLite",
 }  # fmt: skip
 CONVERT = (
     "Convert it to safetensors first (with transformers: model.save_pretrained(folder)); pickles are never opened."
 )
 
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(safetensors|gguf)")
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
 
 
@@ -46,7 +48,7 @@ class Weights:
 
 def weight_files(names: Collection[str], label: str) -> Weights:
     """Choose the weights among the file names of a folder, as transformers does: one file, else an index,
-    else all there is.
+    else all there is; where no safetensors file is, one GGUF file, or all the parts of one.
 
     Files that repeat the same weights (consolidated.safetensors) or amend them (adapters) are left out when
     there are others, so that no parameter counts twice. ModelError when there is nothing to read, or a shard
@@ -69,7 +71,29 @@ def weight_files(names: Collection[str], label: str) -> Weights:
             return Weights(tuple(group))
     if tensors:
         return Weights(tuple(tensors))
+    ggufs = [name for name in here if name.lower().endswith(GGUF) and not name.startswith("mmproj")]
+    if ggufs:
+        return Weights(_one_gguf(ggufs, label))
     raise _nothing(names, label)
+
+
+def _one_gguf(files: list[str], label: str) -> tuple[str, ...]:
+    """The file, or the parts of one that is split. Of several, each is a whole model: nobody but the reader can say."""
+    parts = gguf_parts(files[0], files)
+    if len(parts) < len(files):
+        shown_ones = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+        raise ModelError(f"{label} has several GGUF files: {shown_ones}.", "Name one of them.")
+    _check_numbering(list(parts), label)
+    return parts
+
+
+def gguf_parts(name: str, names: Collection[str]) -> tuple[str, ...]:
+    """The parts of the model that a GGUF file is a part of, in order, among `names`; the file itself if it is whole."""
+    own = SHARD.fullmatch(name)
+    if own is None:
+        return (name,)
+    found = (SHARD.fullmatch(other) for other in sorted(names))
+    return tuple(m[0] for m in found if m and (m["stem"], m["count"]) == (own["stem"], own["count"]))
 
 
 def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ...]]:
