@@ -215,6 +215,25 @@ def test_sampled_mode_agrees_bit_for_bit_with_exact_mode(make: Callable[[], zoo.
     assert compare(sampled, exact).signals["WVC"].reason
 
 
+@pytest.mark.parametrize("make", [large, zoo.gpt2, zoo.bert])
+def test_the_layers_that_sampled_mode_reads_whole_are_described_as_in_exact_mode(
+    make: Callable[[], zoo.Checkpoint],
+) -> None:
+    exact, sampled = fingerprint(make()), fingerprint(make(), mode="sampled")
+    assert exact.sketches and sampled.sketches and exact.neurons and sampled.neurons
+    assert 1 <= len(sampled.sketches.keys) <= 2 < len(exact.sketches.keys)
+    for i, key in enumerate(sampled.sketches.keys):
+        whole = exact.sketches.layers[exact.sketches.keys.index(key)]
+        assert np.allclose(sampled.sketches.layers[i], whole, rtol=2**-10, atol=2**-12)
+        ours, theirs = sampled.neurons.places[key], exact.neurons.places[key]
+        kept = min(ours.stop - ours.start, theirs.stop - theirs.start)
+        ours, theirs = slice(ours.start, ours.start + kept), slice(theirs.start, theirs.start + kept)
+        assert np.array_equal(sampled.neurons.units[ours], exact.neurons.units[theirs])
+        assert np.allclose(sampled.neurons.lengths[ours], exact.neurons.lengths[theirs], rtol=1e-6)
+        assert sampled.neurons.by_string is not None and exact.neurons.by_string is not None
+        assert int(np.abs(sampled.neurons.by_string[ours] - exact.neurons.by_string[theirs]).max()) <= 1
+
+
 def test_sampled_mode_reads_less() -> None:
     model = large()
     exact, sampled = fingerprint(model), fingerprint(model, mode="sampled")

@@ -79,6 +79,17 @@ def test_every_layout_of_weights_can_be_read_by_ranges(
     assert to_row(there)["row_sha256"] == to_row(resolve(tmp_path / name, mode="sampled").fingerprint)["row_sha256"]
 
 
+def test_gguf_is_read_by_ranges_too(hub: Hub, tmp_path: Path) -> None:
+    models = pytest.importorskip("gguf_models", exc_type=ImportError)
+    forget()
+    path, made = tmp_path / "model.gguf", models.FAMILIES["llama"]
+    models.write_gguf(path, made, models.weights(made), "Q8_0")
+    hub.publish("ranges/gguf", {"model.gguf": path.read_bytes()})
+    there, here = resolve("ranges/gguf", mode="sampled"), resolve(path, mode="sampled")
+    assert to_row(there.fingerprint)["row_sha256"] == to_row(here.fingerprint)["row_sha256"]
+    assert there.fingerprint.tfv is not None or here.fingerprint.tfv is None
+
+
 def test_a_large_model_is_not_downloaded_unless_that_is_asked_for(
     hub: Hub, published: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
