@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from provindex.evidence.grids import CODEBOOKS
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 Quantizer = Callable[[F32], F32]
 
 
@@ -87,42 +89,42 @@ def coded(name: str, size: int, scales: str = "any") -> Quantizer:
         if scales == "power of two":
             scale = np.float32(2) ** np.floor(np.log2(scale) + np.float32(0.6))
         elif scales == "E4M3":
-            scale = levels_of("E4M3", scale * 4096) / 4096
+            steps = CODEBOOKS["E4M3"]
+            scale = steps[np.searchsorted((steps[1:] + steps[:-1]) / 2, scale * 4096)] / 4096
         return levels[np.searchsorted(middles, g / scale)] * scale
 
     return lambda w: _grouped(w, size, groups)
 
 
-def levels_of(name: str, values: F32) -> F32:
-    levels = CODEBOOKS[name]
-    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, values)].astype(np.float32)
+@cache
+def _factor(columns: int) -> F64:
+    """What GPTQ makes of the Hessian of inputs that 16 common directions correlate."""
+    rng = np.random.default_rng(columns)
+    inputs = rng.standard_normal((2 * columns, columns))
+    inputs += rng.standard_normal((2 * columns, 16)) @ rng.standard_normal((16, columns))
+    hessian = inputs.T @ inputs / inputs.shape[0]
+    hessian += 0.01 * np.mean(np.diag(hessian)) * np.eye(columns)
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(hessian)).T)
 
 
-def gptq(size: int, bits: int, seed: int = 0) -> Quantizer:
+def gptq(size: int, bits: int) -> Quantizer:
     """GPTQ: column after column is rounded, and what that leaves is made up for by the columns after it.
 
-    Frantar et al. 2023, arXiv 2210.17323, algorithm 1, with the Hessian of correlated inputs.
+    Frantar et al. 2023, arXiv 2210.17323, algorithm 1. Only the first 4 rows, the others are rounded to nearest.
     """
+    top, plain = 2**bits - 1, affine(size, bits)
 
     def quantize(w: F32) -> F32:
-        rng = np.random.default_rng(seed)
-        columns = w.shape[1]
-        inputs = rng.standard_normal((2 * columns, columns)) + rng.standard_normal((2 * columns, 16)) @ (
-            rng.standard_normal((16, columns))
-        )
-        hessian = inputs.T @ inputs / inputs.shape[0]
-        hessian += 0.01 * np.mean(np.diag(hessian)) * np.eye(columns)
-        factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
-        left, out = w.astype(np.float64).copy(), np.zeros(w.shape)
-        for j in range(columns):
+        factor, left, out = _factor(w.shape[1]), w[:4].astype(np.float64), plain(w)
+        for j in range(w.shape[1]):
             if j % size == 0:
                 group = left[:, j : j + size]
                 low, high = np.minimum(group.min(axis=1), 0), np.maximum(group.max(axis=1), 0)
-                scale = ((high - low) / (2**bits - 1)).astype(np.float16).astype(np.float64)
+                scale = ((high - low) / top).astype(np.float16).astype(np.float64)
                 zero = np.rint(-low / scale)
-            out[:, j] = (np.clip(np.rint(left[:, j] / scale) + zero, 0, 2**bits - 1) - zero) * scale
-            left[:, j + 1 :] -= np.outer((left[:, j] - out[:, j]) / factor[j, j], factor[j, j + 1 :])
-        return out.astype(np.float32)
+            out[:4, j] = (np.clip(np.rint(left[:, j] / scale) + zero, 0, top) - zero) * scale
+            left[:, j + 1 :] -= np.outer((left[:, j] - out[:4, j]) / factor[j, j], factor[j, j + 1 :])
+        return out
 
     return quantize
 
@@ -150,6 +152,7 @@ QUANTIZERS: Mapping[str, Quantizer] = {
     "NF4": coded("NF4", 64),
     "MXFP4": coded("E2M1", 32, "power of two"),
     "NVFP4": coded("E2M1", 16, "E4M3"),
+    "MXFP8": coded("E4M3", 32, "power of two"),
     "FP8 E4M3 per row": coded("E4M3", 0),
     "FP8 E5M2 per row": coded("E5M2", 0),
     "FP8 E4M3, blocks of 128": coded("E4M3", 128),

@@ -24,8 +24,12 @@ F64 = NDArray[np.float64]
 WINDOWS = (256, 128, 64, 32, 16)
 MAX_LEVELS = 255  # steps of an 8-bit grid
 LOG10_CHANCE = -6.0  # that unquantized values fit, from which on a grid counts as seen
-SCREENED = 24  # values that every candidate step is tried on, before all are
-ALIKE = 0.8  # of the coarsest grid's step: larger windows are preferred down to that
+SCREENED = 8  # values that every candidate step is tried on, before all are
+FLOAT_WINDOW = (
+    32  # largest window for float formats: scales that are powers of two hide in larger ones what was clipped
+)
+ALIKE = 0.8  # of the widest cells: larger windows are preferred down to that
+CODED = 0.99  # so that equally spaced levels are not called a codebook's
 MIN_VALUES = 256  # from which on a residual says something
 ROUNDED = 5e-4  # share of values outside of their cells, up to which all counts as rounded to nearest
 NEAR = 0.35  # mean distance in half steps below which values were made of the grid's; rounding leaves .5
@@ -62,6 +66,7 @@ CODEBOOKS: Mapping[str, F64] = {
     "E4M3": _minifloat(3, 7, 448.0),
     "E5M2": _minifloat(2, 15, 57344.0),
 }
+FLOATS = frozenset({"E2M1", "E4M3", "E5M2"})
 
 
 def _edges(levels: F64) -> F64:
@@ -197,14 +202,17 @@ def _grid_of(data: bytes) -> Grid | None:
     for size in sorted({min(size, values.size) for size in WINDOWS}):
         windows = values[: values.size // size * size].reshape(-1, size)
         fits = {kind: fit for kind in kinds if (fit := _fits(kind, windows, rounding))}
-        kinds = tuple(fits)  # what does not fit small windows fits no larger ones
-        found = [grid for kind in kinds if (grid := _seen(kind, windows, fits[kind], rounding))] + found
-    widest = max((_width(grid) for grid in found), default=0.0)
-    return next((grid for grid in found if _width(grid) >= ALIKE * widest), None)
+        # what does not fit small windows fits no larger ones
+        kinds = tuple(kind for kind in fits if kind not in FLOATS or size < FLOAT_WINDOW)
+        found = [grid for kind, fit in fits.items() if (grid := _seen(kind, windows, fit, rounding))] + found
+    if not found:
+        return None
+    widest = max(found, key=_width)
+    return next(g for g in found if g.name == widest.name and _width(g) >= ALIKE * _width(widest))
 
 
 def _width(grid: Grid) -> float:
-    return float(grid.steps.mean())
+    return float(grid.steps.mean()) * (1.0 if grid.name == UNIFORM else CODED)
 
 
 def _fits(kind: str, windows: F64, rounding: float) -> list[_Fit]:
