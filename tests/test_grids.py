@@ -22,7 +22,7 @@ from provindex.index import Index, Match
 from provindex.verdict import compare
 
 F32 = NDArray[np.float32]
-MATRICES = 16
+MATRICES = 8
 CHANGES = (0.003, 0.01, 0.03, 0.1)
 EIGHT_BITS = {"Q8_0", "int8 per row", "8 bits, groups of 128", "gguf Q8_0"}
 STORED: Mapping[str, Callable[[F32], F32]] = {
@@ -94,7 +94,7 @@ DRAWS: Mapping[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
 def test_ordinary_weights_lie_on_no_grid(draw: Callable[[np.random.Generator], NDArray[np.float64]]) -> None:
     rng = np.random.default_rng(2)
     for store in (lambda w: w, *STORED.values()):
-        assert not any(grid_of(kept(store(draw(rng).astype(np.float32)))) for _ in range(60))
+        assert not any(grid_of(kept(store(draw(rng).astype(np.float32)))) for _ in range(40))
 
 
 def test_nothing_is_seen_in_next_to_nothing() -> None:
@@ -132,11 +132,12 @@ def test_values_made_of_quantized_ones_are_told_from_those_before_rounding() -> 
 
 
 def test_compensated_errors_grow_along_a_row() -> None:
-    quantized = [gptq(128, 4)(w) for w in sources() * 2]
-    source = around(quantized, sources() * 2)
+    many = [w for model in (sources(), *map(siblings, CHANGES)) for w in model]
+    quantized = [gptq(128, 4)(w) for w in many]
+    source = around(quantized, many)
     assert source.compensated and not source.rounded and source.share > 0.02
-    plain = [QUANTIZERS["4 bits, groups of 128"](w) for w in sources() * 2]
-    assert not any(around(plain, siblings(change) * 2).compensated for change in CHANGES)
+    plain = [QUANTIZERS["4 bits, groups of 128"](w) for w in sources()]
+    assert not any(around(plain, siblings(change)).compensated for change in CHANGES)
 
 
 # --- among relatives ---
@@ -177,10 +178,10 @@ def asked(fp: Fingerprint) -> dict[str, Match]:
 @pytest.mark.parametrize(
     ("by", "source"),
     [
-        (QUANTIZERS["Q8_0"], "base"), (QUANTIZERS["Q4_K"], "tuned-0.003"), (QUANTIZERS["NF4"], "tuned-0.01"),
+        (QUANTIZERS["Q8_0"], "base"), (QUANTIZERS["Q4_K"], "tuned-0.003"),
         (QUANTIZERS["Q2_K"], "base"), (QUANTIZERS["MXFP4"], "tuned-0.1"), (gptq(128, 8), "tuned-0.003"),
     ],
-    ids=["Q8_0", "Q4_K", "NF4", "Q2_K", "MXFP4", "GPTQ, 8 bits"],
+    ids=["Q8_0", "Q4_K", "Q2_K", "MXFP4", "GPTQ, 8 bits"],
 )  # fmt: skip
 def test_exactly_the_source_is_quantized(by: Quantizer, source: str) -> None:
     found = asked(quantized(relatives()[source], by))

@@ -31,7 +31,7 @@ FLOAT_WINDOW = (
 ALIKE = 0.8  # of the widest cells: larger windows are preferred down to that
 CODED = 0.99  # so that equally spaced levels are not called a codebook's
 MIN_VALUES = 256  # from which on a residual says something
-ROUNDED = 5e-4  # share of values outside of their cells, up to which all counts as rounded to nearest
+ROUNDED = 5e-4  # share of values outside of their cells (or one), up to which all counts as rounded to nearest
 NEAR = 0.35  # mean distance in half steps below which values were made of the grid's; rounding leaves .5
 COMPENSATED = 0.3  # share outside, up to which it can be an error-compensating quantizer's
 DEVIATIONS = 6.0
@@ -123,9 +123,13 @@ class Residual:
         return sum(self.outside) / max(self.n, 1)
 
     @property
+    def _within(self) -> bool:
+        return self.n >= MIN_VALUES and sum(self.outside) <= max(1.0, ROUNDED * self.n)
+
+    @property
     def rounded(self) -> bool:
         """Whether the grid's values are these, rounded to nearest: at least 256, next to none of them outside."""
-        return self.n >= MIN_VALUES and self.share <= ROUNDED and not self.inside
+        return self._within and not self.inside
 
     @property
     def inside(self) -> bool:
@@ -133,14 +137,15 @@ class Residual:
 
         Values before rounding lie half a half step away, on average.
         """
-        return self.n >= MIN_VALUES and self.share <= ROUNDED and self.away <= NEAR * self.n
+        return self._within and self.away <= NEAR * self.n
 
     @property
     def compensated(self) -> bool:
         """Whether more and more values are outside along a row.
 
-        So quantizers that make up for the error of each column in the columns after it (GPTQ) leave it, and nothing
-        else does. The last half of the values against the first quarter, six standard deviations.
+        So quantizers that make up for the error of each column in the columns after it (GPTQ) leave it; siblings of the
+        source lie outside alike everywhere. The last half of the values against the first quarter, six standard
+        deviations.
         """
         early, late = self.counts[0], sum(self.counts[2:])
         if min(early, late) < MIN_VALUES:
@@ -187,7 +192,8 @@ def grid_of(values: F64) -> Grid | None:
     """The grid that all values lie on, or None where none is seen. values: (n,), in the order of the matrix.
 
     Every window and kind of grid is tried, and the one with the widest cells is taken: the true one always fits, so a
-    value's source is never outside by a wrong guess.
+    value's source is never outside by a wrong guess. Measured: 0 of 72,000 unquantized matrices (f32, f16, bf16) and 0
+    of 3 times 553 real ones; all quantized ones but 8 bits in blocks that were stored again as bfloat16 (README.md).
     """
     return _grid_of(np.ascontiguousarray(values, np.float64).tobytes())
 
