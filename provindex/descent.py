@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from provindex.evidence import merge
-from provindex.evidence.direction import Direction, Item, Structure, direction, later_items, structure
+from provindex.evidence.direction import Direction, Item, Structure, direction, later_items, made_of_grid, structure
 from provindex.evidence.merge import Merge
 from provindex.evidence.panels import BlockDigests
 from provindex.evidence.start import NOT_SHARED, Start, gain_correlation, shared_start
@@ -54,14 +54,16 @@ def role_of(linked: Linked, relation: str, start: Start, more: Sequence[Item] = 
     """The role of A in a linked pair. more: items from elsewhere, such as direction.witness.
 
     Embedding rows and the path are asked where all layers stand where they stood, and only of pairs that are known to
-    have more than a random start in common.
+    have more than a random start in common; not where one of them was quantized: rounding moved more than training.
     """
     a, b = linked.a, linked.b
     grids, widths = (linked.sizes.grid_a, linked.sizes.grid_b), linked.widths
     shape = structure(_structure(a, grids[0], widths[0]), _structure(b, grids[1], widths[1]), relation)
     items = [shape] if shape else []
+    if relation in TRAINED_ON and (child := linked.made_of_grid):
+        items.append(made_of_grid(child))
     in_place = a.facts.layers == b.facts.layers and linked.whole and not linked.undone
-    if relation in TRAINED_ON and start.answer == NOT_SHARED and in_place:
+    if relation in TRAINED_ON and start.answer == NOT_SHARED and in_place and linked.sizes.half_step is None:
         kept = [merge.samples(fp.blocks, fp.wvc) for fp in (a, b)]
         items += later_items(a.token_rows, b.token_rows, *kept)
     return direction([*items, *more])

@@ -29,6 +29,7 @@ from provindex.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.evidence.sketch import LAYER, BranchSketches
 from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from provindex.quantized import source_among
 from provindex.retrieval import DIMENSIONS, RERANKED, Sketches, in_turn, rerank, searches, vector
 from provindex.rows import Row, context, row_hash, to_row
 from provindex.signals import mfi, tfv
@@ -453,7 +454,7 @@ class Index:
             entry, rank, score = candidate
             other = entry.load()
             pair = compare(fp, other, models=len(self), calibration=calibration)
-            if pair.relation in TRAINED_ON:
+            if pair.relation in TRAINED_ON or pair.relation == "quantized":
                 weights[entry.key] = sampled(other)
             return Match(entry, _variant_rule(fp, entry, pair), rank, score)
 
@@ -464,7 +465,7 @@ class Index:
                 if progress:
                     progress(len(found), len(ranked))
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=_closeness)
-        matches = _with_parents(fp, matches, weights)
+        matches = sorted(_with_source(fp, _with_parents(fp, matches, weights), weights), key=_closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         return QueryResult(
             query=fp,
@@ -743,7 +744,7 @@ def _with_parents(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, S
 
     weights: samples of those that training may have made of each other.
     """
-    kin = [m for m in matches if m.entry.key in weights][:MAX_CANDIDATES]
+    kin = [m for m in matches if m.entry.key in weights and m.pair.relation in TRAINED_ON][:MAX_CANDIDATES]
     merged = parents_of(sampled(fp), [weights[m.entry.key] for m in kin])
     if merged is None:
         return matches
@@ -757,9 +758,21 @@ def _with_parents(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, S
     return [replace(m, pair=told.get(m.entry.key, m.pair)) for m in matches]
 
 
-def _closeness(match: Match) -> tuple[bool, float, float, str]:
+def _with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sampled]) -> list[Match]:
+    """The same matches; of those that a quantized query may have been made of, only the nearest stay `quantized`.
+
+    weights: samples of those that training or quantization may have made of each other.
+    """
+    relatives = [(m.entry.label, m.pair, weights.get(m.entry.key, (None, None))[0]) for m in matches]
+    return [replace(m, pair=pair) for m, pair in zip(matches, source_among(fp.blocks, relatives), strict=True)]
+
+
+def _closeness(match: Match) -> tuple[bool, bool, float, float, str]:
+    """Copies first, then what a quantized query was made of, then by the cosine of the samples."""
     pair = match.pair
-    return (pair.relation != "identical", -round(pair.closeness, 4), pair.log10_p or 0.0, match.entry.label)
+    source = pair.relation == "quantized" and pair.on_grids == (True, False)
+    closeness = -round(pair.closeness, 4)
+    return (pair.relation != "identical", not source, closeness, pair.log10_p or 0.0, match.entry.label)
 
 
 def _status(matches: Sequence[Match], rest: Sequence[Match]) -> str:

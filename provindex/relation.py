@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.evidence.aligned import Agreement
-from provindex.evidence.effects import Effects
+from provindex.evidence.effects import ON_GRID, Effects
 from provindex.evidence.exact import LayerPair, Outcome
+from provindex.evidence.grids import MIN_VALUES, Residual
 from provindex.evidence.layers import Matches
 from provindex.evidence.panels import MIN_ANCHORS, HiddenPanels
 from provindex.fingerprint import Fingerprint
 
 LOG10_P_LINKED = -6.0
 EQUAL = 0.999  # share of blocks from which on two models count as equal
-GRID = 0.9  # share of matrices on a grid from which on a model counts as quantized
 APART = 0.1  # median cosine of the samples of a role, below which that role does not correspond
 FINETUNE = 0.9  # median cosine from which on a child counts as fine-tuned rather than continued
 FOUND_AGAIN = 0.5  # E3, E4: from which on what corresponds element by element can be expected to
@@ -30,11 +30,18 @@ LOW_RANK = 0.95  # share of a difference's energy in a quarter of its components
 ABOVE_NOISE = 30.0  # a difference's energy over that of float16 rounding
 SAME_SKETCH, OTHER_VALUES = 0.999, 0.99  # E4, and a cosine: where noise sets matrices apart, E4 is the cosine squared
 SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
+STEPPED = frozenset({"quantized", "finetune", "continued", "adapter"})  # relations that leave every value its place
 SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
 
 SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
 GROWN = "a model that was grown by new layers or neurons would look the same, with the roles exchanged"
 SIBLING = "any checkpoint within half a step of the one that was quantized would look the same"
+COMPENSATED = (
+    "they become more along a row, as quantizers leave it that make up for the error of each column in the next ones "
+    "(GPTQ): a close relative of the one that was quantized would look the same"
+)
+NOT_ROUNDED = "a sibling of it was quantized, or by rules that compensate errors or rescale channels"
+BOTH_ON_GRIDS = "both lie on quantization grids: what either was quantized from cannot be told from the two"
 PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
 ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
 TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
@@ -194,9 +201,17 @@ class Linked:
         return "finetune" if "" != self.a.facts.precision == self.b.facts.precision else "recast"
 
     def _on_a_grid(self) -> str | None:
-        sizes = self.sizes
-        quantized = (sizes.grid_a >= GRID) != (sizes.grid_b >= GRID) and sizes.half_step >= GRID
-        return "quantized" if self.whole and quantized else None
+        around = self.sizes.half_step
+        if not self.whole or around is None or not (around.rounded or around.compensated):
+            return None
+        return "quantized"
+
+    @property
+    def made_of_grid(self) -> str | None:
+        """ "A" or "B" if that model's values are the other one's quantized values, moved a little; else None."""
+        if self.sizes.half_step is None or not self.sizes.half_step.inside or not self.whole:
+            return None
+        return "B" if self.sizes.grid_a >= ON_GRID else "A"
 
     def _other_shape(self) -> str | None:
         """`upscaled` or `pruned`: depths differ and the shallower is in the deeper one; or the widths do."""
@@ -228,7 +243,30 @@ class Linked:
             return (GROWN,)
         if relation == "related" and self.exact and not self.undone:
             return (PARTLY, SAME_START)
-        return {"continued": (SAME_START,), "related": (PARTLY,), "quantized": (SIBLING,)}.get(relation, ())
+        return {"continued": (SAME_START,), "related": (PARTLY,)}.get(relation, ()) + self._steps(relation)
+
+    def _steps(self, relation: str) -> tuple[str, ...]:
+        """What the half-step test found, of pairs that quantization and training alone may have made."""
+        sizes, around = self.sizes, self.sizes.half_step
+        if relation not in STEPPED:
+            return ()
+        if around is None:
+            return (BOTH_ON_GRIDS,) if min(sizes.grid_a, sizes.grid_b) >= ON_GRID else ()
+        if around.n < MIN_VALUES:
+            return ()
+        told = half_steps(around)
+        if relation == "quantized":
+            return (told, SIBLING) if around.rounded else (told, COMPENSATED)
+        if self.made_of_grid:
+            return (f"{told}, and most by much less: values that were quantized before, and changed a little",)
+        side = "A" if sizes.grid_a >= ON_GRID else "B"
+        other = "B" if side == "A" else "A"
+        return (f"{side} lies on a quantization grid that is not {other} rounded to nearest ({told}): {NOT_ROUNDED}",)
+
+
+def half_steps(around: Residual) -> str:
+    """What the half-step test found, in words."""
+    return f"{100 * around.share:.1f} % of {around.n:,} sampled weights differ by more than half a quantization step"
 
 
 def _width(fp: Fingerprint) -> int:

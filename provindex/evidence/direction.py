@@ -103,6 +103,12 @@ def structure(a: Structure, b: Structure, relation: str) -> Item | None:
     return Item("structure", STRUCTURE if descendant else -STRUCTURE, f"{'A' if descendant else 'B'} {why}")
 
 
+def made_of_grid(child: str) -> Item:
+    """Values that lie close to another model's quantization grid, and off it, were made of its dequantized ones."""
+    text = f"{child} was made of the other one's quantized values: it lies close around them, not where rounding starts"
+    return Item("structure", STRUCTURE if child == "A" else -STRUCTURE, text)
+
+
 def _vocabulary(a: Structure, b: Structure) -> tuple[bool, str] | None:
     """Rows appended make the larger one the child; rows cut out and renumbered in their old order the smaller one."""
     if a.anchor_ids is None or b.anchor_ids is None or a.vocabulary == b.vocabulary:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.evidence.grids import Grid, Residual, grid_of, residual, together
 from provindex.evidence.panels import BlockDigests
 
 F64 = NDArray[np.float64]
-MAX_PROBED = 64  # matrices whose samples are searched for a grid, evenly spread
-MAX_LEVELS = 255  # an 8-bit grid
-GRID_TOLERANCE = 0.06  # of a step: samples are kept as float16, which moves level 127 by 0.03 steps
+MAX_PROBED = 48  # matrices whose samples are searched for a grid, evenly spread
+ON_GRID = 0.9  # share of them on a grid, from which on a model counts as quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Effects:
     roles: Mapping[str, float] = field(default_factory=dict)
     grid_a: float = 0.0
     grid_b: float = 0.0
-    half_step: float = 0.0
+    half_step: Residual | None = None
     embedding_equal: bool | None = None
 
 
@@ -67,8 +67,7 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
     roles = {role: float(np.median(c)) for role, c in by_role.items()}
     spread = sorted(found, key=lambda f: f[0].split(".")[2:])  # by role, so that a stride takes from every role
     probed = [s for _, s in spread[:: -(-len(spread) // MAX_PROBED) or 1]]
-    steps = [(_step(x), _step(y)) for x, y in probed]
-    count = max(len(probed), 1)
+    grid_a, grid_b, half_step = _on_grids(probed)
     return Effects(
         matrices=len(matched),
         equal=float(equal.mean()),
@@ -76,9 +75,9 @@ def effects(a: BlockDigests | None, b: BlockDigests | None, layers: Sequence[tup
         cosine=float(np.median(cosines)) if cosines else 0.0,
         worst=min(roles.values(), default=0.0),
         roles=roles,
-        grid_a=sum(x is not None for x, _ in steps) / count,
-        grid_b=sum(y is not None for _, y in steps) / count,
-        half_step=sum(s != (None, None) and _within(*xy) for s, xy in zip(steps, probed, strict=True)) / count,
+        grid_a=grid_a,
+        grid_b=grid_b,
+        half_step=half_step,
         embedding_equal=_embedding_equal(a, b),
     )
 
@@ -116,55 +115,22 @@ def _cosine(x: F64, y: F64) -> float:
     return float(x @ y) / product if product > 0 else 0.0
 
 
-def _step(values: F64) -> float | None:
-    """The step of a uniform grid that all values of every window lie on, or None; the largest over windows.
-
-    Windows of all samples (a scale for each row) and of 32 (a scale for each block of 32) are tried.
-    """
-    for window in (values.size, 32):
-        largest = 0.0
-        for at in range(0, values.size - window + 1, window):
-            step = _window_step(values[at : at + window])
-            if step is None:  # most models: told by the first window
-                break
-            largest = max(largest, step)
-        else:
-            return largest
-    return None
+def _on_grids(pairs: Sequence[tuple[F64, F64]]) -> tuple[float, float, Residual | None]:
+    """Shares of both models' matrices that lie on a grid, and where the other's values lie around the only grids."""
+    ours, theirs = _grids([x for x, _ in pairs]), _grids([y for _, y in pairs])
+    shares = [sum(g is not None for g in found) / max(len(pairs), 1) for found in (ours, theirs)]
+    if (shares[0] >= ON_GRID) == (shares[1] >= ON_GRID):
+        return shares[0], shares[1], None
+    side, other = (0, 1) if shares[0] >= ON_GRID else (1, 0)
+    found = [residual(g, pair[other]) for g, pair in zip((ours, theirs)[side], pairs, strict=True) if g is not None]
+    return shares[0], shares[1], together(found)
 
 
-def _window_step(values: F64) -> float | None:
-    levels = np.unique(values)
-    gaps = np.diff(levels)
-    gaps = gaps[gaps > np.abs(values).max(initial=0.0) / (4 * MAX_LEVELS)]  # less is float16's own rounding
-    if not gaps.size:
-        return None
-    step = _refined(values, float(gaps.min()))
-    if (levels[-1] - levels[0]) / step > MAX_LEVELS + 1:
-        return None
-    off = np.abs(values / step - np.round(values / step))
-    return step if float(off.max()) <= GRID_TOLERANCE else None
-
-
-def _refined(values: F64, step: float) -> float:
-    """The step by least squares, near levels first: the smallest gap carries the rounding of two values."""
-    for reach in (8, 24, 72, MAX_LEVELS):
-        near = values[np.abs(values) <= reach * step]
-        levels = np.round(near / step)
-        if levels @ levels:
-            step = float(near @ levels / (levels @ levels))
-    return step
-
-
-def _within(x: F64, y: F64) -> bool:
-    """Whether the difference stays within half a step of the coarser grid, window by window."""
-    for window in (x.size, 32):
-        starts = range(0, x.size - window + 1, window)
-        if all(_window_within(x[at : at + window], y[at : at + window]) for at in starts):
-            return True
-    return False
-
-
-def _window_within(x: F64, y: F64) -> bool:
-    steps = [s for s in (_window_step(x), _window_step(y)) if s is not None]
-    return bool(steps) and float(np.abs(x - y).max()) <= (0.5 + GRID_TOLERANCE) * max(steps)
+def _grids(samples: Sequence[F64]) -> list[Grid | None]:
+    """The grid of each matrix; the rest is not looked at once too many have none."""
+    found: list[Grid | None] = []
+    for values in samples:
+        found.append(grid_of(values))
+        if found.count(None) > (1 - ON_GRID) * len(samples):
+            break
+    return found + [None] * (len(samples) - len(found))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.evidence.effects import _step, _within
+from provindex.evidence.grids import grid_of, residual
 from provindex.evidence.panels import SAMPLE, BlockDigests
 from provindex.signals.wvc import Samples
 
@@ -42,6 +42,7 @@ MAX_PROBED = 64  # matrices looked at for a grid
 NARROW = 0.01
 SPIKE = 0.4  # a tenth of this, where the distribution is smooth
 GRID = 0.9  # share of matrices that must be the mixture rounded
+OUTSIDE = 0.02  # share of a matrix's values beyond half a step of a mixture whose weights are not exact
 ABOVE_ROUNDING = 20.0  # variance of a difference over that of rounding, below which it is left out
 PLAIN = 0.05  # coefficients nearer to 0 or 1 than this: the matrix was copied
 
@@ -327,12 +328,13 @@ def _within_steps(problem: _Problem, mixture: _Weighed) -> bool:
     Only first blocks of matrices show a grid: strided samples have a value from each of its blocks.
     """
     firsts = [m for m in problem.matrices if not m.key.startswith("strided.")]
-    probed = [m for m in firsts[:: -(-len(firsts) // MAX_PROBED) or 1] if _step(m.y) is not None]
+    spread = firsts[:: -(-len(firsts) // MAX_PROBED) or 1]
+    probed = [(m, grid) for m in spread if (grid := grid_of(m.y)) is not None]
     if len(probed) < MIN_MATRICES:
         return False
     medians = mixture.medians
-    inside = [_within(m.x[:, mixture.columns] @ medians, m.y) for m in probed]
-    alone = [_within(m.x[:, problem.origin], m.y) for m in probed]
+    inside = [residual(grid, m.x[:, mixture.columns] @ medians).share <= OUTSIDE for m, grid in probed]
+    alone = [residual(grid, m.x[:, problem.origin]).share <= OUTSIDE for m, grid in probed]
     return sum(inside) >= GRID * len(probed) and sum(alone) < GRID * len(probed) / 2
 
 
