@@ -19,7 +19,7 @@ import numpy as np
 
 from provindex.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.formats import folder as layout
-from provindex.formats import local_files
+from provindex.formats import local_files, quantized
 from provindex.formats.bounded_json import shown
 from provindex.formats.local_files import Folder
 from provindex.formats.safetensors import Header, read_header
@@ -158,6 +158,7 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
         tensors.update((tensor.name, tensor) for tensor in found)
         facts.append(FileFact(name, header.size))
     config, config_reason = local_files.read_config(place, layout.CONFIG)
+    tensors, said = quantized.assemble(tensors, config)
     license_name, base_models = local_files.read_card(place, layout.CARD)
     tokenizer = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
     return Model(
@@ -170,7 +171,7 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
         files=tuple(facts),
         license=license_name,
         base_models=base_models,
-        warnings=warnings,
+        warnings=warnings + said,
     )
 
 
