@@ -12,13 +12,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex import adapters
+from provindex.architectures import ADAPTERS
 from provindex.branches import Anchors, Branched, branches
 from provindex.errors import ModelError
 from provindex.evidence import aligned, canonical, panels, sketch
@@ -141,6 +143,7 @@ def _fingerprint_model(
     if digests is not None:
         digests.update((name, scan.digest) for name, scan in scans.items() if scan.stored)
     absences: dict[str, str] = {}
+    adapter = adapters.alone(layout, {name: t.shape for name, t in model.tensors.items()})
     weights = Weights(model, layout, places, scans, meter, absences)
     by_string, by_id = _at_strings(weights, known), _at_ids(weights)
     branched = _branches(weights, (by_string, by_id))
@@ -160,6 +163,12 @@ def _fingerprint_model(
         "token_rows": _token_rows(weights),
         "blocks": _blocks(weights),
     }
+    facts = _facts(weights)
+    if adapter is not None:
+        features |= {"lep": {}, "wvc": None}
+        facts = replace(facts, hidden=adapter.hidden)
+        absences |= dict.fromkeys(adapters.LACKED, adapters.LACKING)
+        absences[adapters.ABSENT] = f"an adapter of {adapter.tensors} tensors: {adapters.LACKING}"
     if isinstance(tokenizer, TokenizerAbsence):
         absences["TFV"] = absences["VOA"] = tokenizer.reason
     return Fingerprint(
@@ -167,7 +176,7 @@ def _fingerprint_model(
         revision=model.revision,
         license=model.license,
         parents=model.base_models,
-        facts=_facts(weights),
+        facts=facts,
         mode=mode,
         content_sha256=_content_digest(layout, places, model, scans) if scans else None,
         mfi=mfi.extract(model.config, known),
@@ -614,7 +623,8 @@ def _branches(w: Weights, at: Sequence[_AnchorRows | None]) -> Branched:
 
 def _blocks(w: Weights) -> panels.BlockDigests | None:
     entries: dict[str, tuple[F32, F32]] = {}
-    unknown = {n for n in w.layout.unknown[:MAX_UNKNOWN] if len(w.model.tensors[n].shape) == 2}
+    changes = tuple(p.name for p in w.places if p.reason in ADAPTERS.values())
+    unknown = {n for n in (*w.layout.unknown, *changes)[:MAX_UNKNOWN] if len(w.model.tensors[n].shape) == 2}
     for place in w.places:
         fixed = w.layout.archs[place.stack].fixed_positions if place.stack in w.layout.archs else False
         for part in place.parts:

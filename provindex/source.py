@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from provindex import adapters
 from provindex.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.formats import folder as layout
 from provindex.formats import local_files, quantized
@@ -160,6 +161,10 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     tensors, said = quantized.assemble(tensors, config)
     license_name, base_models = local_files.read_card(place, layout.CARD)
+    claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
+    if claim is not None:
+        said += (claim.sentence,)
+        base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
     tokenizer = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
     return Model(
         model_id=place.model_id,
