@@ -31,7 +31,17 @@ from provindex.names import Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
 from provindex.source import FileFact, Model
 from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
-from provindex.weights import MAX_PANEL, MAX_VECTOR, Meter, Progress, Scan, Weights, element_width, one_blas_thread
+from provindex.weights import (
+    MAX_PANEL,
+    MAX_VECTOR,
+    Meter,
+    Progress,
+    Scan,
+    Weights,
+    element_width,
+    one_blas_thread,
+    stored_bytes,
+)
 
 if TYPE_CHECKING:
     from provindex.index import Index
@@ -390,7 +400,7 @@ def _embedding(w: Weights, signal: str) -> tuple[Placement, Part] | None:
 def _embedding_rows(w: Weights, place: Placement, ids: NDArray[np.int64]) -> F32:
     tensor = w.model.tensors[place.name]
     if not w.scans:
-        w.meter.add(tensor, ids.size * tensor.shape[1] * element_width(tensor))
+        w.meter.add(tensor, stored_bytes(tensor, ids.size * tensor.shape[1]))
     return tensor.rows(ids)
 
 

@@ -118,7 +118,7 @@ class Weights:
             raise ModelError(f"Tensor {place.name} is {shape}; no weight matrix is that large.", "Check its shape.")
         rows = canonical.read_rows(tensor, part, start, stop)
         if not self.scans:
-            self.meter.add(tensor, rows.size * element_width(tensor))
+            self.meter.add(tensor, stored_bytes(tensor, rows.size))
         return rows
 
 
@@ -131,6 +131,11 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits
+
+
+def stored_bytes(tensor: Tensor, elements: int) -> int:
+    """Bytes that some of a tensor's elements take, also where one takes less than a byte."""
+    return elements * tensor.nbytes // tensor.size if tensor.size else 0
 
 
 def element_width(tensor: Tensor) -> int:

@@ -16,6 +16,7 @@ from prints import fingerprint
 from provindex.errors import ModelError
 from provindex.fingerprint import Fingerprint, fingerprint_model
 from provindex.formats import quantized_layouts
+from provindex.formats.dtypes import BITS
 from provindex.formats.quantized import assemble
 from provindex.formats.tensors import ByteTensor, Extent, Tensor
 from provindex.source import open_model
@@ -255,6 +256,33 @@ def test_shapes_that_do_not_fit_are_refused(layout: str, part: str, change: Call
     with pytest.raises(ModelError, match="do not fit each other") as raised:
         assemble(tensors_of(bad), {"quantization_config": dict(made.settings)})
     assert f"{AT}.{part}" in raised.value.message
+
+
+def test_mutated_groups_are_read_or_refused_and_nothing_else() -> None:
+    """Other sizes, dtypes and settings, with bytes to match: a tensor of the size that it says, or a sentence."""
+    rng = np.random.default_rng(7)
+    small = MATRIX[:32, :64].copy()
+    made = [make(small) for make in LAYOUTS.values()]
+    read = refused = 0
+    for _ in range(1500):
+        one = made[rng.integers(len(made))]
+        settings = {**one.settings, "group_size": int(rng.integers(-1, 70)), "weight_block_size": [32, 0]}
+        for part in rng.choice(list(one.stored), size=int(rng.integers(1, 3))).tolist():
+            _, shape, raw = one.stored[part]
+            dtype = ("F32", "F16", "BF16", "F8_E4M3", "F8_E8M0", "I8", "U8", "I32", "I64")[rng.integers(9)]
+            sizes = [int(n * rng.choice([0, 0.5, 1, 1, 2]) + rng.choice([0, 0, 0, 1])) for n in shape]
+            sizes = sizes[: rng.integers(1, 4)] + [1] * int(rng.integers(0, 2))
+            need = int(np.prod(sizes, dtype=np.int64)) * BITS[dtype] // 8
+            changed = (dtype, tuple(sizes), ((raw or bytes(8)) * need)[:need])
+            one = replace(one, stored={**one.stored, part: changed})
+        try:
+            found, _ = assemble(tensors_of(one), {"quantization_config": settings})
+            for tensor in found.values():
+                assert tensor.flat(0, 200).size == min(200, tensor.size) and tensor.flat().size == tensor.size
+            read += 1
+        except ModelError:
+            refused += 1
+    assert read > 100 and refused > 100
 
 
 @pytest.mark.parametrize(("value", "said"), [(6, "groups 0 to 6"), (-1, "groups -1 to 5")])

@@ -40,8 +40,16 @@ def unpack(data: U8, bits: int, count: int) -> U8:
             np.right_shift(data, at * bits, out=codes[..., at])
         codes &= (1 << bits) - 1
         return codes.reshape(len(data), -1)[:, :count]
-    stream = np.unpackbits(data, axis=1, bitorder="little")[:, : count * bits]
-    return np.packbits(stream.reshape(len(data), count, bits), axis=2, bitorder="little")[..., 0]
+    runs = -(-count // 8)  # eight codes are `bits` bytes
+    padded = np.zeros((len(data), runs * bits), np.uint8)
+    padded[:, : data.shape[1]] = data[:, : runs * bits]
+    wide = np.zeros((len(data), runs), np.uint64)
+    for at in range(bits):
+        wide |= padded[:, at::bits].astype(np.uint64) << np.uint64(8 * at)
+    eight = np.empty((len(data), runs, 8), np.uint8)
+    for at in range(8):
+        eight[..., at] = (wide >> np.uint64(bits * at)) & np.uint64((1 << bits) - 1)
+    return eight.reshape(len(data), -1)[:, :count]
 
 
 def nibbles(data: U8, table: tuple[float, ...], *, high_first: bool = False) -> F32:

@@ -270,7 +270,6 @@ def _gptq(group: Group, bits: int) -> Tensor:
     size = _block(width, groups, [b for _, b in _told_blocks(group.settings)])
     if not size and order is None:
         group.misfit("qweight", "scales")
-    runs = np.arange(width) // max(size, 1)
 
     def make(start: int, stop: int) -> F32:
         words = np.ascontiguousarray(_columns(codes, height, 4 * start, 4 * stop).view("<u4").T)
@@ -279,7 +278,8 @@ def _gptq(group: Group, bits: int) -> Tensor:
         packed = np.ascontiguousarray(_columns(zeros, groups, first * bits // 8, last * bits // 8))
         zero = unpack(packed, bits, last - first)[:, start - first : stop - first].astype(np.float32) + offset
         at = None if order is None else _read_group_of_columns(order, groups, group)
-        at = None if size and at is not None and np.array_equal(at, runs) else at
+        if size and at is not None and np.array_equal(at, np.arange(width) // size):
+            at = None  # groups are runs of columns: no gathering
         spread(np.subtract, values, zero.T, size, at)
         return spread(np.multiply, values, _scale_columns(scales, start, stop), size, at)
 
@@ -434,7 +434,10 @@ def scaled(group: Group) -> Tensor:
     if len(codes.shape) not in (2, 3) or min(codes.shape) < 1 or scale.dtype not in allowed or not codes.plain:
         group.misfit("weight", kind)
     scales = _grid(group, kind, codes.shape, "weight")
-    zeros = _grid(group, "zero_point", codes.shape, "weight") if "zero_point" in group.parts else None
+    zero = group.parts.get("zero_point")
+    if zero is not None and zero.dtype not in ("I8", *FLOATS, *FP8):
+        group.misfit("weight", "zero_point")
+    zeros = None if zero is None else _grid(group, "zero_point", codes.shape, "weight")
     width = codes.shape[-1]
 
     def make(start: int, stop: int) -> F32:
@@ -503,7 +506,8 @@ def _zero_points(group: Group, bits: int, like: Grid, shape: tuple[int, int]) ->
     if part is None:
         return None
     if part.dtype == "I8":
-        return _grid(group, "zero_point", shape, "packed")
+        signed = _grid(group, "zero_point", shape, "packed")
+        return signed if signed.count == like.count else group.misfit("packed", "scale", "zero_point")
     out, count = shape[0], like.count
     if not _is_matrix(part, "I32") or part.shape != (-(-out * bits // WORD), count) or like.rows != 1:
         group.misfit("packed", "zero_point")
@@ -535,11 +539,13 @@ def fp4(group: Group) -> Tensor:
     shape = (*codes.shape[:-1], 2 * codes.shape[-1])
     whole = next((kind for kind in ("scale_2", "global_scale") if kind in group.parts), None)
     block = 16 if scale.dtype == "F8_E4M3" else 32 if scale.dtype in EXPONENTS else 0
-    if scale.shape != (*codes.shape[:-1], shape[-1] // max(block, 1)) or shape[-1] % max(block, 1):
+    if not block or shape[-1] % block or scale.shape != (*codes.shape[:-1], shape[-1] // block):
         group.misfit(main, "scale")
     if whole is None and block == 16:
         group.need("global_scale" if main == "packed" else "scale_2")
     outer = None if whole is None else _grid(group, whole, shape, main)
+    if whole is not None and outer is not None and (outer.count != 1 or group.parts[whole].dtype not in FLOATS):
+        group.misfit(main, whole)
     combine = np.divide if whole == "global_scale" else np.multiply
     read, height = _reader(scale, scale.shape[-1]), math.prod(shape[:-1])
 
