@@ -72,7 +72,8 @@ ACTIVATIONS = frozenset(
 UNDECODED: Mapping[str, str] = {
     "codebooks": "AQLM", "Qidxs": "QuIP#", "W_q": "HQQ", "weight_scales": "EETQ", "centroids": "VPTQ",
     "_data": "Quanto", "weight_qdata": "TorchAO", "_weight_qdata": "TorchAO", "dense_weights": "SpQR",
-    "bitmask": "a sparse layout of compressed-tensors", "biases": "MLX", "_scales": "EETQ", "_scale": "an unknown method", "_scale_inv": "an unknown method",
+    "bitmask": "a sparse layout of compressed-tensors", "biases": "MLX",
+    "_scales": "EETQ", "_scale": "an unknown method", "_scale_inv": "an unknown method",
 }  # fmt: skip
 _SCALES = ("biases", "_scales", "_scale", "_scale_inv")  # what such a tensor has beside it
 _BUFFERS = BUFFERS.keys() | {"bias", "mask", "relative_position_index"}
