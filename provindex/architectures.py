@@ -833,9 +833,16 @@ BUFFERS: Mapping[str, str] = {
     "embed_scale": "buffer",
     "_float_tensor": "buffer",
 }
-ADAPTERS: Mapping[str, str] = dict.fromkeys(
-    ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"), "LoRA adapter"
-)
+ADAPTERS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"), "LoRA adapter"
+    ),
+    **dict.fromkeys(
+        "ia3_l hada_w1_a hada_w1_b hada_w2_a hada_w2_b lokr_w1 lokr_w2 lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b lokr_t2 "
+        "hada_t1 hada_t2 oft_r oft_R boft_R boft_s vera_lambda_b vera_lambda_d prompt_embeddings".split(),
+        "adapter",
+    ),
+}
 
 # Config keys, first hit wins; nested ones are searched after the top level.
 HEAD_KEYS: Mapping[str, tuple[str, ...]] = {

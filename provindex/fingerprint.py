@@ -12,13 +12,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex import adapters
+from provindex.architectures import ADAPTERS
 from provindex.branches import Anchors, Branched, branches
 from provindex.errors import ModelError
 from provindex.evidence import aligned, canonical, panels, sketch
@@ -30,7 +32,16 @@ from provindex.names import Layout, Part, Placement, resolve
 from provindex.signals import anchors, eas, end, lep, mfi, nlf, tfv, voa, wvc
 from provindex.source import FileFact, Model
 from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
-from provindex.weights import MAX_PANEL, MAX_VECTOR, Meter, Progress, Scan, Weights, element_width, one_blas_thread
+from provindex.weights import (
+    MAX_PANEL,
+    MAX_VECTOR,
+    Meter,
+    Progress,
+    Scan,
+    Weights,
+    element_width,
+    one_blas_thread,
+)
 
 if TYPE_CHECKING:
     from provindex.index import Index
@@ -156,6 +167,7 @@ def _fingerprint_model(
     branched = _pass(weights, (by_string, by_id), stage, Meter(progress, total))
     if digests is not None:
         digests.update((name, scan.digest) for name, scan in scans.items() if scan.stored)
+    adapter = adapters.alone(layout, {name: t.shape for name, t in model.tensors.items()})
     features = {
         "eas": _eas(weights, known),
         "eas_by_id": _half(_eas(weights, None, note="eas_by_id")),
@@ -172,6 +184,12 @@ def _fingerprint_model(
         "token_rows": _token_rows(weights),
         "blocks": _blocks(weights),
     }
+    facts = _facts(weights)
+    if adapter is not None:
+        features |= {"lep": {}, "wvc": None}
+        facts = replace(facts, hidden=adapter.hidden)
+        absences |= dict.fromkeys(adapters.LACKED, adapters.LACKING)
+        absences[adapters.ABSENT] = f"an adapter of {adapter.tensors} tensors: {adapters.LACKING}"
     if isinstance(tokenizer, TokenizerAbsence):
         absences["TFV"] = absences["VOA"] = tokenizer.reason
     return Fingerprint(
@@ -179,7 +197,7 @@ def _fingerprint_model(
         revision=model.revision,
         license=model.license,
         parents=model.base_models,
-        facts=_facts(weights),
+        facts=facts,
         mode=mode,
         content_sha256=_content_digest(layout, places, model, scans) if weights.exact else None,
         mfi=mfi.extract(model.config, known),
@@ -650,7 +668,8 @@ def _branches(
 
 def _blocks(w: Weights) -> panels.BlockDigests | None:
     entries: dict[str, tuple[F32, F32]] = {}
-    unknown = {n for n in w.layout.unknown[:MAX_UNKNOWN] if len(w.model.tensors[n].shape) == 2}
+    changes = tuple(p.name for p in w.places if p.reason in ADAPTERS.values())
+    unknown = {n for n in (*w.layout.unknown, *changes)[:MAX_UNKNOWN] if len(w.model.tensors[n].shape) == 2}
     for place in w.places:
         fixed = w.layout.archs[place.stack].fixed_positions if place.stack in w.layout.archs else False
         for part in place.parts:

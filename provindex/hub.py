@@ -197,9 +197,10 @@ def fetch_model(remote: Remote, weights: Collection[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     sizes = _sizes(remote)
-    companions = [n for n in (layout.CONFIG, layout.CARD, *layout.TOKENIZER_FILES) if n in sizes]
+    configs = (layout.CONFIG, layout.ADAPTER_CONFIG)
+    companions = [n for n in (*configs, layout.CARD, *layout.TOKENIZER_FILES) if n in sizes]
     for name in companions:
-        _check_size(remote.repo, name, sizes, local_files.MAX_CONFIG if name == layout.CONFIG else _MAX_COMPANION)
+        _check_size(remote.repo, name, sizes, local_files.MAX_CONFIG if name in configs else _MAX_COMPANION)
     indexes = [n for n in sizes if n.endswith(layout.INDEX_SUFFIX) and weights]
     wanted = [*companions, *indexes, *weights]
     if not wanted:

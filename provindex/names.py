@@ -296,7 +296,7 @@ def _choose(
     """The model type, its facts (None when no scheme knows the names), and what to say about the choice."""
     declared = _declared(configs)
     kind = KINDS.get(ALIASES.get(declared, declared))
-    keys = {(t.stem, t.whole) for t in tokens if t.tower == "text"}
+    keys = {_amended(t) for t in tokens if t.tower == "text"}
     if not keys and tokens:  # a vision or audio tower alone
         towers = [t.tower for t in tokens if t.tower in ("vision", "audio")]
         keys = {(t.stem, t.whole) for t in tokens}
@@ -306,7 +306,8 @@ def _choose(
     if kind is not None and _known(kind.scheme, keys) * 2 >= len(keys):
         return declared or "unknown", kind, ()
     best = max(SCHEMES, key=lambda scheme: _known(scheme, keys)) if keys else ""
-    if not best or _known(best, keys) * 2 < len(keys) or not _has_layers(best, keys):
+    amends = any((t.stem, t.whole) not in keys for t in tokens if t.tower == "text")
+    if not best or _known(best, keys) * 2 < len(keys) or not _has_layers(best, keys, amends):
         return declared or "unknown", None, (f"no known naming scheme (config says {declared or 'nothing'})",)
     default = _variant(best, tokens, shapes)
     said = f"config says {declared}" if declared else "no model type in the config"
@@ -328,11 +329,19 @@ def _known(scheme: str, keys: Set[tuple[str, str]]) -> int:
     return sum(stem in rules or whole in rules for stem, whole in keys)
 
 
-def _has_layers(scheme: str, keys: Set[tuple[str, str]]) -> bool:
-    """Some attention and some MLP: a few chance hits are no scheme."""
+def _amended(token: _Token) -> tuple[str, str]:
+    """A token's keys; those of the module that it changes, if it is an adapter's."""
+    segments = token.whole.split(".")
+    at = next((i for i, segment in enumerate(segments) if segment in ADAPTERS), 0)
+    return (".".join(segments[:at]),) * 2 if at else (token.stem, token.whole)
+
+
+def _has_layers(scheme: str, keys: Set[tuple[str, str]], amends: bool) -> bool:
+    """Some attention and some MLP: a few chance hits are no scheme. An adapter may amend one of them alone."""
     rules = _rules(scheme)
     roles = {role for stem, _ in keys for rule in rules.get(stem, ()) for role in rule.roles}
-    return bool(roles & {"q", "o"}) and bool(roles & {"up", "down"})
+    found = (bool(roles & {"q", "o"}), bool(roles & {"up", "down"}))
+    return any(found) if amends else all(found)
 
 
 def _main_stack(hits: Sequence[_Hit]) -> str:

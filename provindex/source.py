@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from provindex import adapters
 from provindex.architectures import ALIASES, KINDS
 from provindex.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.formats import folder as layout
-from provindex.formats import local_files
+from provindex.formats import local_files, quantized
 from provindex.formats.bounded_json import shown
 from provindex.formats.local_files import Folder
-from provindex.formats.ranged import Mapped, RangedFile, Reading, prune
+from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
 from provindex.formats.safetensors import read_header
 from provindex.formats.tensors import ByteTensor, Contents, Extent, Tensor
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from provindex.hub import Remote
 
 DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
+SMALL = 1 << 14  # bytes of a tensor up to which it is fetched at once
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 
@@ -255,7 +257,14 @@ def _open_files(place: Folder, files: Iterable[_File], warnings: tuple[str, ...]
         facts += [FileFact(file.name, file.reading.extent.size, file.sha256) for file in together]
         reads += [file.reading for file in together]
     config, config_reason = local_files.read_config(place, layout.CONFIG)
+    _small_ones(tensors.values(), reads)
+    tensors, notes = quantized.assemble(tensors, config)
+    warnings += notes
     license_name, base_models = local_files.read_card(place, layout.CARD)
+    claim = adapters.read_claim(place) if layout.only_adapters([fact.name for fact in facts]) else None
+    if claim is not None:
+        warnings += (claim.sentence,)
+        base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
     beside = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
     tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in beside if path}
     if said.config is not None:
@@ -274,6 +283,13 @@ def _open_files(place: Folder, files: Iterable[_File], warnings: tuple[str, ...]
         warnings=warnings,
         reads=tuple(reads),
     )
+
+
+def _small_ones(tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:
+    """Fetch the small tensors of a model on the Hub together: norms, and what says how others are quantized."""
+    if any(isinstance(file, RangedFile) for file in reads):
+        small = [tensor for tensor in tensors if tensor.nbytes <= SMALL]
+        settled(reads, lambda: [tensor.raw() for tensor in small])
 
 
 def _read_safetensors(files: Sequence[tuple[Extent, str]]) -> Contents:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from provindex import adapters
 from provindex.calibration import NO_CALIBRATION, Calibration, stratum_of_pair
 from provindex.descent import role_of, start_of
 from provindex.evidence import aligned, exact, layers
@@ -112,6 +113,8 @@ def compare(
     towers = _shared_towers(a, b, stacks)
     if log10_p is None or not _significant(log10_p, models):
         verdict, reasons = _not_linked(evidence)
+        if adapter := adapters.reasons(a, b):
+            verdict, reasons = "inconclusive", adapter
         return replace(whole, verdict=verdict, reasons=reasons + towers)
     linked = _linked(a, b, found, evidence, stacks)
     start = start_of(linked)

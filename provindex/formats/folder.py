@@ -13,6 +13,7 @@ from provindex.errors import ModelError
 from provindex.formats.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 CARD = "README.md"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -134,9 +135,14 @@ def remarks(names: Collection[str], read: Collection[str]) -> tuple[str, ...]:
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         said.append(f"also in the folder and not read: {', '.join(left[:3])}{more}")
-    if all(name.startswith("adapter_") for name in read):
+    if only_adapters(read):
         said.append("only adapter weights are here: they were read, not the model that they amend")
     return tuple(said)
+
+
+def only_adapters(read: Collection[str]) -> bool:
+    """Whether no file that is read is more than an adapter."""
+    return all(name.startswith("adapter_") for name in read)
 
 
 def _read_index_member(name: str, text: str, position: int) -> tuple[Any, int]:

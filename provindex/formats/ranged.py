@@ -151,8 +151,10 @@ class RangedFile(Reading):
             self.take(start, stop)
 
     def fetch(self, start: int, stop: int) -> None:
-        stop = min(max(stop, start + HEADER), self.size)
-        self.take(start, stop)
+        with self._lock:
+            absent = self.here.missing(start, stop)
+        if absent:
+            self.take(absent[0][0], min(max(stop, absent[0][0] + HEADER), self.size))
 
     def missing(self) -> list[Range]:
         """What was looked at and is not here."""

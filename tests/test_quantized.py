@@ -1,0 +1,361 @@
+"""Quantized checkpoints: each layout decodes to what its codes stand for, however it is read; hostile ones do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import packers as q
+import pytest
+import zoo
+from prints import fingerprint
+
+from provindex.errors import ModelError
+from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.formats import quantized_layouts
+from provindex.formats.dtypes import BITS
+from provindex.formats.quantized import assemble
+from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.source import open_model
+from provindex.verdict import compare
+
+RNG = np.random.default_rng(0)
+MATRIX = (RNG.standard_normal((96, 192)) * np.exp(0.5 * RNG.standard_normal((96, 1)))).astype(np.float32)
+ODD = MATRIX[:35, :37].copy()
+AT = "model.layers.0.mlp.up_proj"
+
+LAYOUTS: dict[str, Callable[[q.Array], q.Quantized]] = {
+    "gptq 2": lambda w: q.gptq(w, 2),
+    "gptq 3": lambda w: q.gptq(w, 3),
+    "gptq 4": q.gptq,
+    "gptq 4 act": lambda w: q.gptq(w, 4, act_order=True),
+    "gptq 4 v2": lambda w: q.gptq(w, 4, v2=True),
+    "gptq 8": lambda w: q.gptq(w, 8, 64),
+    "awq": q.awq,
+    "nf4": q.bnb_4bit,
+    "nf4 nested": lambda w: q.bnb_4bit(w, nested=True),
+    "fp4": lambda w: q.bnb_4bit(w, "fp4"),
+    "int8": q.bnb_int8,
+    "fp8 tensor": lambda w: q.fp8(w, *w.shape),
+    "fp8 row": lambda w: q.fp8(w, 1, w.shape[1], dtype="BF16"),
+    "fp8 block": lambda w: q.fp8(w, 128, 128, "weight_scale_inv"),
+    "fp8 small block": lambda w: q.fp8(w, 40, 80, "weight_scale_inv"),
+    "mxfp8": lambda w: q.fp8(w, 1, 32, dtype="U8"),
+    "fp8 e8m0": lambda w: q.fp8(w, 128, 128, "weight_scale_inv", dtype="F8_E8M0"),
+    "ct int8": lambda w: q.ct_int8(w, w.shape[1]),
+    "ct int8 zeros": lambda w: q.ct_int8(w, 64, zero_points=True),
+    "ct 4": lambda w: q.ct_packed(w, 4, 32),
+    "ct 4 zeros": lambda w: q.ct_packed(w, 4, 32, zero_points=True),
+    "ct 4 act": lambda w: q.ct_packed(w, 4, 32, zero_points=True, act_order=True),
+    "ct 3": lambda w: q.ct_packed(w, 3, 64, zero_points=True),
+    "ct 8 row": lambda w: q.ct_packed(w, 8, w.shape[1]),
+    "nvfp4 ct": lambda w: q.nvfp4(w, "compressed-tensors"),
+    "nvfp4 modelopt": lambda w: q.nvfp4(w, "modelopt"),
+    "mxfp4": q.mxfp4,
+}
+
+
+def tensors_of(made: q.Quantized, at: str = AT) -> dict[str, Tensor]:
+    """The stored tensors under their full names, in memory."""
+    names = {f"{at}{end}" if end[0] == "_" else f"{at}.{end}": kept for end, kept in made.stored.items()}
+    return {
+        name: ByteTensor(name, dtype, shape, Extent(np.frombuffer(raw, np.uint8)))
+        for name, (dtype, shape, raw) in names.items()
+    }
+
+
+def decoded(made: q.Quantized) -> Tensor:
+    found, said = assemble(tensors_of(made), {"quantization_config": dict(made.settings)})
+    assert list(found) == [f"{AT}.weight"] and len(said) == 1 and "1 quantized weights were decoded" in said[0]
+    return found[f"{AT}.weight"]
+
+
+def check_reads(tensor: Tensor, values: q.Array) -> None:
+    """Every way of reading gives these values, bit for bit."""
+    flat, (height, width) = values.reshape(-1), (values.shape[0], values.size // values.shape[0])
+    assert tensor.shape == values.shape and tensor.size == values.size and not tensor.plain
+    assert np.array_equal(tensor.flat(), flat)
+    for start, stop in ((0, 1), (7, 9), (width - 1, width + 3), (3 * width + 5, 11 * width - 1), (flat.size - 2, None)):
+        assert np.array_equal(tensor.flat(start, stop), flat[start:stop])
+    some = np.array([height - 1, 0, height // 2, height // 2 + 1])
+    assert np.array_equal(tensor.rows(some), values.reshape(height, width)[some])
+    assert np.array_equal(tensor.strided(97, flat.size // 97), flat[::97][: flat.size // 97])
+    assert np.array_equal(np.concatenate(list(tensor.chunks(1000))), flat)
+    assert len(tensor.raw()) == tensor.nbytes and bytes(tensor.raw(3, 20)) == bytes(tensor.raw())[3:20]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_decodes_to_what_its_codes_stand_for(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LAYOUTS[layout](MATRIX)
+    assert np.linalg.norm(made.values - MATRIX) < 0.6 * np.linalg.norm(MATRIX), "the reference itself is no quantizer"
+    check_reads(decoded(made), made.values)
+    monkeypatch.setattr(quantized_layouts, "PIECE", 1000)  # pieces end inside of blocks, words and groups
+    check_reads(decoded(made), made.values)
+
+
+@pytest.mark.parametrize("layout", ["nf4", "nf4 nested", "fp4", "int8", "fp8 row", "fp8 block", "ct int8", "ct 3"])
+def test_sizes_that_are_no_multiples_of_anything(layout: str) -> None:
+    made = LAYOUTS[layout](ODD)
+    check_reads(decoded(made), made.values)
+
+
+def test_stacked_experts_of_gpt_oss_come_as_transformers_returns_them() -> None:
+    made = q.gpt_oss(RNG.standard_normal((3, 40, 96)).astype(np.float32))
+    at = "model.layers.0.mlp.experts.gate_up_proj"
+    found, _ = assemble(tensors_of(made, at), {"quantization_config": {"quant_method": "mxfp4"}})
+    assert list(found) == [at] and found[at].shape == (3, 96, 40)
+    assert np.array_equal(found[at].flat(), made.values.reshape(-1))
+    assert np.array_equal(found[at].rows([2, 0]), made.values.reshape(3, -1)[[2, 0]])
+    assert np.array_equal(found[at].flat(41 * 40 + 3, 150 * 40), made.values.reshape(-1)[41 * 40 + 3 : 150 * 40])
+
+
+def test_stacked_fp8_experts_have_scales_of_their_own() -> None:
+    one, two = (q.fp8(m, 128, 128, "weight_scale_inv") for m in (MATRIX, 3 * MATRIX[::-1].copy()))
+    both = {kind: (dtype, (2, *shape), raw + two.stored[kind][2]) for kind, (dtype, shape, raw) in one.stored.items()}
+    tensor = decoded(replace(one, stored=both))
+    assert np.array_equal(tensor.flat(), np.concatenate([one.values, two.values]).reshape(-1))
+    rows = tensor.flat(95 * 192, 98 * 192).reshape(3, 192)
+    assert np.array_equal(rows, np.concatenate([one.values, two.values])[95:98])
+
+
+class Touched:
+    """Remembers which bytes were looked at."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def touch(self, start: int, stop: int) -> None:
+        self.bytes += stop - start
+
+    fetch = touch
+
+
+@pytest.mark.parametrize("layout", ["gptq 4", "awq", "nf4 nested", "ct 4 zeros", "fp8 block", "nvfp4 modelopt"])
+def test_a_sampled_read_touches_its_rows_alone(layout: str) -> None:
+    made, watch = LAYOUTS[layout](MATRIX), Touched()
+    watched = {
+        name: ByteTensor(t.name, t.dtype, t.shape, Extent(t.extent.data, 0, watch))
+        for name, t in tensors_of(made).items()
+        if isinstance(t, ByteTensor)
+    }
+    found, _ = assemble(watched, {"quantization_config": dict(made.settings)})
+    tensor = found[f"{AT}.weight"]
+    watch.bytes = 0
+    assert np.array_equal(tensor.flat(0, 8 * 192).reshape(8, 192), made.values[:8])
+    tables = 192 * 4 + 96 * 8 * 4  # the order of the groups, and what cannot be cut: words of 32 zero points
+    assert watch.bytes <= tensor.nbytes * 8 / 96 + tables
+
+
+# --- whole models ---
+
+
+@pytest.fixture(scope="module")
+def original() -> zoo.Checkpoint:
+    return zoo.llama(11, hidden=128, intermediate=256, layers=3)
+
+
+@pytest.fixture(scope="module")
+def original_print(original: zoo.Checkpoint) -> Fingerprint:
+    return fingerprint(original, "original")
+
+
+def written(original: zoo.Checkpoint, folder: Path, make: Callable[[q.Array], q.Quantized]) -> Path:
+    """The model with every matrix of its layers quantized, as a folder; input scales beside them."""
+    kept: dict[str, q.Stored] = {}
+    settings: Mapping[str, object] = {}
+    for name, value in original.tensors.items():
+        if ".layers." in name and value.ndim == 2:
+            made = make(value)
+            module, settings = name.removesuffix(".weight"), made.settings
+            kept |= {f"{module}.{end}": stored for end, stored in made.stored.items()}
+            kept[f"{module}.input_scale"] = q.stored(np.array(1.0, np.float32))
+        else:
+            kept[name] = q.stored(value)
+    folder.mkdir(exist_ok=True)
+    q.save(folder / "model.safetensors", kept)
+    (folder / "config.json").write_text(json.dumps(original.config | {"quantization_config": dict(settings)}))
+    (folder / "tokenizer.json").write_text(str(original.tokenizer))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "layout", ["gptq 4 act", "gptq 8", "awq", "nf4 nested", "int8", "fp8 block", "ct 4 zeros", "nvfp4 ct", "mxfp4"]
+)
+def test_a_quantized_copy_is_linked_to_the_original(
+    layout: str, original: zoo.Checkpoint, original_print: Fingerprint, tmp_path: Path
+) -> None:
+    model = open_model(written(original, tmp_path / "copy", LAYOUTS[layout]))
+    assert list(model.tensors) == list(original.tensors)
+    made = fingerprint_model(model)
+    assert made.facts.parameters == original_print.facts.parameters
+    assert made.content_sha256 != original_print.content_sha256
+    assert not any("not known" in text for text in made.warnings)
+    pair = compare(original_print, made)
+    assert (pair.verdict, pair.direction) in (("linked", "ancestor"), ("linked", "unknown"))
+    assert pair.relation != "identical" and pair.closeness > 0.97
+    for signal, least in (("END", 0.9999), ("LEP", 0.99), ("WVC", 0.97), ("EAS", 0.9999)):
+        assert (pair.signals[signal].value or 0) >= least, signal
+
+
+def test_the_same_codes_in_another_layout_are_identical(original: zoo.Checkpoint, tmp_path: Path) -> None:
+    """GPTQ and AWQ differ in how words are packed; what they stand for has one hash."""
+    prints = [
+        fingerprint_model(open_model(written(original, tmp_path / name, LAYOUTS[name])))
+        for name in ("gptq 4", "gptq 4 v2", "awq", "ct 4 zeros")
+    ]
+    assert len({made.content_sha256 for made in prints}) == 1
+    assert compare(prints[0], prints[2]).relation == "identical"
+
+
+def test_sampled_and_exact_fingerprints_agree(original: zoo.Checkpoint, tmp_path: Path) -> None:
+    model = open_model(written(original, tmp_path / "copy", LAYOUTS["gptq 4"]))
+    exact, sampled = fingerprint_model(model), fingerprint_model(model, mode="sampled")
+    assert exact.blocks is not None and sampled.blocks is not None and exact.hidden is not None
+    assert np.array_equal(exact.blocks.exact, sampled.blocks.exact) and exact.blocks.exact.any()
+    assert compare(exact, sampled).verdict == "linked"
+
+
+def test_a_model_without_quantized_tensors_is_unchanged() -> None:
+    plain = tensors_of(q.Quantized({"weight": q.stored(MATRIX), "logit_scale": q.stored(MATRIX[0])}, MATRIX, {}))
+    alone = q.stored(np.zeros((4, 4), np.int8))
+    plain |= tensors_of(q.Quantized({"weight": alone, "qweight": alone, "input_scale": alone}, MATRIX, {}), "other")
+    assert assemble(plain, {}) == (plain, ())
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("layout", "part", "change"),
+    [
+        ("gptq 4", "qzeros", lambda s: (s[0], (s[1][0], s[1][1] - 1), s[2][: -4 * s[1][0]])),
+        ("gptq 4", "scales", lambda s: (s[0], (s[1][0], s[1][1] - 8), s[2][: -16 * s[1][0]])),
+        ("gptq 4", "qweight", lambda s: (s[0], (s[1][0], s[1][1] - 1), s[2][: -4 * s[1][0]])),
+        ("gptq 4", "g_idx", lambda s: (s[0], (s[1][0] - 1,), s[2][:-4])),
+        ("awq", "qweight", lambda s: (s[0], (s[1][0], s[1][1] - 1), s[2][: -4 * s[1][0]])),
+        ("nf4", "weight.absmax", lambda s: (s[0], (s[1][0] - 1,), s[2][:-4])),
+        ("nf4", "weight", lambda s: (s[0], (s[1][0] - 1, 1), s[2][:-1])),
+        ("nf4", "weight.quant_map", lambda s: (s[0], (8,), s[2][:32])),
+        ("nf4 nested", "weight.nested_quant_map", lambda s: (s[0], (255,), s[2][:-4])),
+        ("int8", "SCB", lambda s: (s[0], (s[1][0] - 1,), s[2][:-4])),
+        ("fp8 row", "weight_scale", lambda s: (s[0], (s[1][0] - 1, 1), s[2][:-2])),
+        ("fp8 block", "weight_scale_inv", lambda s: (s[0], (1, 5), s[2] * 5)),
+        ("ct 4", "weight_packed", lambda s: (s[0], (s[1][0] - 1, s[1][1]), s[2][: -4 * s[1][1]])),
+        ("ct 4", "weight_shape", lambda s: (s[0], s[1], np.array([96, 1 << 62]).tobytes())),
+        ("ct 4", "weight_shape", lambda s: (s[0], s[1], np.array([-96, 192]).tobytes())),
+        ("ct 4 zeros", "weight_zero_point", lambda s: (s[0], (s[1][0] - 1, s[1][1]), s[2][: -4 * s[1][1]])),
+        ("nvfp4 modelopt", "weight_scale", lambda s: (s[0], (96, 6), s[2][: 96 * 6])),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(layout: str, part: str, change: Callable[[q.Stored], q.Stored]) -> None:
+    made = LAYOUTS[layout](MATRIX)
+    bad = replace(made, stored={**made.stored, part: change(made.stored[part])})
+    with pytest.raises(ModelError, match="do not fit each other") as raised:
+        assemble(tensors_of(bad), {"quantization_config": dict(made.settings)})
+    assert f"{AT}.{part}" in raised.value.message
+
+
+def test_mutated_groups_are_read_or_refused_and_nothing_else() -> None:
+    """Other sizes, dtypes and settings, with bytes to match: a tensor of the size that it says, or a sentence."""
+    rng = np.random.default_rng(7)
+    small = MATRIX[:32, :64].copy()
+    made = [make(small) for make in LAYOUTS.values()]
+    read = refused = 0
+    for _ in range(1500):
+        one = made[rng.integers(len(made))]
+        settings = {**one.settings, "group_size": int(rng.integers(-1, 70)), "weight_block_size": [32, 0]}
+        for part in rng.choice(list(one.stored), size=int(rng.integers(1, 3))).tolist():
+            _, shape, raw = one.stored[part]
+            dtype = ("F32", "F16", "BF16", "F8_E4M3", "F8_E8M0", "I8", "U8", "I32", "I64")[rng.integers(9)]
+            sizes = [int(n * rng.choice([0, 0.5, 1, 1, 2]) + rng.choice([0, 0, 0, 1])) for n in shape]
+            sizes = sizes[: rng.integers(1, 4)] + [1] * int(rng.integers(0, 2))
+            need = int(np.prod(sizes, dtype=np.int64)) * BITS[dtype] // 8
+            changed = (dtype, tuple(sizes), ((raw or bytes(8)) * need)[:need])
+            one = replace(one, stored={**one.stored, part: changed})
+        try:
+            found, _ = assemble(tensors_of(one), {"quantization_config": settings})
+            for tensor in found.values():
+                assert tensor.flat(0, 200).size == min(200, tensor.size) and tensor.flat().size == tensor.size
+            read += 1
+        except ModelError:
+            refused += 1
+    assert read > 100 and refused > 100
+
+
+@pytest.mark.parametrize(("value", "said"), [(6, "groups 0 to 6"), (-1, "groups -1 to 5")])
+def test_group_indices_out_of_range_are_refused(value: int, said: str) -> None:
+    made = q.gptq(MATRIX)
+    order = np.frombuffer(made.stored["g_idx"][2], np.int32).copy()
+    order[17] = value
+    bad = decoded(replace(made, stored={**made.stored, "g_idx": q.stored(order)}))
+    with pytest.raises(ModelError, match=said):
+        bad.flat(0, 10)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"shape": [1 << 40, 192]}, {"shape": [96]}, {"shape": [True, 192]}, {"blocksize": 0}, {"blocksize": 1 << 40},
+        {"blocksize": None}, {"nested_offset": "1"}, {"nested_offset": float("nan")}, {"nested_blocksize": -1},
+    ],
+)  # fmt: skip
+def test_a_state_that_lies_is_refused(said: dict[str, object]) -> None:
+    made = q.bnb_4bit(MATRIX, nested=True)
+    end = "weight.quant_state.bitsandbytes__nf4"
+    text = json.dumps(json.loads(made.stored[end][2]) | said).encode()
+    bad = replace(made, stored={**made.stored, end: q.stored(np.frombuffer(text, np.uint8))})
+    with pytest.raises(ModelError, match="bitsandbytes__nf4"):
+        decoded(bad)
+
+
+@pytest.mark.parametrize("end", ["qzeros", "scales"])
+def test_a_group_without_one_of_its_tensors_is_refused(end: str) -> None:
+    made = q.gptq(MATRIX)
+    with pytest.raises(ModelError, match=f"has no {end} beside"):
+        decoded(replace(made, stored={k: v for k, v in made.stored.items() if k != end}))
+
+
+def test_a_weight_that_is_there_twice_is_refused() -> None:
+    made = q.gptq(MATRIX)
+    with pytest.raises(ModelError, match="is there twice, quantized and as it is"):
+        decoded(replace(made, stored={**made.stored, "weight": q.stored(MATRIX)}))
+
+
+WORDS = q.stored(np.zeros((96, 24), np.int32))
+BYTES = q.stored(np.zeros((96, 24), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("stored", "method", "said"),
+    [
+        ({"codes": BYTES, "codebooks": q.stored(np.zeros((2, 8), np.float16)), "scales": BYTES}, "aqlm", "aqlm"),
+        ({"W_q": BYTES, "scale": q.stored(MATRIX)}, None, "HQQ"),
+        ({"Qidxs": ("I64", (96, 3), bytes(96 * 24)), "SU": q.stored(MATRIX[0])}, None, "QuIP#"),
+        ({"weight": ("U32", (96, 24), WORDS[2]), "scales": q.stored(MATRIX), "biases": q.stored(MATRIX)}, None, "MLX"),
+        ({"weight": q.stored(np.zeros((4, 4), np.int8)), "weight_scales": q.stored(MATRIX[0])}, None, "EETQ"),
+        ({"weight": BYTES, "weight_scale": q.stored(MATRIX[0, :1])}, "bitnet", "unknown method|bitnet"),
+        ({"indices": WORDS, "centroids.weight": q.stored(MATRIX)}, "vptq", "vptq"),
+        ({"weight": BYTES}, "torchao", "torchao"),
+        ({"qweight": WORDS}, None, "another layout of packed words"),
+    ],
+)
+def test_methods_that_are_not_decoded_are_refused_with_the_way_out(
+    stored: dict[str, q.Stored], method: str | None, said: str
+) -> None:
+    config = {"quantization_config": {"quant_method": method}} if method else {}
+    with pytest.raises(ModelError, match=said) as raised:
+        assemble(tensors_of(q.Quantized(stored, MATRIX, {})), config)
+    assert "dequantize" in str(raised.value) and "original" in str(raised.value)
+
+
+def test_layouts_that_nobody_can_tell_apart_are_refused() -> None:
+    made = q.gptq(MATRIX)
+    with pytest.raises(ModelError, match="either orientation"):
+        assemble(tensors_of(made), {"model_type": "gpt2", "quantization_config": dict(made.settings)})
+    tiled = q.bnb_int8(MATRIX)
+    form = q.stored(np.array(2, np.uint8))
+    with pytest.raises(ModelError, match="one kind of GPU"):
+        decoded(replace(tiled, stored={**tiled.stored, "weight_format": form})).flat(0, 4)
