@@ -2,11 +2,13 @@
 
 Below FLAT rows FAISS compares whole vectors (`IndexFlatIP`). From there on every search has sign-bit codes of its own
 blocks, and a row is compared by its numbers only if its code is near (FAISS, Hamming distance): the nearest
-`Part.candidates`. Their numbers are 16-bit fixed point, memory-mapped, so an error of a score is below 1e-4.
+`Part.candidates`. Their numbers are 16-bit fixed point, memory-mapped: a cosine of a part is wrong by some 2e-5, so
+rows that are nearer to each other than 1e-4 may come in another order. (Half precision is as exact, and numpy takes five
+times as long to unpack it.)
 
-A code is the signs of a vector after a fixed random rotation (signs at random, then a Hadamard transform); `rotations`
-of them, because one sign a number keeps too little: of strangers, whose cosines are chance, one rotation orders pairs
-with a correlation of 2/pi with the cosine, two with 0.76, four with 0.86. Blocks in which all models are alike are
+A code is the signs of a vector after fixed random rotations (signs at random, then a Hadamard transform): several
+of them, because one sign a number keeps too little: among strangers, whose cosines are chance, the distances of one
+rotation's codes have a correlation of 2/pi with the cosine, of two 0.76, of four 0.86. Blocks in which all models are alike are
 centered first. A block that a row lacks has a code that agrees with half of any other, as a stranger's does.
 
 Source: Charikar, Similarity estimation techniques from rounding algorithms, 2002; the fast rotation: Ailon and
@@ -36,7 +38,7 @@ U8 = NDArray[np.uint8]
 FLAT = 20_000  # rows from which on codes are used: all seven searches take as long on fewer, exactly
 STEP = np.float32(0.5 / 32767)  # of the fixed point: no number of a vector is above the root of a block's weight, .39
 PIECE = 128  # rows that are compared together: they stay in the processor's cache
-THREADS = 4
+THREADS = 4  # that scan and compare
 BAND = 8192  # rows that an exact search unpacks at a time, 107 MB
 CENTERED = ("eas", "eas_by_id", "lep", "end", "nlf", "lengths")  # blocks in which strangers are alike
 
@@ -68,7 +70,7 @@ def _part(blocks: Sequence[str], bits: int, candidates: int) -> Part:
     return Part(start, stop, 1 << (stop - start - 1).bit_length(), bits, candidates)
 
 
-_CODES = ((4096, 8000), (1024, 16_000), (1024, 16_000), (4096, 8000), (1024, 16_000), (512, 32_000), (1024, 16_000))
+_CODES = ((4096, 8000), (1024, 16_000), (1024, 16_000), (4096, 16_000), (1024, 16_000), (512, 32_000), (1024, 16_000))
 PARTS: tuple[Part, ...] = tuple(_part(blocks, *code) for blocks, code in zip(SEARCHES, _CODES, strict=True))
 
 
