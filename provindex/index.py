@@ -1,8 +1,8 @@
 """An index of fingerprints: load, build, add, query, save, verify. Several indexes act as one.
 
-Retrieval brings candidates (FAISS inner-product searches over every vector, so recall is that of the vector itself,
-and nothing is filtered; the first few hundred are ranked again by their layers); each is then compared in full, from
-its stored fingerprint alone. A candidate is not a claim. An open index holds who its rows are, and their vectors; all
+Retrieval brings candidates (FAISS searches over every vector, exact or, of many, by codes, see `nearest`; nothing is
+filtered; the first few hundred are ranked again by their layers); each is then compared in full, from its stored
+fingerprint alone. A candidate is not a claim. An open index holds who its rows are, and their vectors; all
 else stays on disk until a row is a candidate.
 """
 

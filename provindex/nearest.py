@@ -3,13 +3,13 @@
 Below FLAT rows FAISS compares whole vectors (`IndexFlatIP`). From there on every search has sign-bit codes of its own
 blocks, and a row is compared by its numbers only if its code is near (FAISS, Hamming distance): the nearest
 `Part.candidates`. Their numbers are 16-bit fixed point, memory-mapped: a cosine of a part is wrong by some 2e-5, so
-rows that are nearer to each other than 1e-4 may come in another order. (Half precision is as exact, and numpy takes five
-times as long to unpack it.)
+rows that are nearer to each other than 1e-4 may come in another order. (Half precision is little better, and numpy
+takes five times as long to unpack it.)
 
-A code is the signs of a vector after fixed random rotations (signs at random, then a Hadamard transform): several
-of them, because one sign a number keeps too little: among strangers, whose cosines are chance, the distances of one
-rotation's codes have a correlation of 2/pi with the cosine, of two 0.76, of four 0.86. Blocks in which all models are alike are
-centered first. A block that a row lacks has a code that agrees with half of any other, as a stranger's does.
+A code is the signs of a vector after fixed random rotations (signs at random, then a Hadamard transform): several of
+them, because one sign a number keeps too little: among strangers, whose cosines are chance, the distances of one
+rotation's codes have a correlation of 2/pi with the cosine, of two 0.76, of four 0.86. Blocks in which all models are
+alike are centered first. A part that a row lacks has a code that agrees with half of any other, as a stranger's does.
 
 Source: Charikar, Similarity estimation techniques from rounding algorithms, 2002; the fast rotation: Ailon and
 Chazelle, Approximate nearest neighbors and the fast Johnson-Lindenstrauss transform, 2006.

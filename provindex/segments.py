@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def opened(index: Path, shards: Sequence[dataset.Shard], center: F32) -> list[Se
             write(temporary, key, _rows(wanted[key]), _bands(index, wanted[key]), center)
     for path in where.iterdir():
         if len(path.name) == 64 and path.name not in wanted:  # of the index as it was; not what is being written
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else removed it, or has it open where that forbids it
+                path.unlink()
     return [mapped(where / key, _rows(group)) for key, group in wanted.items()]
 
 
