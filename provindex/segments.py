@@ -58,7 +58,8 @@ def groups(shards: Sequence[dataset.Shard]) -> list[list[dataset.Shard]]:
 
 def name(shards: Sequence[dataset.Shard], center: F32) -> str:
     """sha256 of what a segment is made from: layout, center, digests of its shards."""
-    said = hashlib.sha256(f"provindex/segment/{LAYOUT}/{STEP}/{PARTS}\n".encode() + center.tobytes())
+    parts = [(part.start, part.stop, part.width, part.bits) for part in PARTS]
+    said = hashlib.sha256(f"provindex/segment/{LAYOUT}/{float(STEP)}/{parts}\n".encode() + center.tobytes())
     for shard in shards:
         said.update(f"{shard.sha256[shard.models]} {shard.rows}\n".encode())
     return said.hexdigest()
@@ -72,7 +73,8 @@ def opened(index: Path, shards: Sequence[dataset.Shard], center: F32) -> list[Se
     """
     where = folder(shards)
     where.mkdir(parents=True, exist_ok=True)
-    wanted = {name(group, center): group for group in groups(shards)}
+    named = [(name(group, center), group) for group in groups(shards)]
+    wanted = dict(named)
     missing = [key for key, group in wanted.items() if not _is_whole(where / key, key, _rows(group))]
     need = sum(HEADER + ROW * _rows(wanted[key]) for key in missing)
     if need > shutil.disk_usage(where).free:
@@ -84,7 +86,7 @@ def opened(index: Path, shards: Sequence[dataset.Shard], center: F32) -> list[Se
         if len(path.name) == 64 and path.name not in wanted:  # of the index as it was; not what is being written
             with suppress(OSError):  # somebody else removed it, or has it open where that forbids it
                 path.unlink()
-    return [mapped(where / key, _rows(group)) for key, group in wanted.items()]
+    return [mapped(where / key, _rows(group)) for key, group in named]
 
 
 def _rows(group: Sequence[dataset.Shard]) -> int:
