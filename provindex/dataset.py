@@ -681,22 +681,22 @@ def _check_rows(shard: Shard, rows: int) -> None:
         raise IndexFormatError(f"{shard.models} has {rows} rows, the manifest says {shard.rows}.", AGAIN)
 
 
-@dataclass(frozen=True)
-class Names:
-    """What a search needs of a shard: the columns of NAMED, as tuples of str or None, and (rows, 3008) float32."""
-
-    columns: Mapping[str, Sequence[str | None]]
-    vectors: np.ndarray[Any, np.dtype[np.float32]]
-
-
-def read_names(folder: Path, shard: Shard) -> Names:
-    """Who the rows of a shard are, and their vectors; the rest is read for candidates only (`read_model`)."""
+def read_names(folder: Path, shard: Shard) -> dict[str, Sequence[str | None]]:
+    """Who the rows of a shard are, the columns of NAMED; the rest is read for candidates only (`read_model`)."""
     path = folder / shard.models
     with _readable(path):
-        columns = _columns(_shard_file(path), [f for f in schema("models") if f.name in (*NAMED, VECTOR)])
-    _check_rows(shard, len(columns[VECTOR]))
-    vectors = _numbers(columns[VECTOR].flatten()).reshape(-1, DIMENSIONS)
-    return Names({name: _texts(columns[name]) for name in NAMED}, vectors)
+        columns = _columns(_shard_file(path), [f for f in schema("models") if f.name in NAMED])
+    _check_rows(shard, len(columns[NAMED[0]]))
+    return {name: _texts(columns[name]) for name in NAMED}
+
+
+def read_vectors(folder: Path, shard: Shard) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+    """The retrieval vectors of a shard, (rows, 3264) float32, a row group at a time."""
+    path, field = folder / shard.models, schema("models").field(VECTOR)
+    with _readable(path):
+        file = _shard_file(path)
+        for group in range(file.metadata.num_row_groups):
+            yield _numbers(_columns(file, [field], [group])[VECTOR].flatten()).reshape(-1, DIMENSIONS)
 
 
 def _texts(array: Any) -> list[str | None]:

@@ -1,8 +1,8 @@
 """An index of fingerprints: load, build, add, query, save, verify. Several indexes act as one.
 
-Retrieval brings candidates (FAISS inner-product searches over every vector, so recall is that of the vector itself,
-and nothing is filtered; the first few hundred are ranked again by their layers); each is then compared in full, from
-its stored fingerprint alone. A candidate is not a claim. An open index holds who its rows are, and their vectors; all
+Retrieval brings candidates (FAISS searches over every vector, exact or, of many, by codes, see `nearest`; nothing is
+filtered; the first few hundred are ranked again by their layers); each is then compared in full, from its stored
+fingerprint alone. A candidate is not a claim. An open index holds who its rows are, and their vectors; all
 else stays on disk until a row is a candidate.
 """
 
@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex import dataset, store
+from provindex import dataset, nearest, segments, store
 from provindex.calibration import Calibration
 from provindex.calibration import load as load_calibration
 from provindex.descent import TRAINED_ON, Sampled, parents_of, sampled
@@ -46,13 +46,14 @@ Key = tuple[str, str, str, str]  # of an entry
 
 
 F32 = NDArray[np.float32]
+Names = Mapping[str, Sequence[str | None]]  # columns of dataset.NAMED
 
 
 class Rows(Protocol):
     """Where rows are kept: vectors at hand, the rest when it is asked for. Raises IndexFormatError if it is damaged."""
 
     @property
-    def vectors(self) -> F32:
+    def vectors(self) -> F32 | segments.Mapped:
         """Retrieval vectors, (rows, DIMENSIONS)."""
 
     def row(self, number: int) -> Row:
@@ -132,11 +133,13 @@ class _Held:
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    """The rows of a shard."""
+    """The rows of a shard. segment: of a large index, the one that has them, from its row `first` on."""
 
     folder: Path
     shard: dataset.Shard
-    vectors: F32
+    vectors: F32 | segments.Mapped
+    segment: nearest.Segment | None = None
+    first: int = 0
 
     def files(self) -> Sequence[str]:
         return dataset.read_files(self.folder, self.shard)
@@ -498,6 +501,7 @@ class Index:
         entries, bare, _ = self._searcher()
         wanted = len(entries) if also else min(max(count, RERANKED) + 1, len(entries))  # one may be its own row
         order = self._by_weights(fp, asking, own, wanted) if wanted and asking.any() else []
+        order = order if also else order[:count]
         ranked = [(entries[i], float(asking @ entries[i].vector)) for i in order]
         if len(ranked) < count or also:
             left = [e for e in (bare if asking.any() else entries + bare) if e is not own]
@@ -512,30 +516,22 @@ class Index:
         found = []
         asked_with = searches(asking)
         for one, scores, places in zip(asked_with, *searcher.search(asked_with, wanted), strict=True):
-            kept = np.array([entries[i] is not own for i in places])
+            kept = np.array([i >= 0 and entries[i] is not own for i in places])
             found.append((places[kept], scores[kept] / max(float(one @ one), 1e-9)))  # cosines
         again = self._ranked_again(fp, in_turn(found)[:RERANKED], entries)
         return in_turn([*found, again] if again else found)
 
     def _searcher(self) -> tuple[list[Entry], list[Entry], Any]:
-        """Rows with a vector, rows without, and a FAISS index of the former in their order; made when needed.
+        """Rows with a vector, rows without, and what searches the former, in their order; made when needed.
 
         Both in the order of their keys, so that ties do not depend on which shard a row is in. A row without any weight
         signal has a vector of zeros.
         """
         if self._searched is None:
-            import faiss
-
             rows = sorted(self, key=lambda entry: entry.key)
-            vectors = np.empty((len(rows), DIMENSIONS), np.float32)
-            for together in _by_shard(rows):
-                held = rows[together[0]].rows.vectors
-                vectors[together] = held[[rows[i].number for i in together]]
-            told = np.any(vectors, axis=1)
-            flat = faiss.IndexFlatIP(DIMENSIONS)
-            flat.add(vectors if told.all() else vectors[told])
+            told, searcher = (_flat if len(rows) < nearest.FLAT else _coded)(rows)
             split = [[row for row, has in zip(rows, told, strict=True) if has == wanted] for wanted in (True, False)]
-            self._searched = split[0], split[1], flat
+            self._searched = split[0], split[1], searcher
         return self._searched
 
     def _ranked_again(
@@ -582,6 +578,49 @@ class Index:
         return problems
 
 
+def _flat(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], Any]:
+    """Which rows have a vector, and a FAISS index of those."""
+    vectors = _vectors(rows)
+    told = np.any(vectors, axis=1)
+    return told, nearest.flat(vectors if told.all() else vectors[told])
+
+
+def _coded(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], nearest.Coded]:
+    """As `_flat`, by codes: those of rows that are in no segment are made in memory."""
+    told, loose = np.zeros(len(rows), np.bool_), []
+    held: dict[int, tuple[nearest.Segment, NDArray[np.int64]]] = {}  # segments, and which row each of theirs is
+    for together in _by_shard(rows):
+        stored, numbers = rows[together[0]].rows, [rows[i].number for i in together]
+        if isinstance(stored, _Stored) and stored.segment is not None:
+            segment = stored.segment
+            inside = np.array(numbers) + stored.first
+            held.setdefault(id(segment), (segment, np.full(len(segment), -1)))[1][inside] = together
+            told[together] = segment.told[inside]
+        else:
+            loose += together
+    if loose:
+        segment = nearest.Segment.of(_vectors([rows[i] for i in loose]), _center())
+        held[id(segment)] = segment, np.array(loose)
+        told[loose] = segment.told
+    numbered = np.where(told, np.cumsum(told) - 1, -1)
+    places = [np.where(which >= 0, numbered[which], -1) for _, which in held.values()]
+    return told, nearest.Coded([segment for segment, _ in held.values()], _center(), places)
+
+
+def _vectors(rows: Sequence[Entry]) -> F32:
+    vectors = np.empty((len(rows), DIMENSIONS), np.float32)
+    for together in _by_shard(rows):
+        vectors[together] = rows[together[0]].rows.vectors[[rows[i].number for i in together]]
+    return vectors
+
+
+@cache
+def _center() -> F32:
+    """What codes are centered on: by the seed index, so that it is the same for all indexes of a release."""
+    shards = dataset.read_manifest(SEED).shards
+    return nearest.center_of(np.concatenate([v for shard in shards for v in dataset.read_vectors(SEED, shard)]))
+
+
 def _by_shard(rows: Sequence[Entry]) -> list[list[int]]:
     """Places of the rows of each shard."""
     places: dict[int, list[int]] = {}
@@ -622,25 +661,55 @@ def _folder(reference: str) -> Path:
 def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInfo, list[Entry]]:
     """An index folder's rows; with a list of problems, a shard that cannot be read goes there and is passed over."""
     manifest = dataset.read_manifest(folder)
-    entries: list[Entry] = []
+    large = manifest.models >= nearest.FLAT and problems is None  # a check reads all there is
+    read: list[tuple[dataset.Shard, Names, F32 | None]] = []
     with ThreadPoolExecutor(_threads()) as pool:
-        reading = [pool.submit(_stored, folder, shard) for shard in manifest.shards]
-        for shard, read in zip(manifest.shards, reading, strict=True):
+        reading = [pool.submit(_read, folder, shard, large) for shard in manifest.shards]
+        for shard, result in zip(manifest.shards, reading, strict=True):
             try:
-                entries += read.result()
+                read.append((shard, *result.result()))
             except IndexFormatError as error:
                 if problems is None:
                     pool.shutdown(cancel_futures=True)
                     raise
                 problems.append(Problem(shard.models, error.message))
+    shards = [shard for shard, _, _ in read]
+    mapped = _mapped(folder, shards) if large else None
+    stored = mapped or [_Stored(folder, s, _all_vectors(folder, s) if v is None else v) for s, _, v in read]
+    entries = [entry for (_, names, _), rows in zip(read, stored, strict=True) for entry in _entries(names, rows)]
     return IndexInfo(manifest.id, manifest.commit or manifest.revision, manifest.built, manifest.models), entries
 
 
-def _stored(folder: Path, shard: dataset.Shard) -> list[Entry]:
-    """The rows of a shard."""
-    names = dataset.read_names(folder, shard)
-    rows = _Stored(folder, shard, names.vectors)
-    told = zip(*(names.columns[name] for name in dataset.NAMED), strict=True)
+def _read(folder: Path, shard: dataset.Shard, large: bool) -> tuple[Names, F32 | None]:
+    """Who a shard's rows are, and their vectors unless the index is large."""
+    return dataset.read_names(folder, shard), None if large else _all_vectors(folder, shard)
+
+
+def _all_vectors(folder: Path, shard: dataset.Shard) -> F32:
+    return np.concatenate([np.empty((0, DIMENSIONS), np.float32), *dataset.read_vectors(folder, shard)])
+
+
+def _mapped(folder: Path, shards: Sequence[dataset.Shard]) -> list[_Stored] | None:
+    """The rows of each shard of a large index, their vectors mapped; None where those files cannot be kept.
+
+    A full or read-only disk costs memory and time, nothing else.
+    """
+    try:
+        found = segments.opened(folder, shards, _center())
+    except OSError:
+        return None
+    out = []
+    for segment, group in zip(found, segments.groups(shards), strict=True):
+        first = 0
+        for shard in group:
+            mapped = segments.Mapped(segment.fixed[first : first + shard.rows])
+            out.append(_Stored(folder, shard, mapped, segment, first))
+            first += shard.rows
+    return out
+
+
+def _entries(names: Names, rows: _Stored) -> list[Entry]:
+    told = zip(*(names[name] for name in dataset.NAMED), strict=True)
     return [
         Entry(str(model_id), revision, str(variant), family, str(digest), rows, number)
         for number, (digest, model_id, revision, variant, family) in enumerate(told)

@@ -1,0 +1,198 @@
+"""Search of large indexes: what codes find against a search of everything, and the files that they are kept in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import crowd
+import numpy as np
+import prints
+import pytest
+import zoo
+from numpy.typing import NDArray
+
+from provindex import dataset, nearest, segments
+from provindex.fingerprint import Fingerprint
+from provindex.index import Index, _center
+from provindex.nearest import PARTS, Coded, Part, Segment, packed, unpacked
+from provindex.retrieval import BLOCKS, SEARCHES, searches
+
+F32 = NDArray[np.float32]
+ROWS = 6000
+
+
+@pytest.fixture(scope="module")
+def vectors() -> F32:
+    """A zoo of 6,000 models, about one in six without some signal."""
+    return np.concatenate(list(crowd.Zoo(3).pieces(crowd.tree(ROWS, np.random.default_rng(3)))))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the candidates: 800 to 3,200 of 6,000 rows."""
+    fewer = tuple(replace(part, candidates=part.candidates // 10) for part in PARTS)
+    monkeypatch.setattr(nearest, "PARTS", fewer)
+
+
+def recall(searcher: Coded, everything: F32, asked: F32) -> float:
+    """Share of the first 50 found that are as near as the fiftieth of all, but for the rounding of the numbers."""
+    scores, rows = searcher.search(asked, 50)
+    assert (rows >= 0).all() and all(len(set(each)) == 50 for each in rows.tolist())
+    true = asked @ everything.T
+    np.testing.assert_allclose(scores, np.take_along_axis(true, rows, 1), atol=5e-5)
+    fiftieth = np.partition(true, -50)[:, -50]
+    return float((scores >= (fiftieth - 1e-4 * (asked**2).sum(1))[:, None]).mean())
+
+
+@pytest.mark.usefixtures("few")
+def test_codes_find_what_a_search_of_everything_finds(vectors: F32) -> None:
+    halves = [Segment.of(vectors[:2500], _center()), Segment.of(vectors[2500:], _center())]
+    searcher = Coded(halves, _center())
+    children = crowd.Zoo(4).children(vectors[::400])
+    by_search: dict[Part, list[float]] = {}
+    for child in children:
+        for one in searches(child):
+            part = nearest._part_of(one)
+            by_search.setdefault(part, []).append(recall(searcher, vectors, one[None]))
+    assert len(by_search) == len(SEARCHES)
+    for part, found in by_search.items():
+        assert np.mean(found) >= 0.99, part
+
+
+def test_more_rows_than_there_are_candidates_are_found_exactly(vectors: F32) -> None:
+    searcher, asked = Coded([Segment.of(vectors, _center())], _center()), searches(vectors[0])
+    scores, rows = searcher.search(asked, ROWS)
+    assert vectors.shape[1] == nearest.DIMENSIONS and sorted(rows[0].tolist()) == list(range(ROWS))
+    np.testing.assert_allclose(scores, -np.sort(-(asked @ vectors.T)), atol=5e-5)
+
+
+def test_rows_without_a_place_are_not_found_and_ties_come_in_order(vectors: F32) -> None:
+    twice = np.concatenate([vectors[:1000], vectors[:1000]])
+    places = np.concatenate([np.arange(1000, 2000), np.arange(1000)])
+    places[5] = -1
+    searcher = Coded([Segment.of(twice, _center())], _center(), [places])
+    rows = searcher.search(vectors[4:6], 2)[1]
+    assert rows.tolist()[0] == [4, 1004] and rows[1, 0] == 5 and 1005 not in rows
+    small = Coded([Segment.of(vectors[:3], _center())], _center())
+    scores, rows = small.search(vectors[:1], 5)
+    assert sorted(rows[0].tolist()) == [-1, -1, 0, 1, 2] and np.isneginf(scores[0, 3:]).all()
+
+
+def test_a_missing_block_is_as_far_as_a_stranger(vectors: F32) -> None:
+    part = PARTS[1]  # vabs
+    there = np.any(vectors[:, : part.stop], axis=1)
+    assert 0.05 < np.mean(~there) < 0.5
+    codes = np.unpackbits(nearest.codes(vectors, _center(), part), axis=1)
+    asked = np.flatnonzero(there)[0]
+    far = (codes != codes[asked]).mean(1)
+    assert np.all(np.abs(far[~there] - 0.5) < 0.08) and far[asked] == 0
+
+
+def test_fixed_point_keeps_what_vectors_may_hold() -> None:
+    largest = max(weight for _, weight in BLOCKS.values()) ** 0.5
+    values = np.array([0, 1e-5, -largest, largest, np.nan, np.inf, -1e30], np.float32)
+    back = unpacked(packed(values))
+    np.testing.assert_allclose(back[:4], values[:4], atol=nearest.STEP / 2 * 1.01)
+    assert back[4] == 0 and back[5] == pytest.approx(0.5) and back[6] == pytest.approx(-0.5)
+
+
+# --- indexes and files ---
+
+
+@pytest.fixture(scope="module")
+def models() -> list[Fingerprint]:
+    """Thirteen small models, the last a child of the first."""
+    made = [zoo.llama(seed, layers=1, hidden=32) for seed in range(12)]
+    made.append(zoo.finetune_noise(made[0], 0.9, 99))
+    return [replace(prints.fingerprint(one), model_id=f"zoo/{number:02}") for number, one in enumerate(made)]
+
+
+@pytest.fixture
+def folder(models: list[Fingerprint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An index of twelve of them in three shards, which is large: from ten rows on, segments of eight."""
+    monkeypatch.setenv("PROVINDEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(segments, "SEGMENT", 8)
+    for first in range(0, 12, 4):
+        index = Index.load(tmp_path / "index") if first else Index.build(())
+        for fp in models[first : first + 4]:
+            index.add(fp)
+        index.save(tmp_path / "index")
+    monkeypatch.setattr(nearest, "FLAT", 10)
+    yield tmp_path / "index"
+
+
+def kept(folder: Path) -> dict[str, int]:
+    """Names of the files of an index's segments, and when each was written."""
+    where = segments.folder(dataset.read_manifest(folder).shards)
+    return {path.name: path.stat().st_mtime_ns for path in where.iterdir()} if where.exists() else {}
+
+
+def found(folder: Path, fp: Fingerprint) -> list[str]:
+    """What an index, opened anew, brings for a model, the nearest first."""
+    return [entry.model_id for entry, _, _ in Index.load(folder).nearest(fp, 50)]
+
+
+def test_an_index_answers_alike_below_and_above_the_threshold(
+    folder: Path, models: list[Fingerprint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers() -> list[dict[str, float]]:
+        index = Index.load(folder)
+        return [{entry.model_id: score for entry, _, score in index.nearest(fp, 50)} for fp in models]
+
+    above, first = answers(), found(folder, models[12])[0]
+    assert len(kept(folder)) == 2
+    shutil.rmtree(segments.folder(dataset.read_manifest(folder).shards))
+    monkeypatch.setattr(nearest, "FLAT", 13)
+    below = answers()
+    assert kept(folder) == {}  # a small index keeps nothing
+    assert first == found(folder, models[12])[0] == "zoo/00"
+    assert [len(each) for each in below] == [11] * 12 + [12]
+    for one, other in zip(above, below, strict=True):
+        assert one == pytest.approx(other, abs=5e-5)
+
+
+def test_vectors_of_a_large_index_are_read_once(folder: Path, models: list[Fingerprint]) -> None:
+    first = found(folder, models[3])
+    reads: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "read_vectors", lambda _, shard: reads.append(shard.models) or iter(()))
+        index = Index.load(folder)
+        assert reads == []
+    assert [entry.model_id for entry, _, _ in index.nearest(models[3], 50)] == first
+    added = replace(models[12], model_id="zoo/added")  # rows that are in no segment are searched as well
+    assert index.add(added) and index.nearest(models[12], 1)[0][0].model_id == "zoo/added"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another", "longer", "empty"])
+def test_damaged_files_are_made_again(folder: Path, models: list[Fingerprint], damage: str) -> None:
+    right = found(folder, models[0])
+    where = segments.folder(dataset.read_manifest(folder).shards)
+    one, other = sorted(where.iterdir(), key=lambda path: path.stat().st_size)
+    whole = other.read_bytes()
+    wrong = {"truncated": whole[:-1], "another": b"x" + whole[1:], "longer": whole + b"x", "empty": b""}
+    other.write_bytes(wrong[damage])
+    assert found(folder, models[0]) == right
+    assert other.read_bytes() == whole and one.exists()
+
+
+def test_an_index_that_grew_keeps_what_is_complete(folder: Path, models: list[Fingerprint]) -> None:
+    found(folder, models[0])
+    before = kept(folder)
+    index = Index.load(folder)
+    index.add(models[12])
+    index.save(folder)
+    assert found(folder, replace(models[12], model_id="asked"))[0] == "zoo/12"
+    after = kept(folder)
+    same = before.keys() & after.keys()
+    assert len(before) == len(after) == 2 and len(same) == 1  # the first eight rows; the other was replaced
+    assert all(before[name] == after[name] for name in same)
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
+    folder: Path, models: list[Fingerprint], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    assert found(folder, models[12])[0] == "zoo/00"
