@@ -38,7 +38,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A folder, a .safetensors file, org/name[@revision], a fingerprint file, or an indexed id.",
+        help="A folder, a weight file, org/name[/file][@revision], a fingerprint file, or an indexed id.",
     ),
 ]
 IndexOption = Annotated[

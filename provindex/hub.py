@@ -92,7 +92,7 @@ class RemoteFile:
 @dataclass(frozen=True)
 class Remote:
     """A dataset or model at a commit. asked: the branch, tag or commit that was asked for. changed: date of the commit
-    in ISO format, "" if the Hub did not say."""
+    in ISO format, "" if the Hub did not say. file: the one weight file that was asked for, "" if none was named."""
 
     repo: str
     asked: str
@@ -100,6 +100,7 @@ class Remote:
     changed: str = ""
     files: Mapping[str, RemoteFile] | None = None
     kind: str = "dataset"
+    file: str = ""
 
     @property
     def label(self) -> str:
@@ -124,10 +125,10 @@ class Cached:
     whole: bool
 
 
-def cached_model(repo: str, revision: str | None) -> Cached | None:
+def cached_model(repo: str, revision: str | None, file: str = "") -> Cached | None:
     """The snapshot of a model in the Hub cache if its weights are complete, without any network.
 
-    revision: branch, tag or commit; None for "main" as it was last seen.
+    revision: branch, tag or commit; None for "main" as it was last seen. file: the one weight file that is meant.
     """
     storage = _storage(repo)
     wanted = revision or "main"
@@ -139,7 +140,11 @@ def cached_model(repo: str, revision: str | None) -> Cached | None:
             return None
         commit = local_files.read_bounded(reference, 1 << 10).decode("ascii", "replace").strip()
     snapshot = storage / "snapshots" / commit
-    if not _COMMIT.fullmatch(commit) or not snapshot.is_dir() or not _has_weights(snapshot):
+    if not _COMMIT.fullmatch(commit) or not snapshot.is_dir():
+        return None
+    if file:
+        return Cached(snapshot, True) if (snapshot / file).is_file() else None
+    if not _has_weights(snapshot):
         return None
     tokenizer = any((snapshot / name).is_file() for name in layout.TOKENIZER_FILES)
     return Cached(snapshot, tokenizer and (snapshot / layout.CONFIG).is_file())
@@ -152,8 +157,10 @@ def _storage(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser() / ("models--" + repo.replace("/", "--"))
 
 
-def model_at(repo: str, revision: str | None) -> Remote:
+def model_at(repo: str, revision: str | None, file: str = "") -> Remote:
     """A model at the commit of a branch, tag or commit (None: main) with the list of its files; one request.
+
+    file: the one weight file that is meant.
 
     ModelNotFoundError if there is no such repository or revision, NetworkError for everything that the network or the
     Hub refuses.
@@ -166,8 +173,8 @@ def model_at(repo: str, revision: str | None) -> Remote:
         RemoteFile(f.rfilename, int(f.size or 0), str(f.blob_id or ""), f.lfs.sha256 if f.lfs else None)
         for f in info.siblings or ()
     ]
-    files = {file.path: file for file in found if _is_sound(file)}
-    return Remote(repo, revision or "main", str(info.sha), files=files, kind="model")
+    files = {one.path: one for one in found if _is_sound(one)}
+    return Remote(repo, revision or "main", str(info.sha), files=files, kind="model", file=file)
 
 
 def weights_at(remote: Remote) -> dict[str, tuple[str, ...] | None]:
@@ -178,6 +185,8 @@ def weights_at(remote: Remote) -> dict[str, tuple[str, ...] | None]:
     from huggingface_hub import hf_hub_download
 
     sizes = _sizes(remote)
+    if remote.file:
+        return dict.fromkeys(layout.named_files(remote.file, sizes, remote.repo))
     chosen = layout.weight_files(sizes, remote.repo)
     if not chosen.index:
         return dict.fromkeys(chosen.files)
@@ -650,7 +659,7 @@ _CASES = (
     _Case(
         ModelNotFoundError,
         "{name} is no valid Hub id.",
-        "Name a folder, a .safetensors file, or org/name.",
+        "Name a folder, a weight file, or org/name.",
         ("HFValidationError",),
     ),
     _Case(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provindex import adapters
 from provindex.architectures import ALIASES, KINDS
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
 SMALL = 1 << 14  # bytes of a tensor up to which it is fetched at once
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
-_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
+_HUB_ID = re.compile(
+    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w.+-]+(/[\w.+-]+)*))?(@(?P<revision>[\w.-]+(/[\w.-]+)*))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Model:
 def open_model(
     reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None, found: Remote | None = None
 ) -> Model:
-    """Open a folder, a weight file, or `org/name[@revision]` (from the Hub cache, else from the Hub).
+    """Open a folder, a weight file, or `org/name[/file][@revision]` (from the Hub cache, else from the Hub).
 
     offline: never ask the Hub. mode: how it will be read. Weights on the Hub are downloaded for "exact", read by ranges
     for "sampled", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference.
@@ -85,7 +87,7 @@ def open_model(
     """
     reference = os.fspath(reference)
     if not reference:  # Path("") would be the current folder
-        raise ModelNotFoundError("The model's name is empty.", "Name a folder, a .safetensors file, or org/name.")
+        raise ModelNotFoundError("The model's name is empty.", "Name a folder, a weight file, or org/name.")
     path = Path(reference)
     with local_files.refusals_told(reference):
         if _is_usable(path) and path.exists():
@@ -103,12 +105,12 @@ def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode
         return None
     from provindex import hub
 
-    repo, revision = _hub_id(text)
-    cached = hub.cached_model(repo, revision)
+    asked = _hub_id(text)
+    cached = hub.cached_model(*asked)
     if hub.offline_by_environment() or (cached and cached.whole):
         return None
     try:
-        found = hub.model_at(repo, revision)
+        found = hub.model_at(*asked)
     except NetworkError:
         if cached is None:
             raise
@@ -170,31 +172,38 @@ def _here(place: Folder, promised: Mapping[str, Sequence[str] | None]) -> Iterat
         yield _File(name, _mapped(path), expected, local_files.blob_digest(path))
 
 
-def _hub_id(reference: str) -> tuple[str, str | None]:
-    """Repository and revision that a reference names."""
+class HubId(NamedTuple):
+    """What a reference to the Hub names: a repository, a branch, tag or commit of it, and one of its weight files."""
+
+    repo: str
+    revision: str | None
+    file: str
+
+
+def _hub_id(reference: str) -> HubId:
     match = _HUB_ID.fullmatch(reference)
     if not match or ".." in reference or max(map(len, reference.split("/"))) > MAX_NAME:
         raise ModelNotFoundError(
-            f"{reference[:200]!r} is no file or folder.", "Name a folder, a .safetensors file, or org/name."
+            f"{reference[:200]!r} is no file or folder.", "Name a folder, a weight file, org/name or org/name/file."
         )
-    return match["repo"], match["revision"]
+    return HubId(match["repo"], match["revision"], match["file"] or "")
 
 
 def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | None) -> Model:
     from provindex import hub
 
-    repo, revision = _hub_id(reference)
+    asked = _hub_id(reference)
     offline = offline or hub.offline_by_environment()
-    cached = hub.cached_model(repo, revision)
+    cached = hub.cached_model(asked.repo, asked.revision, asked.file)
     if cached and (offline or cached.whole):
         said = f"read from the Hub cache at commit {cached.folder.name}, the Hub was not asked"
-        online = () if revision == cached.folder.name else (f"{said} whether it has a newer one",)
-        return _open_folder(cached.folder, (f"offline: {said}",) if offline else online)
+        online = () if asked.revision == cached.folder.name else (f"{said} whether it has a newer one",)
+        return _open_snapshot(cached.folder, asked, (f"offline: {said}",) if offline else online)
     if offline:
         what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
         raise NetworkError(what, "Run once without --offline and HF_HUB_OFFLINE, or name a folder.")
     try:
-        found = found or hub.model_at(repo, revision)
+        found = found or hub.model_at(*asked)
         weights = hub.weights_at(found)
         if _by_ranges(found, mode):
             return _open_ranges(found, weights)
@@ -203,8 +212,18 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
         if cached is None:
             raise
         said = f"read from the Hub cache at commit {cached.folder.name}, without what else the Hub may have"
-        return _open_folder(cached.folder, (f"{error.message} {said}",))
-    return _open_folder(folder)
+        return _open_snapshot(cached.folder, asked, (f"{error.message} {said}",))
+    return _open_snapshot(folder, asked)
+
+
+def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[str, ...] = ()) -> Model:
+    """A model in the Hub cache, or the one file of it that was asked for."""
+    if not asked.file:
+        return _open_folder(folder, warnings)
+    place = local_files.look_at(folder)
+    names = [str(path.relative_to(folder).as_posix()) for path in (folder / asked.file).parent.iterdir()]
+    parts = layout.named_files(asked.file, names, asked.repo)
+    return _open_files(place, _here(place, dict.fromkeys(parts)), warnings)
 
 
 def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> Model:
@@ -224,7 +243,7 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> 
         )
         for name, expected in weights.items()
     ]
-    return _open_files(place, files, layout.remarks(listed, weights))
+    return _open_files(place, files, () if found.file else layout.remarks(listed, weights))
 
 
 @dataclass(frozen=True, slots=True)

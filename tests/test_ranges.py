@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from provindex import source
 from provindex.api import Resolved, compare_in_stages, query, resolve
-from provindex.errors import NetworkError
+from provindex.errors import ModelError, NetworkError
 from provindex.fingerprint import NEEDS_STAGE_2, Fingerprint
 from provindex.formats.ranged import GAP, RangedFile, Spans, prune, requests
 from provindex.formats.tensors import ByteTensor
@@ -88,6 +88,28 @@ def test_gguf_is_read_by_ranges_too(hub: Hub, tmp_path: Path) -> None:
     there, here = resolve("ranges/gguf", mode="sampled"), resolve(path, mode="sampled")
     assert to_row(there.fingerprint)["row_sha256"] == to_row(here.fingerprint)["row_sha256"]
     assert there.fingerprint.tfv is not None or here.fingerprint.tfv is None
+
+
+def test_one_file_of_a_repository_can_be_named(hub: Hub, tmp_path: Path) -> None:
+    models = pytest.importorskip("gguf_models", exc_type=ImportError)
+    forget()
+    made = models.FAMILIES["llama"]
+    for quantization in ("Q8_0", "F16"):
+        models.write_gguf(tmp_path / f"m-{quantization}.gguf", made, models.weights(made), quantization)
+    data = {f"q/{path.name}" if "Q8" in path.name else path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    hub.publish("ranges/several", {**data, "m-other.gguf": data["m-F16.gguf"]})
+    with pytest.raises(ModelError, match="several GGUF files"):
+        resolve("ranges/several")
+    with pytest.raises(ModelError) as caught:
+        resolve("ranges/several/m-Q4_0.gguf")
+    assert "m-F16.gguf" in (caught.value.next_step or "")
+    for name, mode in (("m-F16.gguf", "exact"), ("q/m-Q8_0.gguf", "sampled"), ("q/m-Q8_0.gguf", "exact")):
+        found = resolve(f"ranges/several/{name}", mode=mode)
+        here = resolve(tmp_path / Path(name).name, mode=mode)
+        assert to_row(found.fingerprint)["row_sha256"] == to_row(here.fingerprint)["row_sha256"]
+        assert found.fingerprint.model_id == "ranges/several" and found.fingerprint.files[0].name == name
+    hub.log.clear()
+    assert resolve("ranges/several/m-F16.gguf", offline=True).fingerprint.mode == "exact" and not hub.log
 
 
 def test_a_large_model_is_not_downloaded_unless_that_is_asked_for(

@@ -88,6 +88,15 @@ def _one_gguf(files: list[str], label: str) -> tuple[str, ...]:
     return parts
 
 
+def named_files(name: str, names: Collection[str], label: str) -> tuple[str, ...]:
+    """The file of that name, with the other parts if it is one of a GGUF model. ModelError if there is none."""
+    if name not in names:
+        others = [n for n in sorted(names) if PurePosixPath(n).suffix == PurePosixPath(name).suffix]
+        listed = f"It has {', '.join(others[:5])}{' ...' if len(others) > 5 else ''}." if others else f"Name {label}."
+        raise ModelError(f"{label} has no file {name}.", listed)
+    return gguf_parts(name, names) if name.lower().endswith(GGUF) else (name,)
+
+
 def gguf_parts(name: str, names: Collection[str]) -> tuple[str, ...]:
     """The parts of the model that a GGUF file is a part of, in order, among `names`; the file itself if it is whole."""
     own = SHARD.fullmatch(name)
