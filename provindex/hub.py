@@ -1,7 +1,8 @@
 """The only module that talks to the Hub, through huggingface_hub (imported where it is needed: it is slow to load).
 
 Models are looked for in the Hub cache first, by reading its folders; only then is the Hub asked, and only for the
-files that a fingerprint needs: config, card, tokenizer, safetensors. Never a pickle, never code. Datasets are read at
+files that a fingerprint needs: config, card, tokenizer, weights (safetensors; where there are none, torch's or ONNX,
+which are read as data and never executed). Never code. Datasets are read at
 a commit, file by file, and written in one commit each time. What the client raises is told in our own words, so that
 no request header, and no token, reaches the screen.
 """
@@ -122,7 +123,7 @@ def fetch_model(repo: str, revision: str | None) -> Path:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
         chosen = layout.weight_files(sizes, repo)
-        files = chosen.files
+        files = (*chosen.files, *chosen.beside)
         if chosen.index:
             _check_size(repo, chosen.index, sizes, layout.MAX_INDEX)
             index = Path(hf_hub_download(repo, chosen.index, revision=info.sha))

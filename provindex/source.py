@@ -10,10 +10,10 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from provindex.formats import folder as layout
 from provindex.formats import local_files
 from provindex.formats.bounded_json import shown
 from provindex.formats.local_files import Folder
-from provindex.formats.safetensors import Header, read_header
-from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.formats.safetensors import read_header
+from provindex.formats.tensors import ByteTensor, Contents, Extent, Tensor
 
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
@@ -147,7 +147,8 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
     facts = []
     for name, expected in promised.items():
         path = _needed(place, name)
-        header, found = _map_tensors(path)
+        size, contents = _read_weights(place, name)
+        found = contents.tensors
         _check_promise(path, found, expected)
         twice = next((tensor.name for tensor in found if tensor.name in tensors), None)
         if twice is not None:
@@ -156,7 +157,8 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
                 "Remove one, or name one file.",
             )
         tensors.update((tensor.name, tensor) for tensor in found)
-        facts.append(FileFact(name, header.size))
+        facts.append(FileFact(name, size))
+        warnings += contents.warnings
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     license_name, base_models = local_files.read_card(place, layout.CARD)
     tokenizer = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
@@ -174,20 +176,61 @@ def _open_files(place: Folder, promised: Mapping[str, Sequence[str] | None], war
     )
 
 
-def _map_tensors(path: Path) -> tuple[Header, list[ByteTensor]]:
-    """Check a file's header and map its bytes."""
+def _read_weights(place: Folder, name: str) -> tuple[int, Contents]:
+    """Size and contents of one weight file, by its suffix."""
+    path = _needed(place, name)
+    reader = _READERS.get(path.suffix.lower())
     with local_files.opened(path) as file:
-        header = read_header(file, str(path))
-        try:
-            mapped = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
-    extent = Extent(np.frombuffer(mapped, np.uint8))
-    tensors = [ByteTensor(e.name, e.dtype, e.shape, extent.part(e.start, e.stop)) for e in header.entries]
-    return header, tensors
+        if reader is None:
+            header = read_header(file, str(path))
+            extent = _mapped(file, path)
+            entries = (ByteTensor(e.name, e.dtype, e.shape, extent.part(e.start, e.stop)) for e in header.entries)
+            return header.size, Contents(tuple(entries))
+        extent = _mapped(file, path)
+    return extent.size, reader(extent, place, name)
 
 
-def _check_promise(path: Path, found: Iterable[ByteTensor], expected: Sequence[str] | None) -> None:
+def _mapped(file: BinaryIO, path: Path) -> Extent:
+    size = os.fstat(file.fileno()).st_size
+    if not size:
+        raise ModelError(f"{path} is empty.", "Download it again.")
+    try:
+        return Extent(np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
+
+
+def _read_torch(extent: Extent, place: Folder, name: str) -> Contents:
+    from provindex.formats.torch_files import read_torch
+
+    return read_torch(extent, str(place.path / name))
+
+
+def _read_onnx(extent: Extent, place: Folder, name: str) -> Contents:
+    from provindex.formats.onnx_files import read_onnx
+
+    def beside(location: str) -> Extent | None:
+        if not layout.is_plain_path(location):
+            raise ModelError(
+                f"{place.path / name} sends to {shown(location)}, which is no file inside the model.", "Export it anew."
+            )
+        path = local_files.find(place, str(Path(name).parent / location))
+        if path is None:
+            return None
+        with local_files.opened(path) as file:
+            return _mapped(file, path)
+
+    return read_onnx(extent, str(place.path / name), beside)
+
+
+# By suffix; files of other names are read as safetensors.
+_READERS: Mapping[str, Callable[[Extent, Folder, str], Contents]] = {
+    **dict.fromkeys(layout.CHECKPOINTS, _read_torch),
+    layout.ONNX: _read_onnx,
+}
+
+
+def _check_promise(path: Path, found: Iterable[Tensor], expected: Sequence[str] | None) -> None:
     """A shard has exactly the tensors that the index says."""
     if expected is None:
         return

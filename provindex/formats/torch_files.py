@@ -16,17 +16,16 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from provindex.errors import ModelError
 from provindex.formats.bounded_json import shown
 from provindex.formats.dtypes import BITS, STORED, decode
 from provindex.formats.pickle_machine import MAX_PROGRAM, Made, Name, Persistent, PickleError, Value, run
 from provindex.formats.stored_zip import ZipError, locate, read_directory
-from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent, F32, Tensor
+from provindex.formats.tensors import F32, PIECE, ByteTensor, ComputedTensor, Contents, Extent, Tensor
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 MAX_RANK = 8
@@ -249,7 +248,9 @@ def _state_dict(file: _File) -> tuple[Mapping[str, Value], tuple[str, ...]]:
 
 def _has_tensors(value: Value, levels: int = 2) -> bool:
     """Whether a dict has tensors in it, or in a dict that it has under one of the usual names."""
-    inside = dict(_named(value)) if levels and isinstance(value, Made) and not _is_tensor(value) else {}
+    if not levels or not isinstance(value, Made) or _is_tensor(value):
+        return False
+    inside = dict(_named(value))
     below = (inside.get(name) for name in _WRAPPERS)
     return any(map(_is_tensor, inside.values())) or any(_has_tensors(item, levels - 1) for item in below)
 
@@ -330,7 +331,9 @@ def _row_maker(source: ByteTensor, shape: tuple[int, ...], stride: tuple[int, ..
         rows = np.arange(start, stop)
         lead = np.unravel_index(rows, shape[:-1]) if len(shape) > 1 else (np.zeros_like(rows),)
         steps = stride[:-1] if len(shape) > 1 else (0,)
-        begins: NDArray[Any] = sum(at * step for at, step in zip(lead, steps, strict=True))
+        begins = np.zeros_like(rows)
+        for at, step in zip(lead, steps, strict=True):
+            begins += at * step
         low, high = int(begins.min()), int(begins.max()) + (shape[-1] - 1) * stride[-1] + 1
         seen = source.extent.read(low * stored.itemsize, high * stored.itemsize).view(stored)
         if len(shape) == 2:
