@@ -27,6 +27,7 @@ _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _ENCRYPTED, _SIZES_BEHIND = 1, 8  # flags
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
+_Found = tuple[int, int, str, int]  # offset of the local header, size, name, method
 
 
 class ZipError(ValueError):
@@ -35,12 +36,14 @@ class ZipError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of the directory. start: of its local header. limit: where the next thing in the archive begins."""
+    """An entry of the directory. start: of its local header. limit: where the next thing in the archive begins. method:
+    how it is compressed, 0 if it is not."""
 
     name: str
     start: int
     size: int
     limit: int
+    method: int
 
 
 def read_directory(file: Extent) -> Mapping[str, Entry]:
@@ -49,11 +52,11 @@ def read_directory(file: Extent) -> Mapping[str, Entry]:
     if count > MAX_ENTRIES or size > MAX_DIRECTORY:
         raise ZipError(f"it lists {count:,} entries in {size:,} bytes, which is more than any we know")
     raw = file.now(start, start + size)
-    found: list[tuple[int, int, str]] = []
+    found: list[_Found] = []
     at = 0
     for _ in range(count):
-        at, offset, length, name = _entry(raw, at)
-        found.append((offset, length, name))
+        at, entry = _entry(raw, at)
+        found.append(entry)
     if at != size:
         raise ZipError("its directory has more bytes than entries")
     return _without_overlap(sorted(found), start)
@@ -61,6 +64,8 @@ def read_directory(file: Extent) -> Mapping[str, Entry]:
 
 def locate(file: Extent, entry: Entry) -> Extent:
     """The bytes of an entry, where its local header says the same as the directory does."""
+    if entry.method:
+        raise ZipError(f"its entry {shown(entry.name)} is compressed, which torch.save does not do")
     raw = file.now(entry.start, entry.start + _LOCAL.size + len(entry.name.encode()))
     mark, _, flags, method, _, _, _, packed, size, name_size, extra = _unpack(_LOCAL, raw, 0)
     if mark != b"PK\3\4" or raw[_LOCAL.size :][:name_size] != entry.name.encode() or flags & _ENCRYPTED or method:
@@ -101,8 +106,8 @@ def _find_directory(file: Extent) -> tuple[int, int, int]:
     return count, size, start
 
 
-def _entry(raw: bytes, at: int) -> tuple[int, int, int, str]:
-    """Where the next entry begins; the local header's offset, the size and the name of this one."""
+def _entry(raw: bytes, at: int) -> tuple[int, _Found]:
+    """Where the next entry of the directory begins, and this one."""
     fields = _unpack(_ENTRY, raw, at)
     mark, _, _, flags, method, _, _, _, packed, size, name_size, extra_size, comment, disk, _, _, offset = fields
     name_at = at + _ENTRY.size
@@ -115,12 +120,10 @@ def _entry(raw: bytes, at: int) -> tuple[int, int, int, str]:
         raise ZipError("its directory has a name that is not UTF-8 text") from None
     if flags & _ENCRYPTED:
         raise ZipError(f"its entry {shown(name)} is encrypted")
-    if method:
-        raise ZipError(f"its entry {shown(name)} is compressed, which torch.save does not do")
     size, packed, offset = _wide(raw[extra_at : extra_at + extra_size], size, packed, offset)
-    if size != packed:
+    if size != packed and not method:
         raise ZipError(f"its entry {shown(name)} has two sizes")
-    return extra_at + extra_size + comment, offset, size, name
+    return extra_at + extra_size + comment, (offset, packed, name, method)
 
 
 def _wide(extra: bytes, *narrow: int) -> tuple[int, ...]:
@@ -138,14 +141,14 @@ def _wide(extra: bytes, *narrow: int) -> tuple[int, ...]:
     raise ZipError("it lacks a zip64 field")
 
 
-def _without_overlap(found: list[tuple[int, int, str]], end: int) -> Mapping[str, Entry]:
+def _without_overlap(found: list[_Found], end: int) -> Mapping[str, Entry]:
     entries: dict[str, Entry] = {}
-    for (offset, size, name), (limit, *_) in pairwise([*found, (end, 0, "")]):
+    for (offset, size, name, method), (limit, *_) in pairwise([*found, (end, 0, "", 0)]):
         if offset + _LOCAL.size + len(name.encode()) + size > limit:
             raise ZipError(f"its entry {shown(name)} overlaps what follows")
         if name in entries:
             raise ZipError(f"it has {shown(name)} twice")
-        entries[name] = Entry(name, offset, size, limit)
+        entries[name] = Entry(name, offset, size, limit, method)
     return entries
 
 

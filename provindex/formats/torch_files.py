@@ -102,7 +102,7 @@ def read_torch(file: Extent, label: str) -> Contents:
     except (PickleError, ZipError) as fault:
         raise _broken(label, f"cannot be read: {fault}") from None
     left = len(state) - len(tensors)
-    notes += (f"{left} entries of {label} are no tensors and were not read",) if left else ()
+    notes += (f"{left} of the {len(state)} entries of {label} are no tensors and were not read",) if left else ()
     tensors.sort(key=lambda found: (found[0], found[1].name))
     return Contents(tuple(tensor for _, tensor in tensors), warnings=_references(opened) + notes)
 
