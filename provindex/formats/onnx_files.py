@@ -16,6 +16,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +58,14 @@ class _Matrix:
         return self.stored.dtype in (_FLOATS if self.scale is None else _FLOATS | _INTEGERS)
 
 
+class _Claim(NamedTuple):
+    """A name for a matrix, in the orientation that it has there. sure: two things in the graph give it."""
+
+    name: str
+    matrix: _Matrix
+    sure: bool
+
+
 def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Contents:
     """The weights of an ONNX file, which errors call `label`.
 
@@ -71,9 +80,8 @@ def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) 
     tensors = weights.tensors()
     prefix = _wrapper(tensors)
     if prefix:
-        tensors = {
-            name.removeprefix(prefix): _renamed(tensor, name.removeprefix(prefix)) for name, tensor in tensors.items()
-        }
+        shorter = {name: name.removeprefix(prefix) for name in tensors}
+        tensors = {shorter[name]: _renamed(tensor, shorter[name]) for name, tensor in tensors.items()}
     notes = [f"the names in {label} begin with {prefix}, which was left out"] if prefix else []
     if graph.skipped:
         notes.append(
@@ -95,7 +103,7 @@ class _Weights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight by name."""
-        found: dict[str, tuple[_Matrix, list[str]]] = {}  # by what is stored: the matrix, and its possible names
+        found: dict[str, tuple[_Matrix, list[_Claim]]] = {}  # by what is stored: the matrix, and its possible names
         for matrix, names in self._uses():
             found.setdefault(matrix.stored.name, (matrix, []))[1].extend(names)
         used = {t.name for matrix, _ in found.values() for t in (matrix.scale, matrix.zero) if t is not None}
@@ -105,10 +113,12 @@ class _Weights:
         claims = Counter(name for name, _ in named.values())
         for stored, (name, matrix) in named.items():
             own = claims[name] == 1 and name not in tensors
-            tensors[name if own else stored] = _made(name if own else stored, matrix)
+            tensors[name if own else stored] = (
+                _made(name, matrix) if own else _made(stored, replace(matrix, turned=False))
+            )
         return tensors
 
-    def _uses(self) -> Iterator[tuple[_Matrix, list[str]]]:
+    def _uses(self) -> Iterator[tuple[_Matrix, list[_Claim]]]:
         """Matrices that the graph multiplies by or looks rows up in, each with the names that this use gives it."""
         for node in self._graph.nodes:
             if node.op == "Gather" and node.inputs:
@@ -212,15 +222,17 @@ class _Weights:
         readers = [reader for reader in readers if op is None or reader.op == op]
         return readers[0] if len(readers) == 1 else None
 
-    def _names(self, node: Node, matrix: _Matrix) -> list[str]:
-        """Names of the weight of the linear layer that a node is, the surest first: "path.weight"."""
+    def _names(self, node: Node, matrix: _Matrix) -> list[_Claim]:
+        """Names of the weight of the linear layer that a node is. Its path comes before the bias, which may be shared
+        and then have another layer's name."""
         match = _PATH.fullmatch(node.name)
         path = _dotted(match["path"]) if match else None
         columns = matrix.stored.shape[0 if matrix.turned else 1]
+        weight = replace(matrix, turned=not matrix.turned)
         bias = self._bias(node, columns)
         if path and bias == path:
-            return [path + ".weight"]
-        return [f"{found}.weight?" for found in (path, bias) if found]
+            return [_Claim(path + ".weight", weight, True)]
+        return [_Claim(found + ".weight", weight, False) for found in (path, bias) if found]
 
     def _bias(self, node: Node, columns: int) -> str | None:
         """The layer whose bias is added to a product, looking through Cast and the scaling of integers."""
@@ -250,7 +262,7 @@ class _Weights:
                 return name.removesuffix(".bias")
         return None
 
-    def _named(self, matrix: _Matrix, names: Sequence[str]) -> tuple[str, _Matrix]:
+    def _named(self, matrix: _Matrix, claims: Sequence[_Claim]) -> tuple[str, _Matrix]:
         """A matrix's name, and the matrix in the orientation that has this name."""
         own = next((name for name in matrix.names if _is_parameter(name)), None)
         if own is not None and own != matrix.stored.name:  # a value of the graph has the name: as it is there
@@ -259,11 +271,10 @@ class _Weights:
         if own is not None:
             suffix = next((end for end in ("_quantized", "_q") if matrix.scale is not None and own.endswith(end)), "")
             return own.removesuffix(suffix), replace(matrix, turned=False)
-        sure = [name for name in names if not name.endswith("?")]
-        name = next(iter(sure or names), None)
-        if name is None:
+        claim = next((claim for claim in claims if claim.sure), next(iter(claims), None))
+        if claim is None:
             return matrix.stored.name, replace(matrix, turned=False)
-        return name.removesuffix("?"), replace(matrix, turned=not matrix.turned)
+        return claim.name, claim.matrix
 
 
 def _dotted(path: str) -> str:
@@ -277,7 +288,7 @@ def _dotted(path: str) -> str:
 
 def _is_parameter(name: str) -> bool:
     """Whether a value has a name that a person gave it: modules with dots, not an exporter's counter or path."""
-    return "." in name and not name.startswith(("/", "onnx::", "_"))
+    return "." in name and not name.startswith(("/", "onnx::"))
 
 
 def _is_constant(tensor: ByteTensor) -> bool:
@@ -330,8 +341,9 @@ def _wrapper(tensors: Mapping[str, Tensor]) -> str:
         prefix += part + "."
         if fewest == 0 or not all(name.startswith(prefix) for name in shapes):
             break
-        unknown = len(resolve({name.removeprefix(prefix): shape for name, shape in shapes.items()}, {}).unknown)
-        if unknown < fewest:
+        shorter = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+        unknown = len(resolve(shorter, {}).unknown)
+        if unknown < fewest and not shorter.keys() & tensors.keys():
             best, fewest = prefix, unknown
     return best
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -127,7 +127,8 @@ class _Parser:
                 values += self._attribute(part, numbers, floats)
         op, name = "".join(texts[_OP][-1:]), "".join(texts[_NAME][-1:])
         if op == "Constant" and texts[_OUTPUT] and values:
-            self._keep(texts[_OUTPUT][0], self._tensor(values[0])[1])
+            made, tensor = texts[_OUTPUT][0], self._tensor(values[0])[1]
+            self._keep(made, replace(tensor, name=made) if tensor else None)
         return Node(op, name, tuple(texts[_INPUT]), tuple(texts[_OUTPUT]), numbers, floats)
 
     def _attribute(
