@@ -485,7 +485,7 @@ _CASES = (
     _Case(
         ModelNotFoundError,
         "{name} is no valid Hub id.",
-        "Name a folder, a .safetensors file, or org/name.",
+        "Name a folder, a weight file, or org/name.",
         ("HFValidationError",),
     ),
     _Case(

@@ -68,7 +68,7 @@ def open_model(reference: str | os.PathLike[str], *, offline: bool = False) -> M
     """
     reference = os.fspath(reference)
     if not reference:  # Path("") would be the current folder
-        raise ModelNotFoundError("The model's name is empty.", "Name a folder, a .safetensors file, or org/name.")
+        raise ModelNotFoundError("The model's name is empty.", "Name a folder, a weight file, or org/name.")
     path = Path(reference)
     with local_files.refusals_told(reference):
         if _is_usable(path) and path.exists():
@@ -117,7 +117,7 @@ def _open_hub(reference: str, offline: bool) -> Model:
     match = _HUB_ID.fullmatch(reference)
     if not match or ".." in reference or max(map(len, reference.split("/"))) > MAX_NAME:
         raise ModelNotFoundError(
-            f"{reference[:200]!r} is no file or folder.", "Name a folder, a .safetensors file, or org/name."
+            f"{reference[:200]!r} is no file or folder.", "Name a folder, a weight file, or org/name."
         )
     from provindex import hub
 
