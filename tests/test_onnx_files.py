@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provindex.errors import ModelError
+from provindex.formats import protobuf
 from provindex.formats.onnx_files import read_onnx
 from provindex.formats.tensors import Contents, Extent, Tensor
 from provindex.source import open_model
@@ -372,6 +373,20 @@ def test_chains_and_circles_of_nodes_end() -> None:
     chain = [node("Identity", f"n{i}", f"n{i + 1}") for i in range(5000)] + [node("MatMul", "x n5000", "y", PATH)]
     lookups = [node("Gather", "q x", "g0")] + [node("Identity", f"g{i}", f"g{(i + 1) % 3}") for i in range(3)]
     assert set(names(model([*circle, *chain, *lookups], {"n0": W, "q": Q}))) == {"n0"}
+
+
+def test_hubs_of_nodes_end() -> None:
+    """Many products of one name that many sums read, and nodes with many inputs that many products read."""
+    products = [node("MatMul", "x w", "p", f"n{i}") for i in range(4000)]
+    sums = [node("Add", "p b", f"y{i}") for i in range(4000)]
+    wide = [node("Mul", "w " * 4000, "v")] + [node("MatMul", "x v", f"z{i}", f"m{i}") for i in range(4000)]
+    assert set(names(model([*products, *sums, *wide], {"w": W, "a.bias": B}))) == {"w", "a.bias"}
+
+
+def test_a_file_of_fields_alone_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protobuf, "MAX_NUMBERS", 1000)
+    with pytest.raises(ModelError, match="more fields than any we know"):
+        read(b"\x08\1" * 1000 + WHOLE)
 
 
 @pytest.mark.parametrize("case", ["path and bias", "MatMulInteger"])

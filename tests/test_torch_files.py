@@ -303,6 +303,7 @@ TUPLES = b"N" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i i
         (b"]q\0h\0a", "no dictionary"),  # a list that holds itself
         (b"}q\0X\5\0\0\0modelh\0s", "no dictionary"),  # a dict that holds itself
         (b"}" * 1_100_000, "makes more than 1,048,576 objects"),
+        (b"}q\0(" + b"X\5\0\0\0modelh\0" * 300_000 + b"u", "dictionary of more than 200,000"),  # itself, often
         (b"N" + b"0N" * 2_200_000, "more than 4,194,304 opcodes"),
         (b"N" + b"\x94" * 1_100_000, "remembers more than"),
         (b"X\xff\xff\xff\xff", "ends too early"),

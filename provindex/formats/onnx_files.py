@@ -35,6 +35,7 @@ _PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul
 _PACKED = frozenset(("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"))
 _PATH = re.compile(r"(?P<path>(?:/[^/]+)+)/(?:MatMul|Gemm)(?:_quant)?")
 _DEPTH = 8  # nodes between a stored matrix and where it is used
+_MOST = 16  # inputs of a node, and readers of a product, that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,10 @@ class _Weights:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._producer = {name: node for node in graph.nodes for name in node.outputs}
+        self._nodes = [node for node in graph.nodes if len(node.inputs) <= _MOST]
+        self._producer = {name: node for node in self._nodes for name in node.outputs}
         self._readers: dict[str, list[Node]] = defaultdict(list)
-        for node in graph.nodes:
+        for node in self._nodes:
             for name in dict.fromkeys(node.inputs):
                 self._readers[name].append(node)
 
@@ -120,7 +122,7 @@ class _Weights:
 
     def _uses(self) -> Iterator[tuple[_Matrix, list[_Claim]]]:
         """Matrices that the graph multiplies by or looks rows up in, each with the names that this use gives it."""
-        for node in self._graph.nodes:
+        for node in self._nodes:
             if node.op == "Gather" and node.inputs:
                 matrix = self._looked_up(node)
                 if matrix is not None and matrix.is_weight:
@@ -218,9 +220,13 @@ class _Weights:
 
     def _after(self, node: Node, op: str | None) -> Node | None:
         """The node that reads what a node makes: the only one or, of several, the only one of that operation."""
-        readers = self._readers.get(node.outputs[0], []) if node.outputs else []
-        readers = [reader for reader in readers if op is None or reader.op == op]
+        readers = [reader for reader in self._reading(node) if op is None or reader.op == op]
         return readers[0] if len(readers) == 1 else None
+
+    def _reading(self, node: Node) -> Sequence[Node]:
+        """The nodes that read what a node makes; none if they are more than a layer's product has."""
+        readers = self._readers.get(node.outputs[0], []) if node.outputs else []
+        return readers if len(readers) <= _MOST else []
 
     def _names(self, node: Node, matrix: _Matrix) -> list[_Claim]:
         """Names of the weight of the linear layer that a node is. Its path comes before the bias, which may be shared
@@ -240,8 +246,7 @@ class _Weights:
             return self._layer(node.inputs[2 if node.op == "Gemm" else 4 :][:1], columns)
         following = node
         for _ in range(4):
-            readers = self._readers.get(following.outputs[0], []) if following.outputs else []
-            sums = [reader for reader in readers if reader.op == "Add"]
+            sums = [reader for reader in self._reading(following) if reader.op == "Add"]
             if len(sums) == 1:
                 return self._layer(sums[0].inputs, columns)
             scaled = self._after(following, "Cast") or self._after(following, "Mul")
@@ -323,9 +328,10 @@ def _rows_of(matrix: _Matrix) -> Callable[[int, int], F32]:
             values = decode(np.ascontiguousarray(whole[:, start:stop].T), stored.dtype)
         else:
             values = stored.flat(start * width, stop * width).reshape(-1, width)
-        if matrix.zero is not None:
-            values = values - along(matrix.zero, start, stop)
-        return values if matrix.scale is None else values * along(matrix.scale, start, stop)
+        with np.errstate(over="ignore", invalid="ignore"):  # whatever the scales are
+            if matrix.zero is not None:
+                values = values - along(matrix.zero, start, stop)
+            return values if matrix.scale is None else values * along(matrix.scale, start, stop)
 
     return make
 

@@ -16,6 +16,7 @@ from provindex.formats.tensors import Extent
 
 WINDOW = 1 << 14  # bytes that are read at a time
 MAX_TEXT = 1 << 16  # bytes of a string
+MAX_NUMBERS = 1 << 24  # headers and numbers of one file that are read one by one
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MASK = (1 << 64) - 1
 
@@ -40,6 +41,7 @@ class Reader:
     def __init__(self, extent: Extent) -> None:
         self.extent = extent
         self._base, self._window = 0, b""
+        self._left = MAX_NUMBERS
 
     def fields(self, start: int, stop: int) -> Iterator[Field]:
         """The fields of the message in bytes [start, stop). ProtobufError if they do not fill it precisely."""
@@ -87,6 +89,9 @@ class Reader:
 
     def _varint(self, at: int, stop: int) -> tuple[int, int]:
         value = 0
+        self._left -= 1
+        if self._left < 0:
+            raise ProtobufError("it has more fields than any we know")
         for shift, byte in enumerate(self._bytes(at, min(at + 10, stop))):
             value |= (byte & 0x7F) << 7 * shift
             if byte < 0x80:

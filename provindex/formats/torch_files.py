@@ -30,6 +30,7 @@ from provindex.formats.tensors import F32, PIECE, ByteTensor, ComputedTensor, Co
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 MAX_RANK = 8
 MAX_NAME = 1024
+MAX_ENTRIES = 200_000  # of a dictionary that may be the one of the tensors
 _MAX_ELEMENTS = 1 << 60
 _MAX_REPEATED = 1 << 24  # elements of a view that shows the same bytes several times
 _CONVERT = "With torch: save model.state_dict(), or a safetensors file of it."
@@ -259,6 +260,8 @@ def _named(value: Made) -> list[tuple[str, Value]]:
     """Items of a dict whose key is a name. An OrderedDict may have been given them as pairs."""
     args = value.args if isinstance(value.args, tuple) else ()
     given = args[0] if len(args) == 1 and isinstance(args[0], list) and value.what is not None else []
+    if len(given) + len(value.pairs) > MAX_ENTRIES:
+        raise PickleError(f"it has a dictionary of more than {MAX_ENTRIES:,} entries")
     pairs = [pair for pair in given if isinstance(pair, (tuple, list)) and len(pair) == 2]
     return [(key, item) for key, item in (*pairs, *value.pairs) if isinstance(key, str) and len(key) <= MAX_NAME]
 
