@@ -195,9 +195,10 @@ def archive(program: bytes, storages: dict[str, bytes], **changes: Any) -> bytes
     return file.getvalue()
 
 
-def legacy(program: bytes) -> bytes:
+def legacy(program: bytes, storages: dict[str, np.ndarray] | None = None) -> bytes:
     head = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
-    return head + b"\x80\x02" + program + b"." + pickle.dumps([], 2)
+    data = b"".join(struct.pack("<q", array.size) + array.tobytes() for array in (storages or {}).values())
+    return head + b"\x80\x02" + program + b"." + pickle.dumps([*(storages or {})], 2) + data
 
 
 ONE = {"0": np.ones(6, np.float32).tobytes()}
@@ -207,6 +208,18 @@ GOOD = tensor("0", (2, 3), (3, 1))
 def test_the_hand_written_form_is_read() -> None:
     found = read(archive(op({"w": GOOD}), ONE))
     assert found.tensors[0].flat().tolist() == [1.0] * 6
+
+
+def test_a_part_of_a_storage_as_torch_0_3_wrote_it() -> None:
+    def part(*view: int) -> bytes:
+        reference = ("storage", Global("torch", "FloatStorage"), "0", "cpu", 12, ("v", *view))
+        return op({"w": Call(Global("torch._utils", "_rebuild_tensor"), (Outside(reference), 1, (2, 2), (2, 1)))})
+
+    assert read(legacy(part(3, 6), {"0": counted(12)})).tensors[0].flat().tolist() == [-2, -1, 0, 1]
+    with pytest.raises(ModelError, match="outside of its storage"):
+        read(legacy(part(3, 4), {"0": counted(12)}))
+    with pytest.raises(ModelError, match="uses more of a storage than there is"):
+        read(legacy(part(7, 6), {"0": counted(12)}))
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def _state_dict(file: _File) -> tuple[Mapping[str, Value], tuple[str, ...]]:
     """The dictionary of tensors in a checkpoint, at its top or under one of the usual names, and what to say of it."""
     path: list[str] = []
     at = file.value
-    for _ in range(3):
+    for _ in range(2):
         inside = dict(_named(at)) if isinstance(at, Made) else {}
         below = [name for name in _WRAPPERS if _has_tensors(inside.get(name))]
         if not below:
