@@ -17,7 +17,17 @@ from provindex.index import Index
 
 CLASH = "Other weights are in the index as {name}. Rename the folder or file."
 SAVE_EVERY = 20  # models a shard while a long build runs: what was done stays done
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")  # read, or refused by name
+WEIGHTS = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".onnx",
+    ".h5",
+    ".msgpack",
+)  # read, or refused by name
 
 
 @dataclass(frozen=True)

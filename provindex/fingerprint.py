@@ -219,7 +219,7 @@ def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
     if not places:
         raise ModelError(
             f"{model.model_id} has no weight tensors: {len(model.tensors)} tensors found, none with weights.",
-            "Check that the folder holds the model's own .safetensors files.",
+            "Check that the folder holds the model's own weight files.",
         )
     return tuple(sorted(places, key=lambda p: (p.canonical, p.name)))
 

@@ -1,7 +1,8 @@
 """The only module that talks to the Hub, through huggingface_hub (imported where it is needed: it is slow to load).
 
 Models are looked for in the Hub cache first, by reading its folders; only then is the Hub asked, and only for the
-files that a fingerprint needs: config, card, tokenizer, safetensors. Never a pickle, never code. Datasets are read at
+files that a fingerprint needs: config, card, tokenizer, weights (safetensors; where there are none, torch's or ONNX,
+which are read as data and never executed). Never code. Datasets are read at
 a commit, file by file, and written in one commit each time. What the client raises is told in our own words, so that
 no request header, and no token, reaches the screen.
 """
@@ -210,8 +211,8 @@ def fetch_model(remote: Remote, weights: Collection[str]) -> Path:
     companions = [n for n in (*configs, layout.CARD, *layout.TOKENIZER_FILES) if n in sizes]
     for name in companions:
         _check_size(remote.repo, name, sizes, local_files.MAX_CONFIG if name in configs else _MAX_COMPANION)
-    indexes = [n for n in sizes if n.endswith(layout.INDEX_SUFFIX) and weights]
-    wanted = [*companions, *indexes, *weights]
+    indexes = [n for n in sizes if n.endswith(layout.INDEX_SUFFIXES) and weights]
+    wanted = [*companions, *indexes, *weights, *layout.data_files(sizes, weights)]
     if not wanted:
         return _storage(remote.repo) / "snapshots" / remote.commit
     with _asking(_Task(remote.named)):

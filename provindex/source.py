@@ -10,10 +10,10 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from provindex import adapters
 from provindex.architectures import ALIASES, KINDS
@@ -145,7 +145,7 @@ def _open_folder(path: Path, warnings: tuple[str, ...] = ()) -> Model:
         promised: Mapping[str, Sequence[str] | None] = layout.shards_of(index, chosen.index, str(path))
     else:
         promised = dict.fromkeys(chosen.files)
-    return _open_files(place, _here(place, promised), warnings + layout.remarks(names, promised))
+    return _open_files(place, promised, _local(place), warnings + layout.remarks(names, promised))
 
 
 def _open_file(path: Path) -> Model:
@@ -159,17 +159,10 @@ def _open_file(path: Path) -> Model:
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
     if path.suffix.lower() == layout.GGUF:  # llama.cpp opens all parts when the first one is named
         parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
-        return _open_files(place, _here(place, dict.fromkeys(parts)), ())
+        return _open_files(place, dict.fromkeys(parts), _local(place))
     shard = layout.SHARD.fullmatch(path.name)
     notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
-    return _open_files(place, _here(place, {path.name: None}), notes)
-
-
-def _here(place: Folder, promised: Mapping[str, Sequence[str] | None]) -> Iterator[_File]:
-    """Weight files of a folder, mapped; with the digest by which the Hub cache calls them."""
-    for name, expected in promised.items():
-        path = _needed(place, name)
-        yield _File(name, _mapped(path), expected, local_files.blob_digest(path))
+    return _open_files(place, {path.name: None}, _local(place), notes)
 
 
 class HubId(NamedTuple):
@@ -223,7 +216,7 @@ def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[str, ...] = ()) -
     place = local_files.look_at(folder)
     names = [str(path.relative_to(folder).as_posix()) for path in (folder / asked.file).parent.iterdir()]
     parts = layout.named_files(asked.file, names, asked.repo)
-    return _open_files(place, _here(place, dict.fromkeys(parts)), warnings)
+    return _open_files(place, dict.fromkeys(parts), _local(place), warnings)
 
 
 def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> Model:
@@ -234,58 +227,82 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> 
     place = replace(place, model_id=found.repo, revision=found.commit)
     listed = found.files or {}
     folder = cache.folder() / "ranges"
-    # Named by content, so that what was fetched of one model serves another with the same file.
-    paths = {name: folder / f"{listed[name].sha256 or listed[name].blob}.part" for name in weights}
-    prune(folder, paths.values())
-    files = [
-        _File(
-            name, RangedFile(paths[name], listed[name].size, hub.ranges_of(found, name)), expected, listed[name].sha256
-        )
-        for name, expected in weights.items()
-    ]
-    return _open_files(place, files, () if found.file else layout.remarks(listed, weights))
+
+    def kept(name: str) -> Path:
+        """Named by content, so that what was fetched of one model serves another with the same file."""
+        return folder / f"{listed[name].sha256 or listed[name].blob}.part"
+
+    def open_one(name: str) -> _File | None:
+        if name not in listed:
+            return None
+        there = RangedFile(kept(name), listed[name].size, hub.ranges_of(found, name))
+        return _File(name, there, listed[name].sha256)
+
+    prune(folder, map(kept, weights))
+    return _open_files(place, weights, open_one, () if found.file else layout.remarks(listed, weights))
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A weight file: name, who watches its bytes, tensors that an index promises of it (None: whatever it has)."""
+    """A file with weights: who watches its bytes, and its digest if somebody said it."""
 
     name: str
     reading: Mapped | RangedFile
-    promised: Sequence[str] | None
     sha256: str | None = None
 
 
-def _open_files(place: Folder, files: Iterable[_File], warnings: tuple[str, ...]) -> Model:
+_Open = Callable[[str], _File | None]  # a file of the model by its name, None if there is none
+
+
+def _local(place: Folder) -> _Open:
+    """Opens files of a folder, with the digest by which a Hub cache calls them."""
+
+    def open_one(name: str) -> _File | None:
+        path = local_files.find(place, name)
+        return None if path is None else _File(name, _mapped(path), local_files.blob_digest(path))
+
+    return open_one
+
+
+def _open_files(
+    place: Folder, promised: Mapping[str, Sequence[str] | None], open_one: _Open, warnings: tuple[str, ...] = ()
+) -> Model:
+    """The model in some files; `promised` are the tensors that an index says are in each (None: whatever it has)."""
     tensors: dict[str, Tensor] = {}
-    facts, reads = [], []
+    opened: list[_File] = []
     said = Contents(())  # config and tokenizer of the weights' own file, in formats that carry them
-    for together in _together(files):
-        last = together[-1]
-        found = _read([(file.reading.extent, str(place.path / file.name)) for file in together])
-        _check_promise(str(place.path / last.name), found.tensors, last.promised)
+
+    def beside(name: str) -> _File | None:
+        file = open_one(name)
+        opened.extend([file] if file else [])
+        return file
+
+    for together in _together(promised):
+        name = together[-1]
+        files = [beside(one) or _missing(place, one) for one in together]
+        found = _READERS.get(PurePosixPath(name).suffix.lower(), _read_safetensors)(files, place, beside)
+        _check_promise(str(place.path / name), found.tensors, promised[name])
         said = found if found.config is not None else said
         warnings += found.warnings
         twice = next((tensor.name for tensor in found.tensors if tensor.name in tensors), None)
         if twice is not None:
             raise ModelError(
-                f"{place.path} has tensor {shown(twice)} in two files, {last.name} is the second.",
+                f"{place.path} has tensor {shown(twice)} in two files, {name} is the second.",
                 "Remove one, or name one file.",
             )
         tensors.update((tensor.name, tensor) for tensor in found.tensors)
-        facts += [FileFact(file.name, file.reading.extent.size, file.sha256) for file in together]
-        reads += [file.reading for file in together]
     config, config_reason = local_files.read_config(place, layout.CONFIG)
+    reads = tuple(file.reading for file in opened)
     _small_ones(tensors.values(), reads)
     tensors, notes = quantized.assemble(tensors, config)
     warnings += notes
     license_name, base_models = local_files.read_card(place, layout.CARD)
-    claim = adapters.read_claim(place) if layout.only_adapters([fact.name for fact in facts]) else None
+    claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
     if claim is not None:
         warnings += (claim.sentence,)
         base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
-    beside = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
-    tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in beside if path}
+    found_ones = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in found_ones if path}
     if said.config is not None:
         config, config_reason, tokenizer, notes = _of_file_or_beside(said, config, config_reason, tokenizer)
         warnings += notes
@@ -296,11 +313,11 @@ def _open_files(place: Folder, files: Iterable[_File], warnings: tuple[str, ...]
         config_reason=config_reason,
         tensors=tensors,
         tokenizer_files=tokenizer,
-        files=tuple(facts),
+        files=tuple(FileFact(file.name, file.reading.extent.size, file.sha256) for file in opened),
         license=license_name,
         base_models=base_models,
         warnings=warnings,
-        reads=tuple(reads),
+        reads=reads,
     )
 
 
@@ -311,32 +328,54 @@ def _small_ones(tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:
         settled(reads, lambda: [tensor.raw() for tensor in small])
 
 
-def _read_safetensors(files: Sequence[tuple[Extent, str]]) -> Contents:
-    (file, label), *_ = files
+def _read_safetensors(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
+    file, label = files[0].reading.extent, str(place.path / files[0].name)
     header = read_header(file, label)
     return Contents(tuple(ByteTensor(e.name, e.dtype, e.shape, file.part(e.start, e.stop)) for e in header.entries))
 
 
-def _read_gguf(files: Sequence[tuple[Extent, str]]) -> Contents:
+def _read_gguf(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
     from provindex.formats.gguf import read_parts
 
-    return read_parts(files)
+    return read_parts([(file.reading.extent, str(place.path / file.name)) for file in files])
 
 
-# Readers by suffix: files that are one model (parts of a GGUF) are read together.
-_READERS: Mapping[str, Callable[[Sequence[tuple[Extent, str]]], Contents]] = {layout.GGUF: _read_gguf}
+def _read_torch(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
+    from provindex.formats.torch_files import read_torch
+
+    return read_torch(files[0].reading.extent, str(place.path / files[0].name))
 
 
-def _together(files: Iterable[_File]) -> list[list[_File]]:
+def _read_onnx(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
+    from provindex.formats.onnx_files import read_onnx
+
+    name = files[0].name
+
+    def beside(location: str) -> Extent | None:
+        if not layout.is_plain_path(location):
+            raise ModelError(
+                f"{place.path / name} sends to {shown(location)}, which is no file inside the model.", "Export it anew."
+            )
+        found = more((PurePosixPath(name).parent / location).as_posix())
+        return None if found is None else found.reading.extent
+
+    return read_onnx(files[0].reading.extent, str(place.path / name), beside)
+
+
+# Readers by suffix; files of other names are read as safetensors. Files that are one model (parts of a GGUF) are read
+# together; ONNX files name others that hold their data.
+_READERS: Mapping[str, Callable[[Sequence[_File], Folder, _Open], Contents]] = {
+    layout.GGUF: _read_gguf,
+    **dict.fromkeys(layout.CHECKPOINTS, _read_torch),
+    layout.ONNX: _read_onnx,
+}
+
+
+def _together(names: Collection[str]) -> list[list[str]]:
     """The files that are read at once."""
-    found = list(files)
-    if found and all(file.name.lower().endswith(layout.GGUF) for file in found):
-        return [found]
-    return [[file] for file in found]
-
-
-def _read(files: Sequence[tuple[Extent, str]]) -> Contents:
-    return _READERS.get(Path(files[0][1]).suffix.lower(), _read_safetensors)(files)
+    if all(name.lower().endswith(layout.GGUF) for name in names):
+        return [list(names)]
+    return [[name] for name in names]
 
 
 def _of_file_or_beside(
@@ -391,7 +430,8 @@ def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] |
 
 
 def _needed(place: Folder, name: str) -> Path:
-    path = local_files.find(place, name)
-    if path is None:
-        raise ModelError(f"{place.path} lacks {name}, which its index lists.", "Download the missing file.")
-    return path
+    return local_files.find(place, name) or _missing(place, name)
+
+
+def _missing(place: Folder, name: str) -> NoReturn:
+    raise ModelError(f"{place.path} lacks {name}, which its index lists.", "Download the missing file.")

@@ -246,7 +246,8 @@ HOSTILE: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "absolute": ({"model.safetensors.index.json": b'{"weight_map":{"a":"/etc/x.safetensors"}}'}, "no file inside"),
     "no such shard": ({"model.safetensors.index.json": b'{"weight_map":{"a":"x.safetensors"}}'}, "lacks x.safetensors"),
-    "pickle only": ({"pytorch_model.bin": b"x"}, "PyTorch pickle"),
+    "keras only": ({"tf_model.h5": b"x"}, "Keras HDF5"),
+    "no checkpoint": ({"pytorch_model.bin": b"x"}, "is no torch checkpoint"),
     "nothing": ({"notes.txt": b"x"}, "no *.safetensors"),
     "huge config": ({**files(), "config.json": b" " * ((4 << 20) + 1)}, "which no such file needs"),
     "broken weights": ({**files(), "model.safetensors": save(WEIGHTS)[:-1]}, "truncated"),
@@ -261,7 +262,18 @@ def test_hostile_repositories(name: str, hub: Hub) -> None:
     with pytest.raises(ModelError) as caught:
         open_model(repo)
     assert words in caught.value.message and caught.value.next_step
-    assert not any(path.endswith(".bin") for _, path, *_ in hub.log)
+    assert not any(path.endswith(".h5") for _, path, *_ in hub.log)
+
+
+def test_a_checkpoint_is_fetched_as_data_where_there_is_nothing_better(hub: Hub) -> None:
+    checkpoint = (Path(__file__).parent / "data" / "torch" / "zip.pt").read_bytes()
+    unwanted = dict.fromkeys(("training_args.bin", "optimizer.pt", "modeling_toy.py", "model.onnx"), b"x")
+    hub.publish("org/old", {"config.json": b"{}", "pytorch_model.bin": checkpoint, **unwanted})
+    assert open_model("org/old").tensors["table"].shape == (4, 3)
+    assert fetched(hub) == {"config.json", "pytorch_model.bin"}
+    hub.log.clear()
+    assert open_model("org/old").tensors["table"].shape == (4, 3)
+    assert fetched(hub) == set()
 
 
 def test_glob_characters_in_shard_names_are_plain(hub: Hub) -> None:

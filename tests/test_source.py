@@ -267,7 +267,7 @@ SECOND = "model-00002-of-00002.safetensors"
 HOSTILE: dict[str, tuple[Any, str]] = {
     "empty folder": ({}, "is empty"),
     "no weights": ({"config.json": {}}, "no *.safetensors"),
-    "pickle only": ({"pytorch_model.bin": b"x"}, "PyTorch pickle (pytorch_model.bin)"),
+    "pickle only": ({"pytorch_model.bin": b"x"}, "pytorch_model.bin is no torch checkpoint"),
     "broken gguf": ({"model-q4.gguf": b"GGUF"}, "ends inside its header"),
     "onnx only": ({"model.onnx": b"x"}, "ONNX"),
     "weights one folder down": ({"config.json": {}, "sub/model.safetensors": WEIGHTS}, "its folder sub has"),

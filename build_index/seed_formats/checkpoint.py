@@ -3,7 +3,7 @@
 A checkpoint is a pickle, and a pickle is a program: it names callables and calls them. The reader here resolves a few
 names to its own harmless code (below, `ALLOWED`) and every other name to `Inert`, a class whose instances accept any
 arguments and do nothing. Nothing is imported on behalf of the file, so a hostile pickle yields inert objects.
-This is used to build the seed index from known packages; provindex itself never reads pickles.
+This is used to build the seed index from known packages; provindex itself reads checkpoints without the pickle module.
 """
 
 from __future__ import annotations

@@ -25,18 +25,25 @@ GGUF = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
 
+CHECKPOINTS = (".bin", ".pt", ".pth", ".ckpt")  # torch's
+CHECKPOINT = "pytorch_model.bin"
+INDEX_SUFFIXES = (INDEX_SUFFIX, ".bin.index.json")
+ONNX = ".onnx"
+ONNX_SINGLE = ("model.onnx", "onnx/model.onnx")
+
 # Weight files in formats that are not read (yet), by suffix.
 FOREIGN: Mapping[str, str] = {
-    ".bin": "PyTorch pickle", ".pt": "PyTorch pickle", ".pth": "PyTorch pickle", ".ckpt": "PyTorch pickle",
-    ".pkl": "pickle", ".pickle": "pickle", ".ggml": "GGML", ".onnx": "ONNX", ".h5": "Keras HDF5",
+    ".pkl": "pickle", ".pickle": "pickle", ".ggml": "GGML", ".h5": "Keras HDF5",
     ".keras": "Keras", ".msgpack": "Flax msgpack", ".npz": "numpy archive", ".npy": "numpy array", ".tflite": "TFLite",
 }  # fmt: skip
 CONVERT = (
-    "Convert it to safetensors first (with transformers: model.save_pretrained(folder)); pickles are never opened."
+    "Convert it to safetensors first (with transformers: model.save_pretrained(folder)); pickles are never executed."
 )
 
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(safetensors|gguf)")
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(safetensors|bin|gguf)")
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
+# What trainers keep beside the weights, in the same format.
+_TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,8 @@ class Weights:
 
 def weight_files(names: Collection[str], label: str) -> Weights:
     """Choose the weights among the file names of a folder, as transformers does: one file, else an index,
-    else all there is; where no safetensors file is, one GGUF file, or all the parts of one.
+    else all there is. Without safetensors: one GGUF file or all the parts of one, else torch's checkpoint, else an ONNX
+    file.
 
     Files that repeat the same weights (consolidated.safetensors) or amend them (adapters) are left out when
     there are others, so that no parameter counts twice. ModelError when there is nothing to read, or a shard
@@ -75,7 +83,54 @@ def weight_files(names: Collection[str], label: str) -> Weights:
     ggufs = [name for name in here if name.lower().endswith(GGUF) and not name.startswith("mmproj")]
     if ggufs:
         return Weights(_one_gguf(ggufs, label))
-    raise _nothing(names, label)
+    found = _checkpoint(here, label) or _onnx(names, label)
+    if found is None:
+        raise _nothing(names, label)
+    return found
+
+
+def _checkpoint(here: list[str], label: str) -> Weights | None:
+    """torch's files, in the order in which transformers looks for them; files of a training are none."""
+    files = [name for name in here if _is_checkpoint(name)]
+    index = CHECKPOINT + ".index.json"
+    if CHECKPOINT in files:
+        return Weights((CHECKPOINT,))
+    if index in here:
+        return Weights((), index)
+    main = [name for name in files if not name.startswith(_SIDE)]
+    shards = [name for name in main if SHARD.fullmatch(name)]
+    if shards:
+        _check_numbering(shards, label)
+        return Weights(tuple(shards))
+    return _only(main or files, label, "checkpoints")
+
+
+def _onnx(names: Collection[str], label: str) -> Weights | None:
+    """An ONNX file, the unquantized one of those that are usually exported together."""
+    files = sorted(name for name in names if _is_onnx(name))
+    single = next((name for name in ONNX_SINGLE if name in files), None)
+    return Weights((single,)) if single else _only(files, label, "ONNX files")
+
+
+def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:
+    """Files in which ONNX files keep their data, by the names that exporters give them."""
+    ends = tuple(name + end for name in weights if _is_onnx(name) for end in ("_data", ".data"))
+    return sorted(name for name in names if ends and name.startswith(ends))
+
+
+def _only(files: list[str], label: str, what: str) -> Weights | None:
+    if len(files) > 1:
+        shown_files = ", ".join(files[:3])
+        raise ModelError(f"{label} has several {what} ({shown_files}), and none is the model by its name.", "Name one.")
+    return Weights((files[0],)) if files else None
+
+
+def _is_checkpoint(name: str) -> bool:
+    return "/" not in name and name.lower().endswith(CHECKPOINTS) and not name.startswith(_TRAINING)
+
+
+def _is_onnx(name: str) -> bool:
+    return name.lower().endswith(ONNX) and name.removeprefix("onnx/").count("/") == 0
 
 
 def _one_gguf(files: list[str], label: str) -> tuple[str, ...]:
@@ -120,9 +175,10 @@ def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ..
         raise _bad_index(name, label, "it is not UTF-8 text") from None
     except JsonError as fault:
         raise _bad_index(name, label, str(fault)) from None
+    suffix = PurePosixPath(name.removesuffix(".index.json")).suffix
     shards: dict[str, list[str]] = {}
     for tensor, shard in weight_map.items():
-        if shard not in shards and not is_plain_path(shard):
+        if shard not in shards and not (is_plain_path(shard) and shard.endswith(suffix)):
             raise _bad_index(
                 name, label, f"it sends {shown(tensor)} to {shown(shard)}, which is no file inside the model"
             )
@@ -131,15 +187,25 @@ def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ..
 
 
 def is_plain_path(name: str) -> bool:
-    """A relative path that cannot leave its folder on any system, and names a safetensors file."""
+    """A relative path that cannot leave its folder on any system."""
     parts = PurePosixPath(name).parts
     forbidden = name.startswith("/") or ".." in parts or any(c in '\\:*?"<>|' or ord(c) < 32 for c in name)
-    return bool(parts) and not forbidden and len(name) <= 255 and name.endswith(".safetensors")
+    return bool(parts) and not forbidden and len(name) <= 255
+
+
+def _is_safetensors(name: str) -> bool:
+    return "/" not in name and name.endswith(".safetensors")
 
 
 def remarks(names: Collection[str], read: Collection[str]) -> tuple[str, ...]:
     """Sentences for the reader about the choice of files: what was left out, and what an adapter is."""
-    left = sorted(n for n in names if n.endswith(".safetensors") and "/" not in n and n not in read)
+    if any(_is_checkpoint(name) for name in read):
+        alike = _is_checkpoint
+    elif any(_is_onnx(name) for name in read):
+        alike = _is_onnx
+    else:
+        alike = _is_safetensors
+    left = sorted(name for name in names if alike(name) and name not in read)
     said = []
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
@@ -174,7 +240,7 @@ def _nothing(names: Collection[str], label: str) -> ModelError:
     below = sorted({name.split("/")[0] for name in names if "/" in name and name.endswith(".safetensors")})
     for name in here:
         format_name = FOREIGN.get(PurePosixPath(name).suffix.lower())
-        if format_name and not name.startswith(("training_args", "optimizer", "scheduler", "rng_state")):
+        if format_name and not name.startswith(_TRAINING):
             return ModelError(f"{label} has its weights as {format_name} ({name}), which is not read.", CONVERT)
     if below:
         return ModelError(
