@@ -8,6 +8,7 @@ import shutil
 import struct
 import tracemalloc
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +198,8 @@ class Counted:
     def touch(self, start: int, stop: int) -> None:
         raise AssertionError("an element was read")
 
-    def fetch(self, start: int, stop: int) -> None:
-        self.calls, self.last = self.calls + 1, max(self.last, stop)
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.calls, self.last = self.calls + 1, max(self.last, *(stop for _, stop in ranges))
 
 
 def test_the_header_of_a_remote_file_is_few_reads_and_no_weights() -> None:

@@ -319,8 +319,8 @@ class Recorder:
     def touch(self, start: int, stop: int) -> None:
         raise AssertionError("opening a file looks at no tensor")
 
-    def fetch(self, start: int, stop: int) -> None:
-        self.fetched += stop - start
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.fetched += sum(stop - start for start, stop in ranges)
 
 
 def test_of_a_remote_file_only_headers_are_fetched() -> None:

@@ -90,6 +90,29 @@ def test_gguf_is_read_by_ranges_too(hub: Hub, tmp_path: Path) -> None:
     assert there.fingerprint.tfv is not None or here.fingerprint.tfv is None
 
 
+def test_a_torch_checkpoint_is_read_by_ranges_and_its_headers_come_together(
+    hub: Hub, published: Callable[..., str], tmp_path: Path
+) -> None:
+    """Zip archives have a header before each storage: 40 of them are not 40 requests one after another."""
+    from test_torch_files import archive, op, tensor
+
+    checkpoint = large()
+    keys = {name: str(i) for i, name in enumerate(checkpoint.tensors)}
+    made = {}
+    for name, value in checkpoint.tensors.items():
+        stride = tuple(step // value.itemsize for step in np.ascontiguousarray(value).strides)
+        made[name] = tensor(keys[name], value.shape, stride)
+    data = archive(op(made), {keys[name]: value.tobytes() for name, value in checkpoint.tensors.items()})
+    here = files(checkpoint, tmp_path / "torch")
+    beside = {name: content for name, content in here.items() if "safetensors" not in name}
+    hub.publish("ranges/torch", {**beside, "pytorch_model.bin": data})
+    hub.log.clear()
+    there = resolve("ranges/torch", mode="sampled").fingerprint
+    local = resolve(tmp_path / "torch", mode="sampled").fingerprint
+    assert to_row(there)["row_sha256"] == to_row(local)["row_sha256"]
+    assert there.bytes_read <= sent(hub) < len(data) // 2
+
+
 def test_one_file_of_a_repository_can_be_named(hub: Hub, tmp_path: Path) -> None:
     models = pytest.importorskip("gguf_models", exc_type=ImportError)
     forget()

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +124,8 @@ class Recorder:
     def touch(self, start: int, stop: int) -> None:
         raise AssertionError("opening a file looks at no tensor")
 
-    def fetch(self, start: int, stop: int) -> None:
-        self.fetched.append((start, stop))
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.fetched += ranges
 
 
 def test_of_a_remote_file_only_headers_are_fetched() -> None:

@@ -99,7 +99,7 @@ class Mapped(Reading):
         """All bytes of the file; reading them is noted by this object."""
         return Extent(np.frombuffer(self._data, np.uint8), 0, self)
 
-    def fetch(self, start: int, stop: int) -> None:
+    def fetch(self, ranges: Sequence[Range]) -> None:
         """Everything is here."""
 
 
@@ -150,11 +150,14 @@ class RangedFile(Reading):
         if not self.planning:
             self.take(start, stop)
 
-    def fetch(self, start: int, stop: int) -> None:
+    def fetch(self, ranges: Sequence[Range]) -> None:
         with self._lock:
-            absent = self.here.missing(start, stop)
-        if absent:
-            self.take(absent[0][0], min(max(stop, absent[0][0] + HEADER), self.size))
+            gaps = [gap for start, stop in ranges for gap in self.here.missing(start, stop)]
+        if len(ranges) == 1 and gaps:  # a header, whose end is told by its beginning
+            first = gaps[0][0]
+            gaps = [(first, min(max(ranges[0][1], first + HEADER), self.size))]
+        if gaps:
+            self.bring(gaps, lambda _: None)
 
     def missing(self) -> list[Range]:
         """What was looked at and is not here."""

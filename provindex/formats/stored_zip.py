@@ -8,7 +8,7 @@ same. https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -60,6 +60,12 @@ def read_directory(file: Extent) -> Mapping[str, Entry]:
     if at != size:
         raise ZipError("its directory has more bytes than entries")
     return _without_overlap(sorted(found), start)
+
+
+def make_ready(file: Extent, entries: Iterable[Entry]) -> None:
+    """Have the local headers of entries fetched together, before they are located one after another."""
+    ends = ((e.start, e.start + _LOCAL.size + len(e.name.encode()), e.limit) for e in entries)
+    file.ready([(start, min(stop, limit)) for start, stop, limit in ends])
 
 
 def locate(file: Extent, entry: Entry) -> Extent:

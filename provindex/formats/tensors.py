@@ -32,8 +32,8 @@ class Watch(Protocol):
     def touch(self, start: int, stop: int) -> None:
         """Bytes [start, stop) are looked at; where they are not here, zeros are seen."""
 
-    def fetch(self, start: int, stop: int) -> None:
-        """Bytes [start, stop) must be here when this returns."""
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Bytes [start, stop) of each must be here when this returns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +59,15 @@ class Extent:
         """Bytes [start, stop), clipped, copied; of a remote file they are fetched first: for headers."""
         begin, end, _ = slice(start, stop).indices(self.size)
         if self.watch is not None and end > begin:
-            self.watch.fetch(self.offset + begin, self.offset + end)
+            self.watch.fetch([(self.offset + begin, self.offset + end)])
         return self.data[begin:end].tobytes()
+
+    def ready(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Fetch some ranges together which `now` will be asked for one after another; nothing happens to a file that is
+        here. The ranges must be in this run of bytes.
+        """
+        if self.watch is not None and ranges:
+            self.watch.fetch([(self.offset + start, self.offset + stop) for start, stop in ranges])
 
     def part(self, start: int, stop: int) -> Extent:
         """The run of bytes [start, stop) of this one. IndexError if it has no such bytes."""

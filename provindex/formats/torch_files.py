@@ -24,7 +24,7 @@ from provindex.errors import ModelError
 from provindex.formats.bounded_json import shown
 from provindex.formats.dtypes import BITS, STORED, decode
 from provindex.formats.pickle_machine import MAX_PROGRAM, Made, Name, Persistent, PickleError, Value, run
-from provindex.formats.stored_zip import ZipError, locate, read_directory
+from provindex.formats.stored_zip import ZipError, locate, make_ready, read_directory
 from provindex.formats.tensors import F32, PIECE, ByteTensor, ComputedTensor, Contents, Extent, Tensor
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
@@ -122,6 +122,7 @@ def _read_zip(file: Extent, label: str) -> _File:
     if program.size > MAX_PROGRAM:
         raise ModelError(f"{label} has {program.size:,} bytes beside its tensors, which is too much.", _CONVERT)
     ran = run(program.file(), program.size)
+    make_ready(file, entries.values())
     located: dict[str, Extent] = {}
 
     def storage(reference: Persistent) -> _Storage:
