@@ -280,10 +280,11 @@ def _open_files(
     for together in _together(promised):
         name = together[-1]
         files = [beside(one) or _missing(place, one) for one in together]
+        label = str(place.path / name)
         found = _READERS.get(PurePosixPath(name).suffix.lower(), _read_safetensors)(files, place, beside)
-        _check_promise(str(place.path / name), found.tensors, promised[name])
+        _check_promise(label, found.tensors, promised[name])
         said = found if found.config is not None else said
-        warnings += found.warnings
+        warnings += tuple(warning.replace(label, name) for warning in found.warnings)  # they go into answers: no paths
         twice = next((tensor.name for tensor in found.tensors if tensor.name in tensors), None)
         if twice is not None:
             raise ModelError(
