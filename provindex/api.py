@@ -92,7 +92,8 @@ def resolve(
 
 def _known_files(there: Remote, index: Index) -> Fingerprint | None:
     """The fingerprint of a model on the Hub from an indexed one that was made from files with the same digests."""
-    weights = [file for file in (there.files or {}).values() if file.path in hub.weights_at(there)]
+    listed = there.files or {}
+    weights = [listed[name] for name in hub.weights_at(there)]
     entry = index.of_files([file.sha256 for file in weights])
     if entry is None:
         return None
