@@ -7,6 +7,7 @@ that an adapter saves besides (`modules_to_save`: embeddings, norms) are weights
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from provindex.names import Layout
 if TYPE_CHECKING:
     from provindex.fingerprint import Fingerprint
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 ABSENT = "adapter"  # under this name an adapter's fingerprint says what it lacks
 LACKING = "it holds changes of weights, and not the weights"
 MERGE = "for a verdict, merge it into the model that it amends (with peft: merge_and_unload) and name the merged model"
@@ -46,7 +48,12 @@ class Claim:
 def read_claim(place: Folder) -> Claim | None:
     """What the adapter in a folder says of itself, None if it has no adapter_config.json. ModelError if it is bad."""
     said, missing = local_files.read_config(place, ADAPTER_CONFIG)
-    return None if missing else Claim(_text(said.get("peft_type")), _text(said.get("base_model_name_or_path")))
+    return None if missing else Claim(_text(said.get("peft_type")), _id(_text(said.get("base_model_name_or_path"))))
+
+
+def _id(base: str) -> str:
+    """A Hub id as it is; of a path only its end: the folders of whoever trained the adapter are nobody's business."""
+    return base if _HUB_ID.fullmatch(base) else re.split(r"[/\\]", base.rstrip("/\\"))[-1]
 
 
 def _text(value: Any) -> str:
@@ -93,5 +100,5 @@ def _fit(adapter: Fingerprint, model: Fingerprint) -> str:
     if not theirs.hidden or not ours.hidden:
         return "whether its shapes fit is not known"
     if ours.hidden == theirs.hidden and ours.layers <= theirs.layers:
-        return f"its shapes fit {model.model_id} ({sizes}), and every other model of that size"
-    return f"its shapes do not fit {model.model_id}: they are for {sizes}, not for {theirs.hidden} in {theirs.layers}"
+        return f"its shapes ({sizes}) fit, as they do every other model of that size ({model.model_id})"
+    return f"its shapes ({sizes}) do not fit ({model.model_id}: {theirs.hidden} in {theirs.layers})"

@@ -27,11 +27,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Resolved:
-    """A reference, resolved: its fingerprint, how an answer calls it, and the open model if weights are at hand."""
+    """A reference, resolved: its fingerprint, how an answer calls it, and the open model if weights are at hand; else
+    where they could be had, "" if nowhere."""
 
     fingerprint: Fingerprint
     label: str
     model: Model | None = None
+    elsewhere: str = ""
 
     def vocabulary(self) -> Mapping[str, int] | None:
         """The token strings, for an exact VOA; None when only the fingerprint is at hand, or there is no tokenizer."""
@@ -81,20 +83,24 @@ def resolve(
     if found_there is not None and index is not None:
         known = _known_files(found_there, index)
         if known is not None:
-            return Resolved(known, known.model_id)
+            return Resolved(known, _named(known), elsewhere=text)
     model = open_model(text, offline=offline, mode=mode, found=found_there)
     mode = mode or ("sampled" if model.ranged else "exact")
     digests: dict[str, str] = {}
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
     made = cache.through(model, mode, make, digests)
-    return Resolved(made, text if path.exists() else made.model_id, model)
+    return Resolved(made, text if path.exists() else _named(made), model)
+
+
+def _named(fp: Fingerprint) -> str:
+    return f"{fp.model_id} [{fp.variant}]" if fp.variant else fp.model_id
 
 
 def _known_files(there: Remote, index: Index) -> Fingerprint | None:
     """The fingerprint of a model on the Hub from an indexed one that was made from files with the same digests."""
     listed = there.files or {}
     weights = [listed[name] for name in hub.weights_at(there)]
-    entry = index.of_files([file.sha256 for file in weights])
+    entry = index.of_files([file.sha256 for file in weights], there.repo)
     if entry is None:
         return None
     said = (
@@ -105,7 +111,7 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
         entry.load(),
         model_id=there.repo,
         revision=there.commit,
-        variant="",
+        variant=there.file,
         family=None,
         license=None,
         parents=(),
@@ -121,12 +127,13 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
 def query(
     index: Index, asked: Resolved, top: int = 10, candidates: int = 50, *, reading: Progress | None = None, **more: Any
 ) -> tuple[Resolved, QueryResult]:
-    """The likely relatives of a resolved model. If stage 1 of sampled reading finds no link, stage 2 is read.
+    """The likely relatives of a resolved model. If stage 1 of sampled reading finds no link, stage 2 is read; so it is
+    when rows are asked about by their ids (`also`), because a link to one of them may be seen there only.
 
     reading: told how far stage 2 is. more: as for `Index.query`. What was asked with comes back too.
     """
     result = index.query(asked.fingerprint, top, candidates, **more)
-    further = None if result.linked else asked.further(reading)
+    further = None if result.linked and not more.get("also") else asked.further(reading)
     return (asked, result) if further is None else (further, index.query(further.fingerprint, top, candidates, **more))
 
 
@@ -164,13 +171,10 @@ def compare_in_stages(
     a: Resolved, b: Resolved, *, reading: Progress | None = None, **more: Any
 ) -> tuple[Resolved, Resolved, Pair]:
     """`compare_resolved`; if stage 1 of sampled reading finds no link, stage 2 is read of whichever side has one."""
-    pair = compare_resolved(a, b, **more)
-    if pair.verdict != "linked":
-        further = [side.further(reading) for side in (a, b)]
-        if any(further):
-            a, b = (new or old for new, old in zip(further, (a, b), strict=True))
-            pair = compare_resolved(a, b, **more)
-    return a, b, pair
+    first = compare_resolved(a, b, **{**more, "deep": False})
+    further = [None, None] if first.verdict == "linked" else [side.further(reading) for side in (a, b)]
+    a, b = (new or old for new, old in zip(further, (a, b), strict=True))
+    return a, b, compare_resolved(a, b, **more) if any(further) or more.get("deep") else first
 
 
 def compare_resolved(
@@ -205,10 +209,11 @@ def weights_of(found: Resolved, *, offline: bool = False) -> Model:
         return found.model
     kept = found.fingerprint
     what = f"A deep comparison reads weights, and of {found.label} only the fingerprint is at hand"
-    if not kept.indexed or kept.revision is None or kept.variant:
+    indexed = kept.indexed and kept.revision is not None and not kept.variant
+    if not indexed and not found.elsewhere:
         raise UsageError(f"{what}.", "Name its folder, its weight file or org/name@revision.")
     try:
-        return open_model(f"{kept.model_id}@{kept.revision}", offline=offline)
+        return open_model(found.elsewhere or f"{kept.model_id}@{kept.revision}", offline=offline)
     except (ModelNotFoundError, NetworkError) as error:
         raise UsageError(f"{what}: {error.message}", "Name its folder or its weight file.") from error
 

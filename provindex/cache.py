@@ -8,6 +8,7 @@ told at once and its weights are read once, not twice.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from provindex.source import Model
 
 ENDS = 4096  # bytes at both ends of a tensor that tell most different models apart
 STEP = 1 << 20
+MADE = 1 << 14  # values of a tensor that are made, at its beginning and in its middle, where stored bytes do not tell
 
 
 def folder() -> Path:
@@ -44,9 +46,19 @@ def content_key(model: Model, mode: str, digests: Mapping[str, str] | None = Non
     known = digests or {}
 
     def digest(tensor: Tensor) -> str:
-        return known.get(tensor.name) or _sha256(tensor.raw(i, i + STEP) for i in range(0, tensor.nbytes, STEP))
+        stored = (tensor.raw(i, i + STEP) for i in range(0, tensor.nbytes, STEP))
+        return known.get(tensor.name) or _sha256(itertools.chain(stored, _made(tensor)))
 
     return _key(model, mode, digest)
+
+
+def _made(tensor: Tensor) -> list[memoryview]:
+    """Some of the values of a tensor whose stored bytes do not tell them: the same may be transposed, or decoded as
+    another format, or as an earlier version of this program decoded them.
+    """
+    if tensor.plain:
+        return []
+    return [tensor.flat(start, start + MADE).data.cast("B") for start in (0, tensor.size // 2)]
 
 
 def quick_key(model: Model, mode: str) -> str:
@@ -122,6 +134,7 @@ def _as_copy(kept: Fingerprint, model: Model) -> Fingerprint:
         kept,
         model_id=model.model_id,
         revision=model.revision,
+        variant=model.variant,
         license=model.license,
         parents=model.base_models,
         files=model.files,

@@ -12,7 +12,6 @@ import typer
 if TYPE_CHECKING:
     from provindex.api import Resolved
     from provindex.build import Built
-    from provindex.fingerprint import Fingerprint
     from provindex.index import Index
     from provindex.progress import Bar
 
@@ -154,7 +153,12 @@ def compare(
         *read, pair = compare_in_stages(*sides, reading=reading, index=opened, deep=deep, offline=offline)
     for before, after in zip(sides, read, strict=True):
         _further(before, after, quiet)
-    settings = {"mode": mode or read[0].fingerprint.mode, "expect": expect, **({"deep": True} if deep else {})}
+    used = {side.fingerprint.mode for side in read if not side.fingerprint.indexed}
+    settings = {
+        "mode": mode or ("sampled" if "sampled" in used else "exact"),
+        "expect": expect,
+        **({"deep": True} if deep else {}),
+    }
     answer = Comparison(read[0].fingerprint, read[1].fingerprint, pair, opened.info, settings)
     _answer(document.compare_document(answer), json, format, output)
     if expect and pair.verdict != expect:
@@ -441,9 +445,14 @@ def _reading(model: str, quiet: bool) -> Bar:
 def _further(before: Resolved, after: Resolved, quiet: bool) -> None:
     """Say that more was read, if it was."""
     if after is not before:
-        fp = after.fingerprint
-        read = f"{_size(fp.bytes_read)} of {_size(fp.bytes_total)}"
-        _say(f"model  {after.label}: what was read first showed no link; whole layers, too: read {read}", quiet)
+        _say(f"model  {after.label}: more than that was needed, whole layers: {_read(after)}", quiet)
+
+
+def _read(found: Resolved) -> str:
+    """How much was read of how much, and how much was fetched for it: headers and what lies between, too."""
+    fp, fetched = found.fingerprint, found.model.transferred if found.model else 0
+    more = f" ({_size(fetched)} fetched)" if fetched else ""
+    return f"read {_size(fp.bytes_read)} of {_size(fp.bytes_total)}{more}"
 
 
 def _resolve(
@@ -460,7 +469,7 @@ def _resolve(
 
     with _reading(model, quiet) as bar:
         found = resolve(model, index=opened, mode=mode, stage=stage, offline=offline, progress=bar)
-    _say(_described(found.label, found.fingerprint), quiet)
+    _say(_described(found), quiet)
     for warning in notes(found.fingerprint):
         _say(f"note   {warning}", quiet)
     for name, reason in found.fingerprint.absences.items() if verbose else ():
@@ -468,13 +477,9 @@ def _resolve(
     return found
 
 
-def _described(label: str, fp: Fingerprint) -> str:
-    facts = fp.facts
-    read = (
-        f"read {_size(fp.bytes_read)} of {_size(fp.bytes_total)}"
-        if fp.mode == "sampled"
-        else f"{_size(fp.bytes_total)}"
-    )
+def _described(found: Resolved) -> str:
+    fp, label, facts = found.fingerprint, found.label, found.fingerprint.facts
+    read = _read(found) if fp.bytes_read < fp.bytes_total else _size(fp.bytes_total)
     kind = ", ".join(filter(None, (facts.architecture or "unknown architecture", facts.precision)))
     origin = "; from the index" if fp.indexed else ""
     return f"model  {label}, {_count(facts.parameters)} parameters, {kind}; {fp.mode}, {read}{origin}"

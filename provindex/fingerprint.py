@@ -56,7 +56,7 @@ MODES = ("exact", "sampled")
 NO_UNITS = "no MLP or value rows with a known role in the text tower"
 NO_LAYER = "no MLP or attention with known roles in the text tower"
 PLACED = "its positions are the initializer's and say nothing"
-NEEDS_STAGE_2 = "no whole layer was read, which is done where what little is read first shows no link"
+NEEDS_STAGE_2 = "not read: sampled mode reads whole layers only if nothing else shows a link"
 NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
 
 F32 = NDArray[np.float32]
@@ -195,6 +195,7 @@ def _fingerprint_model(
     return Fingerprint(
         model_id=model.model_id,
         revision=model.revision,
+        variant=model.variant,
         license=model.license,
         parents=model.base_models,
         facts=facts,
@@ -381,10 +382,11 @@ def _facts(w: Weights) -> Facts:
     for place in w.places:
         size = w.model.tensors[place.name].size
         scan = w.scans.get(place.name)
-        if scan and any(p.role in ("embed", "head") for p in place.parts):
-            if scan.digest in seen:
+        if any(p.role in ("embed", "head") and p.param == "weight" for p in place.parts):
+            content = scan.digest if scan else _blocks_digest(w, place)
+            if content in seen:
                 continue
-            seen.add(scan.digest)
+            seen.add(content)
         parameters += size
         if scan:
             sizes[scan.precision] = sizes.get(scan.precision, 0) + size
@@ -400,6 +402,15 @@ def _facts(w: Weights) -> Facts:
         precision=max(sizes, key=lambda p: sizes[p]) if sizes else "",
         nonfinite=sum(s.nonfinite for s in w.scans.values()),
     )
+
+
+def _blocks_digest(w: Weights, place: Placement) -> str:
+    """What tells a head that is the embedding from one that is not, of the little that sampled mode reads of them."""
+    digest = hashlib.sha256(str(w.model.tensors[place.name].shape).encode())
+    for part in place.parts:
+        for block in _two_blocks(w, place, part):
+            digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
 
 
 def _warnings(model: Model, layout: Layout, scans: Mapping[str, Scan]) -> tuple[str, ...]:
@@ -705,7 +716,7 @@ class _Callable(ModuleType):
         reference: str | os.PathLike[str],
         *,
         index: Index | None = None,
-        mode: str = "exact",
+        mode: str | None = None,
         offline: bool = False,
     ) -> Fingerprint:
         """The fingerprint of any model reference; see `provindex.api.fingerprint`."""

@@ -73,6 +73,13 @@ _PUSHING = _Task(
 )
 
 
+def endpoint() -> str:
+    """Address of the Hub that is asked."""
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
 def offline_by_environment() -> bool:
     """Whether HF_HUB_OFFLINE (or the client's other switches) forbids asking the Hub."""
     from huggingface_hub import constants
@@ -270,10 +277,9 @@ class _Location:
 
     def headers(self, url: str) -> dict[str, str]:
         """What a request for bytes is sent with; the token goes to the Hub itself and to nobody else."""
-        from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers
 
-        ours = urlsplit(url).netloc == urlsplit(constants.ENDPOINT).netloc
+        ours = urlsplit(url)[:2] == urlsplit(endpoint())[:2]  # scheme too: a token is no matter for plain http
         return {**build_hf_headers(token=None if ours else False), "Accept-Encoding": "identity"}
 
 

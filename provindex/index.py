@@ -28,7 +28,7 @@ from provindex.descent import TRAINED_ON, Sampled, parents_of, sampled
 from provindex.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.evidence.sketch import LAYER, BranchSketches
-from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from provindex.fingerprint import FINGERPRINT_VERSION, NEEDS_STAGE_2, Fingerprint
 from provindex.quantized import source_among
 from provindex.retrieval import DIMENSIONS, RERANKED, Sketches, in_turn, rerank, searches, vector
 from provindex.rows import Row, context, row_hash, to_row
@@ -391,23 +391,25 @@ class Index:
         ]
         return sorted(found, key=lambda e: (e.variant, e.revision is None, e.key))
 
-    def of_files(self, digests: Sequence[str | None]) -> Entry | None:
-        """A row that was made, reading every byte, from files with these sha256 digests and no others.
+    def of_files(self, digests: Sequence[str | None], model_id: str) -> Entry | None:
+        """A row that was made, reading every byte, from files with these sha256 digests and no others: that of the id
+        that is asked for, if it is among them.
 
-        Which files a row was made from is its contributor's word, as its id is.
+        Which files a row was made from is its contributor's word. Rows that say the same of the same files and hold
+        different weights cannot all be right: then there is none.
         """
         if not digests or None in digests:
             return None
+        found, wanted = [], sorted(map(str, digests))
         held: dict[int, Sequence[str]] = {}
         for entry in self:
             if id(entry.rows) not in held:
                 held[id(entry.rows)] = entry.rows.files()
             files = held[id(entry.rows)][entry.number]
-            if str(digests[0]) not in files or entry.row["mode"] != "exact":
-                continue
-            if sorted(str(f["sha256"]) for f in json.loads(files)) == sorted(map(str, digests)):
-                return entry
-        return None
+            if wanted[0] in files and _digests(files) == wanted and entry.row["mode"] == "exact":
+                found.append(entry)
+        agreed = len({entry.row["content_sha256"] for entry in found}) == 1
+        return min(found, key=lambda e: (e.model_id != model_id, e.variant, e.key)) if agreed else None
 
     def named(self, reference: str) -> list[Entry]:
         """Rows of an id, or of a family if no row has that id."""
@@ -619,6 +621,14 @@ def _center() -> F32:
     """What codes are centered on: by the seed index, so that it is the same for all indexes of a release."""
     shards = dataset.read_manifest(SEED).shards
     return nearest.center_of(np.concatenate([v for shard in shards for v in dataset.read_vectors(SEED, shard)]))
+
+
+def _digests(files: str) -> list[str]:
+    """sha256 of each file that a row says it was made from; empty if that is no list of files."""
+    try:
+        return sorted(str(file["sha256"]) for file in json.loads(files))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
 
 
 def _by_shard(rows: Sequence[Entry]) -> list[list[int]]:
@@ -867,6 +877,10 @@ def _warnings(
         said = (r.replace(f"{m.entry.model_id}: ", "") for m in open_ones for r in m.pair.reasons)
         why = dict.fromkeys(_numberless(reason) for reason in said)
         out.append(f"{len(open_ones)} of {len(matches) + len(rest)} candidates could not be tested: {'; '.join(why)}")
+    if matches and fp.absences.get("branches") == NEEDS_STAGE_2:
+        out.append(
+            "what was read first showed a link, and no whole layer was read: copies in disguise were not looked for"
+        )
     started = [m.entry.label for m in rest if m.pair.relation == "shared-init"]
     if started:
         out.append(f"the same random start, trained apart, which is no descent: {', '.join(started)}")

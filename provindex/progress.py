@@ -35,7 +35,8 @@ class Bar:
 
     def _amount(self, done: int, total: int) -> str:
         if self.unit == "bytes":
-            return f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"
+            unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+            return f"{done / unit:.2f} of {total / unit:.2f} {name}"
         return f"{done} of {total} {self.unit}"
 
     def __exit__(

@@ -7,6 +7,7 @@ and Python drops it with the last one (the file itself is closed as soon as it i
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import re
@@ -54,7 +55,7 @@ class Model:
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
     file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
     base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader. reads: what
-    is looked at of each file.
+    is looked at of each file. variant: the one file of a repository that was asked for.
     """
 
     model_id: str
@@ -68,11 +69,17 @@ class Model:
     base_models: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     reads: tuple[Reading, ...] = ()
+    variant: str = ""
 
     @property
     def ranged(self) -> bool:
         """Whether weights are elsewhere, and what is looked at is fetched: not for reading everything."""
         return any(isinstance(file, RangedFile) for file in self.reads)
+
+    @property
+    def transferred(self) -> int:
+        """Bytes of weight files that were fetched for this model."""
+        return sum(file.transferred for file in self.reads if isinstance(file, RangedFile))
 
 
 def open_model(
@@ -96,9 +103,10 @@ def open_model(
 
 
 def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None) -> Remote | None:
-    """What the Hub says of a model whose weights would be read by ranges: its commit, its files and their digests.
+    """What the Hub says of a model that is not in its cache: its commit, its files and their digests.
 
-    None if they are at hand, or would be downloaded. Raises as `open_model`.
+    None if its weights are at hand, if the Hub may not be asked, and for "exact", which reads every byte. Raises as
+    `open_model`.
     """
     text, path = os.fspath(reference), Path(reference)
     if offline or mode == "exact" or not text or (_is_usable(path) and path.exists()):
@@ -110,19 +118,17 @@ def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode
     if hub.offline_by_environment() or (cached and cached.whole):
         return None
     try:
-        found = hub.model_at(*asked)
+        return hub.model_at(*asked)
     except NetworkError:
         if cached is None:
             raise
         return None
-    return found if _by_ranges(found, mode) else None
 
 
-def _by_ranges(found: Remote, mode: str | None) -> bool:
-    from provindex import hub
-
-    sizes = [found.files[name].size for name in hub.weights_at(found)] if found.files else []
-    return mode == "sampled" or (mode is None and sum(sizes) > DOWNLOADED)
+def _by_ranges(found: Remote, weights: Collection[str], mode: str | None) -> bool:
+    listed = found.files or {}
+    size = sum(listed[name].size for name in (*weights, *layout.data_files(listed, weights)))
+    return mode == "sampled" or (mode is None and size > DOWNLOADED)
 
 
 def _is_usable(path: Path) -> bool:
@@ -194,11 +200,13 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
         return _open_snapshot(cached.folder, asked, (f"offline: {said}",) if offline else online)
     if offline:
         what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
-        raise NetworkError(what, "Run once without --offline and HF_HUB_OFFLINE, or name a folder.")
+        raise NetworkError(
+            what, "Run once without --offline and HF_HUB_OFFLINE (above 1 GB with --mode exact), or name a folder."
+        )
     try:
         found = found or hub.model_at(*asked)
         weights = hub.weights_at(found)
-        if _by_ranges(found, mode):
+        if _by_ranges(found, weights, mode):
             return _open_ranges(found, weights)
         folder = hub.fetch_model(found, weights)
     except NetworkError as error:
@@ -216,7 +224,7 @@ def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[str, ...] = ()) -
     place = local_files.look_at(folder)
     names = [str(path.relative_to(folder).as_posix()) for path in (folder / asked.file).parent.iterdir()]
     parts = layout.named_files(asked.file, names, asked.repo)
-    return _open_files(place, dict.fromkeys(parts), _local(place), warnings)
+    return replace(_open_files(place, dict.fromkeys(parts), _local(place), warnings), variant=asked.file)
 
 
 def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> Model:
@@ -227,19 +235,30 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> 
     place = replace(place, model_id=found.repo, revision=found.commit)
     listed = found.files or {}
     folder = cache.folder() / "ranges"
+    opened: list[RangedFile] = []
 
     def kept(name: str) -> Path:
-        """Named by content, so that what was fetched of one model serves another with the same file."""
-        return folder / f"{listed[name].sha256 or listed[name].blob}.part"
+        """Named by content and by the Hub that said so: one model's serve another with the same file."""
+        told = f"{hub.endpoint()} {listed[name].sha256 or listed[name].blob}"
+        return folder / f"{hashlib.sha256(told.encode()).hexdigest()}.part"
 
     def open_one(name: str) -> _File | None:
         if name not in listed:
             return None
-        there = RangedFile(kept(name), listed[name].size, hub.ranges_of(found, name))
-        return _File(name, there, listed[name].sha256)
+        opened.append(RangedFile(kept(name), listed[name].size, hub.ranges_of(found, name)))
+        return _File(name, opened[-1], listed[name].sha256)
 
     prune(folder, map(kept, weights))
-    return _open_files(place, weights, open_one, () if found.file else layout.remarks(listed, weights))
+    remarks = () if found.file else layout.remarks(listed, weights)
+    try:
+        return replace(_open_files(place, weights, open_one, remarks), variant=found.file)
+    except ModelError as error:  # of the model, or of what came over the network: the next run must not see it again
+        for file in opened:
+            file.forget()
+        what = error.message.replace(str(place.path), found.named)
+        raise ModelError(
+            what, "Run the command again: what was fetched of it was removed. If it says the same, tell its publisher."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +300,7 @@ def _open_files(
         name = together[-1]
         files = [beside(one) or _missing(place, one) for one in together]
         label = str(place.path / name)
-        found = _READERS.get(PurePosixPath(name).suffix.lower(), _read_safetensors)(files, place, beside)
+        found = _reader(files[-1], label)(files, place, beside)
         _check_promise(label, found.tensors, promised[name])
         said = found if found.config is not None else said
         warnings += tuple(warning.replace(label, name) for warning in found.warnings)  # they go into answers: no paths
@@ -365,11 +384,26 @@ def _read_onnx(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
 
 # Readers by suffix; files of other names are read as safetensors. Files that are one model (parts of a GGUF) are read
 # together; ONNX files name others that hold their data.
-_READERS: Mapping[str, Callable[[Sequence[_File], Folder, _Open], Contents]] = {
+_Reader = Callable[[Sequence[_File], Folder, _Open], Contents]
+_READERS: Mapping[str, _Reader] = {
     layout.GGUF: _read_gguf,
     **dict.fromkeys(layout.CHECKPOINTS, _read_torch),
     layout.ONNX: _read_onnx,
 }
+
+
+def _reader(file: _File, label: str) -> _Reader:
+    """By what a file begins with where that tells, else by its suffix."""
+    begin = file.reading.extent.now(0, 8)
+    if not begin:
+        raise ModelError(f"{label} is empty.", "Download it again.")
+    suffix = PurePosixPath(file.name).suffix.lower()
+    known = _READERS.get(suffix)
+    if begin.startswith(b"GGUF"):
+        return _read_gguf
+    if suffix != ".safetensors" and known is None and begin.startswith((b"PK\3\4", b"\x80\2")):
+        return _read_torch
+    return known or _read_safetensors
 
 
 def _together(names: Collection[str]) -> list[list[str]]:

@@ -248,7 +248,7 @@ HOSTILE: dict[str, tuple[dict[str, bytes], str]] = {
     "no such shard": ({"model.safetensors.index.json": b'{"weight_map":{"a":"x.safetensors"}}'}, "lacks x.safetensors"),
     "keras only": ({"tf_model.h5": b"x"}, "Keras HDF5"),
     "no checkpoint": ({"pytorch_model.bin": b"x"}, "is no torch checkpoint"),
-    "nothing": ({"notes.txt": b"x"}, "no *.safetensors"),
+    "nothing": ({"notes.txt": b"x"}, "no weight file"),
     "huge config": ({**files(), "config.json": b" " * ((4 << 20) + 1)}, "which no such file needs"),
     "broken weights": ({**files(), "model.safetensors": save(WEIGHTS)[:-1]}, "truncated"),
 }

@@ -266,14 +266,14 @@ SECOND = "model-00002-of-00002.safetensors"
 # what is wrong, files, words of the sentence
 HOSTILE: dict[str, tuple[Any, str]] = {
     "empty folder": ({}, "is empty"),
-    "no weights": ({"config.json": {}}, "no *.safetensors"),
+    "no weights": ({"config.json": {}}, "no weight file"),
     "pickle only": ({"pytorch_model.bin": b"x"}, "pytorch_model.bin is no torch checkpoint"),
     "broken gguf": ({"model-q4.gguf": b"GGUF"}, "ends inside its header"),
     "onnx only": ({"model.onnx": b"x"}, "ONNX"),
     "weights one folder down": ({"config.json": {}, "sub/model.safetensors": WEIGHTS}, "its folder sub has"),
     "truncated": ({"model.safetensors": WHOLE[:-1]}, "truncated"),
     "header cut": ({"model.safetensors": WHOLE[:40]}, "announces a header"),
-    "empty file": ({"model.safetensors": b""}, "too short"),
+    "empty file": ({"model.safetensors": b""}, "is empty"),
     "a text": ({"model.safetensors": b"version https://git-lfs.github.com/spec/v1\n"}, "announces a header"),
     "missing shard": (without(SECOND), f"lacks {SECOND}"),
     "missing shard, no index": ({SECOND: sharded()[SECOND]}, "1 of the 2 shards"),

@@ -247,8 +247,8 @@ def _nothing(names: Collection[str], label: str) -> ModelError:
             f"{label} has no weights of its own, but its folder {below[0]} has.", f"Name {below[0]} itself."
         )
     if not here:
-        return ModelError(f"{label} is empty.", "Name a folder with config.json and *.safetensors files.")
-    return ModelError(f"{label} has no *.safetensors file.", "Name a folder with config.json and *.safetensors files.")
+        return ModelError(f"{label} is empty.", "Name a folder with config.json and weights, or a weight file.")
+    return ModelError(f"{label} has no weight file.", "Name a folder with config.json and weights, or a weight file.")
 
 
 def _bad_index(name: str, label: str, what: str) -> ModelError:

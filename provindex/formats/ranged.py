@@ -8,6 +8,8 @@ nothing was missing: the plan is what the reader does, whatever the format, and 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import mmap
 import os
@@ -31,7 +33,7 @@ GAP = 1 << 16  # bytes between two wanted ranges up to which one request takes b
 REQUEST = 1 << 23  # most bytes of one request
 HEADER = 1 << 20  # bytes that are fetched at least where a header is read
 ROUNDS = 16  # data-dependent reading (experts by their router) takes two or three
-KEPT = 4 << 30  # bytes of all ranges that are kept for the next run
+KEPT = 4 << 30  # bytes of ranges of other models that are kept when a model is opened
 
 
 class Spans:
@@ -118,27 +120,24 @@ class RangedFile(Reading):
         self.path, self.size, self.transferred = path, size, 0
         self.planning = False
         self._fetch = fetch
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         try:
-            kept = os.fstat(self._file).st_size == size
-            if not kept:
-                os.ftruncate(self._file, size)
-            self.here = Spans(self._noted() if kept else ())
-            self._map = mmap.mmap(self._file, size, access=mmap.ACCESS_READ)
-            if hasattr(mmap, "MADV_RANDOM"):  # what is between the ranges is nothing to read ahead
-                self._map.madvise(mmap.MADV_RANDOM)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.stat().st_size != size:
+                self._spans.unlink(missing_ok=True)  # first: a note without its file would call zeros weights
+            with path.open("ab") as made:
+                made.truncate(size)
+                self._identity = _identity(made.fileno())
+            os.utime(path)  # what was used longest ago is pruned
+            self.here = Spans(self._noted())
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            os.close(self._file)
             raise ModelError(
                 f"{path} cannot hold parts of a file of {size:,} bytes: {error}.",
                 "Set PROVINDEX_CACHE to a folder on a disk that knows sparse files.",
             ) from error
-
-    def __del__(self) -> None:
-        if getattr(self, "_file", -1) >= 0:
-            os.close(self._file)
-            self._file = -1
+        if hasattr(mmap, "MADV_RANDOM"):  # what is between the ranges is nothing to read ahead
+            self._map.madvise(mmap.MADV_RANDOM)
 
     @property
     def extent(self) -> Extent:
@@ -148,66 +147,81 @@ class RangedFile(Reading):
     def touch(self, start: int, stop: int) -> None:
         super().touch(start, stop)
         if not self.planning:
-            self.take(start, stop)
+            self._take([(start, stop)])
 
     def fetch(self, ranges: Sequence[Range]) -> None:
         with self._lock:
             gaps = [gap for start, stop in ranges for gap in self.here.missing(start, stop)]
         if len(ranges) == 1 and gaps:  # a header, whose end is told by its beginning
-            first = gaps[0][0]
-            gaps = [(first, min(max(ranges[0][1], first + HEADER), self.size))]
-        if gaps:
-            self.bring(gaps, lambda _: None)
+            gaps = [(gaps[0][0], min(max(ranges[0][1], gaps[0][0] + HEADER), self.size))]
+        self._take(gaps)
 
     def missing(self) -> list[Range]:
         """What was looked at and is not here."""
         with self._lock:
             return [gap for start, stop in self.seen for gap in self.here.missing(start, stop)]
 
-    def take(self, start: int, stop: int) -> None:
+    def _take(self, ranges: Sequence[Range]) -> None:
         with self._lock:
-            gaps = self.here.missing(start, stop)
+            gaps = [gap for start, stop in ranges for gap in self.here.missing(start, stop)]
         if gaps:
             self.bring(gaps, lambda _: None)
 
     def bring(self, gaps: Sequence[Range], add: Add) -> None:
         """Fetch ranges, near ones together; what comes is kept, also when the rest does not."""
-        try:
-            self._fetch(requests(gaps), lambda position, data: self._keep(position, data, add))
-        finally:
-            self._note()
+        with self.path.open("r+b", buffering=0) as file:
+            if _identity(file.fileno()) != self._identity:
+                raise ModelError(f"{self.path} was removed while it was read.", "Run the command again.")
+            try:
+                self._fetch(requests(gaps), lambda position, data: self._keep(file, position, data, add))
+            finally:
+                self._note(file)
 
-    def _keep(self, position: int, data: bytes, add: Add) -> None:
+    def forget(self) -> None:
+        """Remove what was fetched: it is not what it should be."""
+        self._spans.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def _keep(self, file: io.RawIOBase, position: int, data: bytes, add: Add) -> None:
         with self._lock:
-            os.lseek(self._file, position, os.SEEK_SET)
+            file.seek(position)
             view = memoryview(data)
             while view:
-                view = view[os.write(self._file, view) :]
+                view = view[file.write(view) or 0 :]
             self.here.add(position, position + len(data))
             self.transferred += len(data)
         add(len(data))
 
     def _noted(self) -> list[Range]:
-        """What an earlier run fetched; nothing if the note cannot be read."""
+        """What an earlier run fetched; nothing if the note cannot be read, or is of another file."""
         try:
             noted = json.loads(self._spans.read_text("ascii"))
-            ranges = [(int(start), int(stop)) for start, stop in noted]
-        except (OSError, ValueError, TypeError):
+            ranges = [(int(start), int(stop)) for start, stop in noted["here"]]
+            identity = noted["file"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return []
+        if identity != self._identity:
             return []
         return [(start, stop) for start, stop in ranges if 0 <= start < stop <= self.size]
 
-    def _note(self) -> None:
-        """Say what is here, after it is on the disk."""
-        os.fsync(self._file)
+    def _note(self, file: io.RawIOBase) -> None:
+        """Say what is here, after it is on the disk, and of which file that is said."""
+        os.fsync(file.fileno())
         with self._lock:
-            ranges = list(self.here)
+            noted = {"file": self._identity, "here": list(self.here)}
         temporary = self._spans.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        temporary.write_text(json.dumps(ranges), "ascii")
+        temporary.write_text(json.dumps(noted), "ascii")
         temporary.replace(self._spans)
 
     @property
     def _spans(self) -> Path:
         return self.path.with_suffix(".spans")
+
+
+def _identity(file: int) -> list[int]:
+    """What tells a file from another one that was made later in its place."""
+    facts = os.fstat(file)
+    return [facts.st_dev, facts.st_ino]
 
 
 def requests(ranges: Sequence[Range]) -> list[Range]:
@@ -228,10 +242,10 @@ def settled(files: Sequence[Reading], make: Callable[[], T], progress: Progress 
         for file in ranged:
             file.restart()
             file.planning = True
-        failure: ModelError | None = None
+        failure: Exception | None = None
         try:
             made = make()
-        except ModelError as error:  # of the zeros that stand for what is not here, or of the file
+        except Exception as error:  # noqa: BLE001 - zeros stand for what is not here; raised if nothing was missing
             failure = error
         finally:
             for file in ranged:
@@ -264,15 +278,20 @@ def _bring(
 
 
 def prune(folder: Path, keep: Iterable[Path], limit: int = KEPT) -> None:
-    """Remove the ranges that were used longest ago, until what is kept is below a limit; never those of `keep`."""
+    """Remove ranges, of models that were asked about longest ago first, until what is kept is below a limit.
+
+    Never those of `keep`.
+    """
     kept = set(keep)
     found = []
     for path in folder.glob("*.part"):
-        facts = path.stat()
-        found.append((facts.st_mtime, getattr(facts, "st_blocks", facts.st_size // 512) * 512, path))
+        with contextlib.suppress(OSError):  # another process removed it
+            facts = path.stat()
+            found.append((facts.st_mtime, getattr(facts, "st_blocks", facts.st_size // 512) * 512, path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total > limit and path not in kept:
-            path.with_suffix(".spans").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # in use, where that keeps a file from being removed
+                path.with_suffix(".spans").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             total -= size

@@ -364,12 +364,9 @@ def tensor_from_array(name: str, array: NDArray[Any]) -> ByteTensor:
 
 def rows_moved(name: str, tensor: Tensor, order: NDArray[np.int64]) -> ComputedTensor:
     """A matrix or vector with its rows in another order: row i of it is row order[i] of the stored one."""
-    width = 1 if len(tensor.shape) == 1 else tensor.shape[-1]
 
     def make(start: int, stop: int) -> F32:
-        if width == 1:
-            return tensor.rows(order)[:, 0] if (start, stop) == (0, 1) else np.empty(0, np.float32)
-        return tensor.rows(order[start:stop])
+        return tensor.rows(order).reshape(1, -1) if len(tensor.shape) == 1 else tensor.rows(order[start:stop])
 
     return ComputedTensor(name, tensor.dtype, tensor.shape, make, (tensor,))
 
