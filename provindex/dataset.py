@@ -230,7 +230,7 @@ def _readable(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
         raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", AGAIN) from error
 
 
@@ -775,9 +775,18 @@ def read_identities(source: Any, names: Sequence[str], title: str = "") -> list[
                 )
             _check_chunks(source, opened, names, name)
             columns = _checked_columns(opened.read(columns=list(names), use_threads=False), fields, name)
-    except pa.ArrowException as error:
+            return list(zip(*(columns[n].to_pylist() for n in names), strict=True))
+    except KeyError as error:
+        raise IndexFormatError(f"{name} has no columns of texts called {', '.join(names)}.", AGAIN) from error
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and not _is_of_bytes(error):
+            raise
         raise IndexFormatError(f"{name} is not a readable Parquet file: {_reason(error)}.", AGAIN) from error
-    return list(zip(*(columns[n].to_pylist() for n in names), strict=True))
+
+
+def _is_of_bytes(error: OSError) -> bool:
+    """Whether pyarrow says it of what it read: the system's errors have numbers, the client's are of other kinds."""
+    return type(error) is OSError and error.errno is None
 
 
 def _check_chunks(source: Any, opened: Any, names: Sequence[str], name: str) -> None:

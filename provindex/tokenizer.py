@@ -19,6 +19,7 @@ from provindex.errors import ModelError
 from provindex.signals.config_defaults import assumed_tokens, tokenizer_class
 
 MAX_BYTES = 200_000_000
+MAX_ID = 1 << 24  # the tokenizers package takes time and memory for each id that is left out below the highest
 NO_TOKENIZER = "There is no tokenizer file."
 SPECIAL = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
 SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
@@ -241,10 +242,12 @@ def _facts(
     present = [token for token in tokens.values() if backend.token_to_id(token) is not None]
     sentinels = settings["tokenizer_config.json"].get("extra_ids", 100 if bare else 0) if name == "T5Tokenizer" else 0
     _add(backend, [*_declared(settings, tokens, sentinels if isinstance(sentinels, int) else 0), *present])
-    text = guarded(backend.to_str)
     vocab: dict[str, int] = guarded(lambda: backend.get_vocab(with_added_tokens=True))
     if not vocab:
         raise ModelError("The tokenizer has no tokens.")
+    if max(vocab.values()) > MAX_ID:
+        raise ModelError(f"The tokenizer has the id {max(vocab.values()):,}, {MAX_ID:,} is the highest that is read.")
+    text = guarded(backend.to_str)
     kind = type(backend.model).__name__
     merges: tuple[str, ...] = ()
     if kind == "BPE":

@@ -187,7 +187,7 @@ class RangedFile(Reading):
         try:
             noted = json.loads(self._spans.read_text("ascii"))
             ranges = [(int(start), int(stop)) for start, stop in noted]
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
             return []
         return [(start, stop) for start, stop in ranges if 0 <= start < stop <= self.size]
 
