@@ -632,7 +632,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         shards=shards,
         fingerprint_version=int(document["fingerprint_version"]),
         schema=int(document["schema"]),
-        calibration=document.get("calibration"),
+        calibration=_calibration(document.get("calibration")),
         commit=_commit(document.get("commit")),
     )
 
@@ -641,6 +641,13 @@ def _date(value: object) -> str:
     """The date of a manifest, which is printed; "" where the Hub gave none."""
     if not isinstance(value, str) or (value and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", value)):
         raise ValueError("its date is none")
+    return value
+
+
+def _calibration(value: object) -> str | None:
+    """The name of a calibration, which `calibration.load` takes apart."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("its calibration is no name")
     return value
 
 

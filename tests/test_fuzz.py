@@ -19,7 +19,7 @@ REFUSED = {"file_names"}  # names of folders that have nothing to read are seeds
 
 SAID = {
     "raise": "KeyError at planted.py:_raise", "loop": "more than 0.2 seconds", "allocate": "32 MB are the most",
-    "allocate all": "MemoryError", "die": "died with status -6", "show": "a refusal with '\\x",
+    "allocate all": "MemoryError", "die": "died with status -6", "show": "a refusal ",
 }  # fmt: skip
 
 

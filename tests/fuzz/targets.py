@@ -239,7 +239,7 @@ def _array(name: str, dtype: np.dtype[Any], value: Any) -> Any:
     if isinstance(value, dict):
         size = value.get("size")
         good = _good_row()[name]
-        size = max(0, min(size, 1 << 18)) if isinstance(size, int) else 0
+        size = max(0, min(size, 1 << 18)) if type(size) is int else 0
         return np.resize(good, size).astype(dtype) if good.size else np.zeros(size, dtype)
     numbers = [n for n in value if isinstance(n, int | float)] if isinstance(value, list) else []
     if dtype.kind == "f":
