@@ -647,7 +647,7 @@ def _date(value: object) -> str:
 def _calibration(value: object) -> str | None:
     """The name of a calibration, which `calibration.load` takes apart."""
     if value is not None and not isinstance(value, str):
-        raise ValueError("its calibration is no name")
+        raise ValueError("it names a calibration that is no file")
     return value
 
 
@@ -701,9 +701,9 @@ def read_names(folder: Path, shard: Shard) -> Names:
     path = folder / shard.models
     with _readable(path):
         columns = _columns(_shard_file(path), [f for f in schema("models") if f.name in (*NAMED, VECTOR)])
-    _check_rows(shard, len(columns[VECTOR]))
-    vectors = _numbers(columns[VECTOR].flatten()).reshape(-1, DIMENSIONS)
-    return Names({name: _texts(columns[name]) for name in NAMED}, vectors)
+        _check_rows(shard, len(columns[VECTOR]))
+        vectors = _numbers(columns[VECTOR].flatten()).reshape(-1, DIMENSIONS)
+        return Names({name: _texts(columns[name]) for name in NAMED}, vectors)
 
 
 def _texts(array: Any) -> list[str | None]:

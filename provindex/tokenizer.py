@@ -270,10 +270,11 @@ def _facts(
 
 
 def _content(value: Any) -> str | None:
-    """A token as the JSON files write it: a string, or an object with `content`."""
+    """A token as the JSON files write it: a string, or an object with `content`. JSON may hold half characters, which
+    are no text to the tokenizers package."""
     if isinstance(value, dict):
         value = value.get("content")
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and value == value.encode(errors="ignore").decode() else None
 
 
 def _special_tokens(backend: Any, name: str, settings: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -306,7 +307,7 @@ def _declared(settings: dict[str, dict[str, Any]], tokens: Mapping[str, str], se
         if token and isinstance(index, str) and index.isdecimal() and len(index) < 10:
             by_id[int(index)] = token
     for text, place in settings["added_tokens.json"].items():
-        if isinstance(place, int) and place >= 0 and text:
+        if isinstance(place, int) and place >= 0 and _content(text):
             by_id.setdefault(place, text)
     ordered = [by_id[index] for index in sorted(by_id)]
     ordered += [f"<extra_id_{number}>" for number in reversed(range(min(sentinels, 1000)))]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 MAX_BYTES = 1 << 20  # of an input
 WINDOW = 4096  # bytes of a large input in which tokens are looked for
+PART = re.compile(rb"\n@@([\w.-]{1,120})@@\n")  # before each file of an input that is several
 NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 STRING = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
 VALUE = re.compile(rb'"(?:[^"\\\n]|\\.)*"(?!\s*:)|-?\d+(?:\.\d+)?|true|false|null|\[\]|\{\}')
@@ -42,8 +43,18 @@ def mutated(seeds: Sequence[bytes], number: int) -> bytes:
     rng = random.Random(number)
     data = rng.choice(seeds)
     for _ in range(1 + min(int(rng.expovariate(0.4)), 24)):
-        data = rng.choice(OPERATIONS)(data, rng, seeds)[:MAX_BYTES]
+        start, stop = _file(data, rng) if rng.random() < 0.9 else (0, len(data))
+        data = (data[:start] + rng.choice(OPERATIONS)(data[start:stop], rng, seeds) + data[stop:])[:MAX_BYTES]
     return data
+
+
+def _file(data: bytes, rng: random.Random) -> tuple[int, int]:
+    """Where one of the files is that an input consists of, without its name; everything of an input that is one."""
+    names = [match.span() for match in PART.finditer(data)]
+    if not names:
+        return 0, len(data)
+    number = rng.randrange(len(names))
+    return names[number][1], names[number + 1][0] if number + 1 < len(names) else len(data)
 
 
 # --- bytes ---

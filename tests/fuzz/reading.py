@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Collection, Iterable
 from functools import cache
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from fuzz.mutate import PART
 from provindex.errors import ModelError
 from provindex.formats.safetensors import read_header
 from provindex.formats.tensors import ByteTensor, Extent, Tensor
 
 MOST = 4096  # elements that are read at a time
 TENSORS = 64  # that are looked at of a file
-_PART = re.compile(rb"\n@@([\w.-]{1,120})@@\n")
 
 
 @cache
@@ -35,7 +34,7 @@ def scratch() -> Path:
 
 def parts(data: bytes, names: Collection[str]) -> dict[str, bytes]:
     """The files that an input consists of; those that it has not are empty."""
-    pieces = _PART.split(data)
+    pieces = PART.split(data)
     found = {name.decode(): body for name, body in zip(pieces[1::2], pieces[2::2], strict=True)}
     return {name: found.get(name, b"") for name in names}
 

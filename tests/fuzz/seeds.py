@@ -89,6 +89,20 @@ def file_names() -> list[bytes]:
     ]  # fmt: skip
 
 
+def model() -> list[bytes]:
+    """Whole models: config, tokenizer, the header's JSON and the weights, each by itself."""
+    found = []
+    for make in (zoo.llama, zoo.gpt2, zoo.bert, zoo.t5):
+        with tempfile.TemporaryDirectory() as name:
+            checkpoint = make(1, hidden=16, layers=1)
+            zoo.write(checkpoint, Path(name))
+            raw = (Path(name) / "model.safetensors").read_bytes()
+            end = 8 + int.from_bytes(raw[:8], "little")
+            files = {"config.json": checkpoint.config, "tokenizer.json": checkpoint.tokenizer or ""}
+            found.append(joined({**files, "header": raw[8:end], "weights": raw[end:]}))
+    return found
+
+
 # --- config and card ---
 
 CONFIGS: tuple[dict[str, Any], ...] = (

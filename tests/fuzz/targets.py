@@ -20,8 +20,8 @@ from fuzz import optional, seeds
 from fuzz.guard import Target
 from fuzz.reading import given, look_at_tensors, parts, safetensors_tensors, scratch
 from provindex import calibration, cisco, cisco_signals, dataset, hub, names, pull, store
-from provindex.errors import IndexFormatError, UsageError
-from provindex.fingerprint import Fingerprint
+from provindex.errors import IndexFormatError, ModelError, UsageError
+from provindex.fingerprint import Fingerprint, fingerprint_model
 from provindex.formats import (
     bounded_json,
     folder,
@@ -37,6 +37,7 @@ from provindex.index import verify_rows
 from provindex.retrieval import vector
 from provindex.rows import COLUMNS, from_row, row_hash, to_row
 from provindex.signals import config_defaults, mfi, tfv, voa
+from provindex.source import open_model
 from provindex.tokenizer import Tokenizer, guarded, read_tokenizer
 from provindex.verdict import compare
 
@@ -201,11 +202,13 @@ def _shard(data: bytes) -> None:
         (here / name).write_bytes(raw)
     with contextlib.suppress(IndexFormatError):
         dataset.read_identities(here / "models", ("model_id", "revision", "variant"))
+    listed_so = dataset.Shard("models", "panels", 1, {}, {})  # what a manifest vouches for is as little to be trusted
+    for read in (dataset.read_names, dataset.read_files):
+        with contextlib.suppress(IndexFormatError):
+            read(here, listed_so)
     found = dataset.described(here, "models", "panels")
     for problem in verify_rows(here, found):
         assert problem.what
-    dataset.read_names(here, found)
-    dataset.read_files(here, found)
 
 
 @cache
@@ -270,6 +273,21 @@ def _long_form(data: bytes) -> None:
     cisco_signals.take(
         seeds.print_of_llama().mfi, found, {"nlf_mode": "direct", "nlf_num_layers": 2, "hidden_size": 64}
     )
+
+
+def _model(data: bytes) -> None:
+    """A fingerprint of whatever a folder holds; it must be one that can be read again."""
+    here, files = scratch(), parts(data, ("config.json", "tokenizer.json", "header", "weights"))
+    for name in ("config.json", "tokenizer.json"):
+        (here / name).write_bytes(files[name])
+    header = files["header"]
+    ends = [int(stop) for stop in re.findall(rb'"data_offsets":\s*\[\d{1,9},\s*(\d{1,9})\]', header)]
+    size = min(max(ends, default=0), 1 << 20)
+    weights = files["weights"][:size].ljust(size, b"\0")
+    (here / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + weights)
+    with np.errstate(all="ignore"):
+        row = to_row(fingerprint_model(open_model(here)))
+        vector(dataset.checked(row))
 
 
 # --- what indexes are described with ---
@@ -396,6 +414,7 @@ _ALL = (
     _target("shard", seeds.shard, _shard, memory=64 << 20, native=True),
     _target("fingerprint_row", seeds.row, _fingerprint_row, refusals=(IndexFormatError,), memory=64 << 20),
     _target("comparison", seeds.row, _comparison, refusals=(IndexFormatError,), memory=128 << 20, seconds=10.0),
+    _target("model", seeds.model, _model, refusals=(ModelError,), memory=128 << 20, seconds=10.0, native=True),
     _target("long_form", seeds.long_form, _long_form, refusals=VALUE, memory=64 << 20, native=True),
     _target("peer", seeds.peer, _peer, memory=64 << 20, native=True),
     _target("manifest", seeds.manifest, _manifest),
