@@ -701,17 +701,20 @@ def read_names(folder: Path, shard: Shard) -> Names:
     path = folder / shard.models
     with _readable(path):
         columns = _columns(_shard_file(path), [f for f in schema("models") if f.name in (*NAMED, VECTOR)])
-        _check_rows(shard, len(columns[VECTOR]))
-        vectors = _numbers(columns[VECTOR].flatten()).reshape(-1, DIMENSIONS)
-        return Names({name: _texts(columns[name]) for name in NAMED}, vectors)
+    _check_rows(shard, len(columns[VECTOR]))
+    vectors = _numbers(columns[VECTOR].flatten()).reshape(-1, DIMENSIONS)
+    return Names({name: _texts(columns[name]) for name in NAMED}, vectors)
 
 
 def _texts(array: Any) -> list[str | None]:
     """A column of texts; each different one is made once."""
-    different = array.dictionary.to_pylist()
-    if array.null_count:
-        return [None if place is None else different[place] for place in array.indices.to_pylist()]
-    return [different[place] for place in _numbers(array.indices).tolist()]
+    try:
+        different = array.dictionary.to_pylist()
+        if array.null_count:
+            return [None if place is None else different[place] for place in array.indices.to_pylist()]
+        return [different[place] for place in _numbers(array.indices).tolist()]
+    except (UnicodeDecodeError, IndexError) as error:
+        raise IndexFormatError(f"A column of texts cannot be read: {_said(error)}.", AGAIN) from error
 
 
 def read_model(folder: Path, shard: Shard, number: int) -> Row:
