@@ -202,9 +202,10 @@ def _shard(data: bytes) -> None:
         (here / name).write_bytes(raw)
     with contextlib.suppress(IndexFormatError):
         dataset.read_identities(here / "models", ("model_id", "revision", "variant"))
-    listed_so = dataset.Shard("models", "panels", 1, {}, {})  # what a manifest vouches for is as little to be trusted
+    listed_so = dataset.Shard("models", "panels", 1, {}, {})
     for read in (dataset.read_names, dataset.read_files):
         with contextlib.suppress(IndexFormatError):
+            dataset.check_footer(here / "models")  # as a pull does once, for all later reads
             read(here, listed_so)
     found = dataset.described(here, "models", "panels")
     for problem in verify_rows(here, found):
