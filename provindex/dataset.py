@@ -230,7 +230,7 @@ def _readable(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
         raise IndexFormatError(f"{path.name} is not a readable Parquet file: {_reason(error)}.", AGAIN) from error
 
 
@@ -632,7 +632,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         shards=shards,
         fingerprint_version=int(document["fingerprint_version"]),
         schema=int(document["schema"]),
-        calibration=document.get("calibration"),
+        calibration=_calibration(document.get("calibration")),
         commit=_commit(document.get("commit")),
     )
 
@@ -641,6 +641,13 @@ def _date(value: object) -> str:
     """The date of a manifest, which is printed; "" where the Hub gave none."""
     if not isinstance(value, str) or (value and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", value)):
         raise ValueError("its date is none")
+    return value
+
+
+def _calibration(value: object) -> str | None:
+    """The name of a calibration, which `calibration.load` takes apart."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("it names a calibration that is no file")
     return value
 
 
@@ -701,10 +708,13 @@ def read_vectors(folder: Path, shard: Shard) -> Iterator[np.ndarray[Any, np.dtyp
 
 def _texts(array: Any) -> list[str | None]:
     """A column of texts; each different one is made once."""
-    different = array.dictionary.to_pylist()
-    if array.null_count:
-        return [None if place is None else different[place] for place in array.indices.to_pylist()]
-    return [different[place] for place in _numbers(array.indices).tolist()]
+    try:
+        different = array.dictionary.to_pylist()
+        if array.null_count:
+            return [None if place is None else different[place] for place in array.indices.to_pylist()]
+        return [different[place] for place in _numbers(array.indices).tolist()]
+    except (UnicodeDecodeError, IndexError) as error:
+        raise IndexFormatError(f"A column of texts cannot be read: {_said(error)}.", AGAIN) from error
 
 
 def read_model(folder: Path, shard: Shard, number: int) -> Row:
@@ -775,9 +785,18 @@ def read_identities(source: Any, names: Sequence[str], title: str = "") -> list[
                 )
             _check_chunks(source, opened, names, name)
             columns = _checked_columns(opened.read(columns=list(names), use_threads=False), fields, name)
-    except pa.ArrowException as error:
+            return list(zip(*(columns[n].to_pylist() for n in names), strict=True))
+    except KeyError as error:
+        raise IndexFormatError(f"{name} has no columns of texts called {', '.join(names)}.", AGAIN) from error
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and not _is_of_bytes(error):
+            raise
         raise IndexFormatError(f"{name} is not a readable Parquet file: {_reason(error)}.", AGAIN) from error
-    return list(zip(*(columns[n].to_pylist() for n in names), strict=True))
+
+
+def _is_of_bytes(error: OSError) -> bool:
+    """Whether pyarrow says it of what it read: the system's errors have numbers, the client's are of other kinds."""
+    return type(error) is OSError and error.errno is None
 
 
 def _check_chunks(source: Any, opened: Any, names: Sequence[str], name: str) -> None:

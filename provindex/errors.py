@@ -1,13 +1,26 @@
 """Errors that a person can act on: one sentence, and the next step."""
 
+MAX_MESSAGE = 2000  # characters
+
+
+def printable(text: str) -> str:
+    """A text that may quote a file's names, for a terminal: what is no letter to it is escaped, what is too long cut.
+
+    >>> printable("it names \x1b[2J")
+    'it names \\x1b[2J'
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MAX_MESSAGE])
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
+
 
 class ProvindexError(Exception):
     """What is wrong, in one sentence; `next_step` says what to do about it. The command exits with status 2."""
 
     def __init__(self, message: str, next_step: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.next_step = next_step
+        self.message = printable(message)
+        self.next_step = printable(next_step) if next_step else next_step
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.next_step}" if self.next_step else self.message

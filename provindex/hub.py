@@ -434,8 +434,8 @@ def with_files(remote: Remote) -> Remote:
 
 def _is_sound(file: RemoteFile) -> bool:
     """Whether a file of a list can be one: names of files here are made of its path and digests."""
-    parts = str(file.path).split("/")
-    named = all(part not in ("", ".", "..") for part in parts) and not set(str(file.path)) & set("\\\0:")
+    path = file.path if isinstance(file.path, str) else ""
+    named = all(part not in ("", ".", "..") for part in path.split("/")) and not set(path) & set("\\\0:")
     digests = _COMMIT.fullmatch(str(file.blob)) and (file.sha256 is None or _SHA256.fullmatch(str(file.sha256)))
     return bool(named and digests) and isinstance(file.size, int) and file.size >= 0
 

@@ -290,7 +290,7 @@ def _digests_listed(folder: Path) -> dict[str, str]:
     if manifest is None:
         return {}
     found = {path: digest for shard in manifest.shards for path, digest in shard.sha256.items()}
-    if manifest.calibration is not None and (folder / manifest.calibration).is_file():
+    if manifest.calibration and is_name(manifest.calibration) and (folder / manifest.calibration).is_file():
         found[manifest.calibration] = _git_id(folder / manifest.calibration)
     return found
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from provindex.errors import IndexFormatError
 from provindex.evidence import aligned, panels, sketch
+from provindex.evidence.anchors import ANCHORS
 from provindex.evidence.token_rows import COORDINATES, ROWS, TokenRows
 from provindex.fingerprint import FINGERPRINT_VERSION, Facts, Fingerprint
 from provindex.signals import mfi, nlf, tfv, wvc
@@ -408,6 +409,8 @@ def _residual(values: NDArray[np.float16], ids: NDArray[np.int32], width: int) -
         return None
     if values.size != panels.VIRTUAL_ANCHORS * min(width, panels.RESIDUAL_COORDINATES):
         raise ValueError(f"a residual panel of {values.size} values for a width of {width}")
+    if ids.size != len(ANCHORS):
+        raise ValueError(f"the ids of {ids.size} anchors, {len(ANCHORS)} expected")
     return panels.ResidualPanel(values.reshape(panels.VIRTUAL_ANCHORS, -1), ids, width)
 
 
@@ -492,6 +495,8 @@ def _blocks(row: Mapping[str, Any]) -> panels.BlockDigests | None:
     scales, counts = row["block_scales"], row["block_counts"]
     if scales.size != count or counts.size != count or not (np.isfinite(scales) & (scales > 0)).all():
         raise ValueError("block scales that are missing, not finite or not positive")
+    if not all("." in key for key in row["block_keys"]):
+        raise ValueError("a block without an address")
     if ((counts < 0) | (counts > panels.SAMPLE)).any():
         raise ValueError(f"blocks of more than {panels.SAMPLE} samples")
     return panels.BlockDigests(

@@ -23,6 +23,7 @@ from provindex.errors import IndexFormatError, UsageError
 DEFAULT_REPO = "provindex/fingerprints"  # nobody has published it yet; PROVINDEX_DATASET names another
 CURRENT, DEFAULT, FILES = "current.json", "default", "files"
 MAX_POINTER = 1 << 20
+MAX_REFERENCE = 200  # characters: a repository is a folder's name here
 _REFERENCE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 _COMMIT = re.compile("[0-9a-f]{7,40}")
 
@@ -69,7 +70,7 @@ def default_repo() -> str:
 def parse(reference: str) -> tuple[str, str | None]:
     """(repository, revision or None) of `org/name[@revision]`; UsageError if it is something else."""
     match = _REFERENCE.fullmatch(reference)
-    if match is None or ".." in reference or len(reference) > 300:
+    if match is None or ".." in reference or len(reference) > MAX_REFERENCE:
         raise UsageError(f"{reference[:200]!r} names no dataset.", "Write org/name, or org/name@revision.")
     return match["repo"], match["revision"]
 
@@ -117,7 +118,10 @@ def _current(said: Mapping[str, Any]) -> Current:
     commit, previous = str(said["commit"]), said["previous"]
     if not all(_COMMIT.fullmatch(c) for c in (commit, previous or commit)):
         raise ValueError("no commit")
-    return Current(str(said["repo"]), commit, str(said["asked"]), str(said["pulled"]), previous, left_out)
+    repo = str(said["repo"])
+    if len(repo) > MAX_REFERENCE or _REFERENCE.fullmatch(repo) is None or "@" in repo:
+        raise ValueError("no dataset")
+    return Current(repo, commit, str(said["asked"]), str(said["pulled"]), previous, left_out)
 
 
 def _small(path: Path) -> str:

@@ -19,6 +19,7 @@ from provindex.errors import ModelError
 from provindex.signals.config_defaults import assumed_tokens, tokenizer_class
 
 MAX_BYTES = 200_000_000
+MAX_ID = 1 << 24  # the tokenizers package takes time and memory for each id that is left out below the highest
 NO_TOKENIZER = "There is no tokenizer file."
 SPECIAL = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
 SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
@@ -241,10 +242,12 @@ def _facts(
     present = [token for token in tokens.values() if backend.token_to_id(token) is not None]
     sentinels = settings["tokenizer_config.json"].get("extra_ids", 100 if bare else 0) if name == "T5Tokenizer" else 0
     _add(backend, [*_declared(settings, tokens, sentinels if isinstance(sentinels, int) else 0), *present])
-    text = guarded(backend.to_str)
     vocab: dict[str, int] = guarded(lambda: backend.get_vocab(with_added_tokens=True))
     if not vocab:
         raise ModelError("The tokenizer has no tokens.")
+    if max(vocab.values()) > MAX_ID:
+        raise ModelError(f"The tokenizer has the id {max(vocab.values()):,}, {MAX_ID:,} is the highest that is read.")
+    text = guarded(backend.to_str)
     kind = type(backend.model).__name__
     merges: tuple[str, ...] = ()
     if kind == "BPE":
@@ -267,10 +270,11 @@ def _facts(
 
 
 def _content(value: Any) -> str | None:
-    """A token as the JSON files write it: a string, or an object with `content`."""
+    """A token as the JSON files write it: a string, or an object with `content`. JSON may hold half characters, which
+    are no text to the tokenizers package."""
     if isinstance(value, dict):
         value = value.get("content")
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and value == value.encode(errors="ignore").decode() else None
 
 
 def _special_tokens(backend: Any, name: str, settings: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -303,7 +307,7 @@ def _declared(settings: dict[str, dict[str, Any]], tokens: Mapping[str, str], se
         if token and isinstance(index, str) and index.isdecimal() and len(index) < 10:
             by_id[int(index)] = token
     for text, place in settings["added_tokens.json"].items():
-        if isinstance(place, int) and place >= 0 and text:
+        if isinstance(place, int) and place >= 0 and _content(text):
             by_id.setdefault(place, text)
     ordered = [by_id[index] for index in sorted(by_id)]
     ordered += [f"<extra_id_{number}>" for number in reversed(range(min(sentinels, 1000)))]

@@ -84,6 +84,10 @@ def load_object(raw: bytes) -> Mapping[str, Any]:
     """A whole JSON object, of a size that the caller has bounded. Duplicate names: the last wins, as everywhere."""
     try:
         value = json.loads(raw.decode("utf-8-sig"))
+        if b"\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise JsonError("it has values that JSON cannot hold (half a character)") from None
     except UnicodeDecodeError:
         raise JsonError("it is not UTF-8 text") from None
     except RecursionError:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.errors import printable
 from provindex.formats import parquet_pages
 from provindex.formats.parquet_footer import Chunk, Group, groups
 
@@ -67,7 +68,7 @@ def read(raw: bytes) -> DeepSignals:
         with pq.ParquetFile(pa.BufferReader(raw), metadata=metadata, read_dictionary=["signal"]) as file:
             pieces = _collected(file)
     except (pa.ArrowException, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        said = printable((str(error).splitlines() or [type(error).__name__])[0][:200].rstrip("."))
         raise ValueError(f"it is not a readable Parquet file: {said}") from error
     vectors = {name: _vector(name, found) for name, found in pieces.items() if found and name not in (EAS, WVC, WSP)}
     wvc, experts = _layers(pieces[WVC])

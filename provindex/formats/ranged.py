@@ -198,7 +198,7 @@ class RangedFile(Reading):
             noted = json.loads(self._spans.read_text("ascii"))
             ranges = [(int(start), int(stop)) for start, stop in noted["here"]]
             identity = noted["file"]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return []
         if identity != self._identity:
             return []

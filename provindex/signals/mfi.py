@@ -34,6 +34,7 @@ WEIGHTS = {
 }  # fmt: skip
 SAME_SIZE = 0.90  # widths and depths at least this close count in full
 INTERMEDIATE = ("intermediate_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim")
+MAX_TEXT, MAX_LAYERS, MAX_ENTRIES, MAX_FACTORS = 4096, 1 << 12, 64, 1024  # as in a row: what says more is left out
 TIER_ONE_FIELDS = 9
 TIER_TWO_FIELDS = 9
 
@@ -104,10 +105,10 @@ def extract(config: Mapping[str, Any], tokenizer: Tokenizer | None) -> MfiFeatur
     ids = tokenizer.special if tokenizer else {}
     theta, scaling = _peer_rope(text, kind)
     plain: dict[str, Any] = {
-        "model_type": defaults.model_type_of(config) or "unknown",
+        "model_type": _text(defaults.model_type_of(config)) or "unknown",
         "architectures": _architectures(config),
         "hidden_size": _count(get("hidden_size")),
-        "num_hidden_layers": _count(get("num_hidden_layers")),
+        "num_hidden_layers": layers if (layers := _count(get("num_hidden_layers"))) <= MAX_LAYERS else 0,
         "num_attention_heads": heads,
         "num_key_value_heads": kv,
         "intermediate_size": _intermediate(text, kind),
@@ -115,7 +116,7 @@ def extract(config: Mapping[str, Any], tokenizer: Tokenizer | None) -> MfiFeatur
         "max_position_embeddings": _count(get("max_position_embeddings")),
         "hidden_act": _hidden_act(text, kind),
         "rope_theta": theta,
-        "rope_scaling": scaling,
+        "rope_scaling": scaling if scaling is None else _usable_entries(scaling),
         "tie_word_embeddings": _flag(get("tie_word_embeddings")),
         "bos_token_id": ids.get("bos"),
         "eos_token_id": ids.get("eos"),
@@ -214,7 +215,7 @@ def _same_size(a: int, b: int) -> float | None:
 
 def _architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
     names = config.get("architectures")
-    return tuple(str(name) for name in names) if isinstance(names, list) else ()
+    return tuple(str(name)[:MAX_TEXT] for name in names[:MAX_ENTRIES]) if isinstance(names, list) else ()
 
 
 def _count(value: Any) -> int:
@@ -230,7 +231,28 @@ def _flag(value: Any) -> bool | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT else None
+
+
+def _usable_entries(scaling: Mapping[str, Any], depth: int = 1) -> dict[str, Any]:
+    """Rotary parameters, plain or by layer type, as far as a row can hold them."""
+    kept: dict[str, Any] = {}
+    for name, value in scaling.items():
+        if isinstance(value, dict) and depth:
+            kept[name] = _usable_entries(value, depth - 1)
+        elif _is_scalar(value) or (
+            isinstance(value, list) and len(value) <= MAX_FACTORS and all(map(_is_scalar, value))
+        ):
+            kept[name] = value
+        if len(kept) == MAX_ENTRIES:
+            break
+    return kept
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, int):
+        return abs(value) < 1 << 63
+    return value is None or isinstance(value, float) or _text(value) is not None
 
 
 def _number(value: Any) -> float | None:

@@ -31,6 +31,7 @@ WEIGHTS = {
 WORD_STARTS = ("\u2581", "\u0120", " ")  # SentencePiece's, byte-level BPE's, a plain space
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 FIRST_MERGES = 50
+MAX_TEXT = 4096  # characters of a merge, in a row
 # Names that say which library holds the tokenizer, not which tokenizer it is; they changed with transformers 5.
 GENERIC = frozenset({"TokenizersBackend", "PreTrainedTokenizer", "SentencePieceBackend", "PythonBackend"})
 
@@ -93,7 +94,7 @@ def extract(tokenizer: Tokenizer) -> TfvFeatures:
         num_added_tokens=tokenizer.added,
         num_special_tokens=tokenizer.special_count,
         num_merges=len(merges),
-        first_5_merges=merges[:5],
+        first_5_merges=tuple(merge[:MAX_TEXT] for merge in merges[:5]),
         merge_rule_hash=_lines_sha256(merges[:FIRST_MERGES]),
         all_merges_hash=_lines_sha256(merges) if merges else "",
         special_token_ids={key: special.get(key) for key in ("pad", "unk", "mask")},
