@@ -58,10 +58,9 @@ def role_of(linked: Linked, relation: str, start: Start, more: Sequence[Item] = 
     have more than a random start in common; not where one of them was quantized: rounding moved more than training.
     """
     a, b = linked.a, linked.b
-    rounded = None if linked.dequantized else linked.sizes.around
-    shape = structure(
-        *(_structure(fp, rounded == side, w) for fp, side, w in zip((a, b), "AB", linked.widths, strict=True)), relation
-    )
+    rounded = "" if linked.dequantized else linked.sizes.around
+    sides = [_structure(fp, rounded == side, n) for fp, side, n in zip((a, b), "AB", linked.widths, strict=True)]
+    shape = structure(sides[0], sides[1], relation)
     items = [shape] if shape else []
     if relation in TRAINED_ON and (child := linked.made_of_grid):
         items.append(made_of_grid(child))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -11,8 +12,10 @@ import packers
 import pytest
 import zoo
 from prints import fingerprint
+from quantizers import QUANTIZERS, Quantizer, in_gguf
 
 from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.index import Index
 from provindex.source import open_model
 from provindex.verdict import compare
 
@@ -79,3 +82,40 @@ def test_every_format_has_a_row() -> None:
     from provindex.formats.gguf_blocks import FORMATS
 
     assert {form.name for form in FORMATS.values() if form.decode} == set(IN_GGUF)
+
+
+# --- real models ---
+
+REAL = Path(os.environ.get("PROVINDEX_REAL_MODELS", "")) / "snapshots"
+FAMILIES = (("rxnfp-pretrained", "rxnfp-ft"), ("minilm-l6-gt",))
+EIGHT_BITS = ("Q8_0", "int8 per row")  # that bfloat16 hides
+KINDS = ("Q8_0", "gguf Q4_0", "Q4_K", "NF4", "int8 per row", "FP8 E4M3 per row")
+
+
+def opened(name: str) -> zoo.Checkpoint:
+    """A real snapshot with its matrices in memory."""
+    model = open_model(str(REAL / name))
+    tensors = {key: tensor.flat().reshape(tensor.shape) for key, tensor in model.tensors.items()}
+    return zoo.Checkpoint(dict(model.config), tensors, (REAL / name / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def quantized(model: zoo.Checkpoint, by: Quantizer) -> zoo.Checkpoint:
+    made = {n: by(v) if ".layer." in n and v.ndim == 2 else v for n, v in model.tensors.items()}
+    return model.with_tensors(made)
+
+
+@pytest.mark.skipif("PROVINDEX_REAL_MODELS" not in os.environ, reason="PROVINDEX_REAL_MODELS is not set")
+@pytest.mark.parametrize("family", FAMILIES, ids=" and ".join)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_source_of_a_quantized_real_model_is_told_among_its_relatives(kind: str, family: tuple[str, ...]) -> None:
+    """As float32, and stored again as bfloat16 where that does not hide the grid."""
+    by = in_gguf(kind.removeprefix("gguf ")) if kind.startswith("gguf") else QUANTIZERS[kind]
+    index = Index.build(fingerprint_model(open_model(str(REAL / name))) for name in family)
+    for source in family:
+        copy = quantized(opened(source), by)
+        for stored in (copy, zoo.cast(copy, "BF16"))[: 1 if kind in EIGHT_BITS else 2]:
+            found = {m.entry.model_id: m for m in index.query(fingerprint(stored, "copy")).linked}
+            told = found.pop(source)
+            assert (told.pair.relation, told.direction) == ("quantized", "ancestor")
+            assert {m.pair.relation for m in found.values()} <= {"finetune", "continued", "related"}
+            assert len(found) == len(family) - 1
