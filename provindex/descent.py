@@ -11,6 +11,7 @@ import numpy as np
 
 from provindex.evidence import merge
 from provindex.evidence.direction import Direction, Item, Structure, direction, later_items, made_of_grid, structure
+from provindex.evidence.effects import ON_GRID
 from provindex.evidence.merge import Merge
 from provindex.evidence.panels import BlockDigests
 from provindex.evidence.start import NOT_SHARED, Start, gain_correlation, shared_start
@@ -57,21 +58,23 @@ def role_of(linked: Linked, relation: str, start: Start, more: Sequence[Item] = 
     have more than a random start in common; not where one of them was quantized: rounding moved more than training.
     """
     a, b = linked.a, linked.b
-    grids, widths = (linked.sizes.grid_a, linked.sizes.grid_b), linked.widths
-    shape = structure(_structure(a, grids[0], widths[0]), _structure(b, grids[1], widths[1]), relation)
+    rounded = "" if linked.dequantized else linked.sizes.around
+    sides = [_structure(fp, rounded == side, n) for fp, side, n in zip((a, b), "AB", linked.widths, strict=True)]
+    shape = structure(sides[0], sides[1], relation)
     items = [shape] if shape else []
     if relation in TRAINED_ON and (child := linked.made_of_grid):
         items.append(made_of_grid(child))
     in_place = a.facts.layers == b.facts.layers and linked.whole and not linked.undone
-    if relation in TRAINED_ON and start.answer == NOT_SHARED and in_place and linked.sizes.half_step is None:
+    quantized = max(linked.sizes.grid_a, linked.sizes.grid_b) >= ON_GRID
+    if relation in TRAINED_ON and start.answer == NOT_SHARED and in_place and not quantized:
         kept = [merge.samples(fp.blocks, fp.wvc) for fp in (a, b)]
         items += later_items(a.token_rows, b.token_rows, *kept)
     return direction([*items, *more])
 
 
-def _structure(fp: Fingerprint, grid: float, neurons: int) -> Structure:
+def _structure(fp: Fingerprint, quantized: bool, neurons: int) -> Structure:
     ids = None if fp.residual is None else fp.residual.ids
-    return Structure(fp.facts.layers, fp.facts.vocabulary, fp.facts.precision, grid, ids, neurons)
+    return Structure(fp.facts.layers, fp.facts.vocabulary, fp.facts.precision, quantized, ids, neurons)
 
 
 def sampled(fp: Fingerprint) -> Sampled:

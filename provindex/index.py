@@ -849,7 +849,7 @@ def _with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sa
 def _closeness(match: Match) -> tuple[bool, bool, float, float, str]:
     """Copies first, then what a quantized query was made of, then by the cosine of the samples."""
     pair = match.pair
-    source = pair.relation == "quantized" and pair.on_grids == (True, False)
+    source = pair.relation == "quantized" and pair.direction != "ancestor"
     closeness = -round(pair.closeness, 4)
     return (pair.relation != "identical", not source, closeness, pair.log10_p or 0.0, match.entry.label)
 

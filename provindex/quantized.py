@@ -61,8 +61,9 @@ def _rivals(query: BlockDigests, relatives: Sequence[Relative]) -> list[_Rival]:
     return [
         _Rival(place, label, pair, distances(query, blocks))
         for place, (label, pair, blocks) in enumerate(relatives)
-        if blocks is not None and pair.on_grids == (True, False) and pair.relation in STEPPED
+        if blocks is not None and pair.around == "A" and pair.relation in STEPPED
         and pair.half_step is not None and pair.half_step.n >= MIN_VALUES
+        and not (pair.relation == "quantized" and pair.half_step.inside)  # a half-precision copy, not what was rounded
     ]  # fmt: skip
 
 

@@ -41,6 +41,10 @@ COMPENSATED = (
     "(GPTQ): a close relative of the one that was quantized would look the same"
 )
 NOT_ROUNDED = "a sibling of it was quantized, or by rules that compensate errors or rescale channels"
+DEQUANTIZED = (
+    "{full} holds quantized values exactly, {half} the same at half precision: "
+    "{half} was dequantized from them, or they were quantized once more from {half}"
+)
 BOTH_ON_GRIDS = "both lie on quantization grids: what either was quantized from cannot be told from the two"
 PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
 ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
@@ -190,7 +194,8 @@ class Linked:
 
     def _equal(self) -> str | None:
         sizes = self.sizes
-        if not (self.whole and sizes.matrices and max(sizes.equal, sizes.rounded) >= EQUAL):
+        recast = sizes.near >= EQUAL and "" != sizes.held_a != sizes.held_b != ""
+        if not (self.whole and sizes.matrices and (recast or max(sizes.equal, sizes.rounded) >= EQUAL)):
             return None
         if self.a.facts.vocabulary != self.b.facts.vocabulary:
             return "vocabulary"
@@ -198,7 +203,18 @@ class Linked:
             if IDS in self.undone:
                 return "laundered"
             return "identical" if sizes.embedding_equal and not _changed(self.a, self.b) else "finetune"
+        if self.dequantized:
+            return "quantized"
         return "finetune" if "" != self.a.facts.precision == self.b.facts.precision else "recast"
+
+    @property
+    def dequantized(self) -> str | None:
+        """ "A" or "B" if that model holds the other one's quantized values, rounded to half precision; else None."""
+        s = self.sizes
+        half = "B" if s.held_a == "f32" else "A"
+        full, precision = (s.grid_a, s.held_b) if half == "B" else (s.grid_b, s.held_a)
+        wider = "f32" in (s.held_a, s.held_b) and precision in ("f16", "bf16")
+        return half if wider and full >= ON_GRID and s.near >= EQUAL else None
 
     def _on_a_grid(self) -> str | None:
         around = self.sizes.half_step
@@ -211,7 +227,7 @@ class Linked:
         """ "A" or "B" if that model's values are the other one's quantized values, moved a little; else None."""
         if self.sizes.half_step is None or not self.sizes.half_step.inside or not self.whole:
             return None
-        return "B" if self.sizes.grid_a >= ON_GRID else "A"
+        return "B" if self.sizes.around == "A" else "A"
 
     def _other_shape(self) -> str | None:
         """`upscaled` or `pruned`: depths differ and the shallower is in the deeper one; or the widths do."""
@@ -250,6 +266,8 @@ class Linked:
         sizes, around = self.sizes, self.sizes.half_step
         if relation not in STEPPED:
             return ()
+        if relation == "quantized" and (half := self.dequantized):
+            return (DEQUANTIZED.format(full=_other(half), half=half),)
         if around is None:
             return (BOTH_ON_GRIDS,) if min(sizes.grid_a, sizes.grid_b) >= ON_GRID else ()
         if around.n < MIN_VALUES:
@@ -259,9 +277,12 @@ class Linked:
             return (told, SIBLING) if around.rounded else (told, COMPENSATED)
         if self.made_of_grid:
             return (f"{told}, and most by much less: values that were quantized before, and changed a little",)
-        side = "A" if sizes.grid_a >= ON_GRID else "B"
-        other = "B" if side == "A" else "A"
+        side, other = sizes.around, _other(sizes.around)
         return (f"{side} lies on a quantization grid that is not {other} rounded to nearest ({told}): {NOT_ROUNDED}",)
+
+
+def _other(side: str) -> str:
+    return "B" if side == "A" else "A"
 
 
 def half_steps(around: Residual) -> str:

@@ -17,7 +17,7 @@ from provindex import adapters
 from provindex.calibration import NO_CALIBRATION, Calibration, stratum_of_pair
 from provindex.descent import role_of, start_of
 from provindex.evidence import aligned, exact, layers
-from provindex.evidence.effects import ON_GRID, effects
+from provindex.evidence.effects import effects
 from provindex.evidence.exact import Outcome
 from provindex.evidence.grids import Residual
 from provindex.evidence.layers import LayerRange
@@ -49,8 +49,8 @@ class Pair:
     direction: the role of A ("ancestor": A is the ancestor); None when unrelated. log10_p: at most 0, after
     Bonferroni, of the tier that decided; None when no exact test could run. closeness: median cosine of matched weight
     samples, 0 if no layer matches. undone: what a disguise changed and the tests saw through. direction_reasons: what
-    tells which of the two is older. reasons: why the verdict is not `linked`, or what to keep in mind. on_grids:
-    whether the values of A, and of B, lie on a quantization grid; half_step: where the other's lie around the only one.
+    tells which of the two is older. reasons: why the verdict is not `linked`, or what to keep in mind. half_step:
+    where one's values lie around the other's quantization grids; around: whose grids ("A" or "B") these are.
     """
 
     verdict: str
@@ -68,8 +68,8 @@ class Pair:
     undone: tuple[str, ...] = ()
     direction_reasons: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
-    on_grids: tuple[bool, bool] = (False, False)
     half_step: Residual | None = None
+    around: str = ""
 
     @property
     def e_value(self) -> float | None:
@@ -133,8 +133,8 @@ def compare(
         closeness=linked.sizes.cosine,
         undone=linked.undone,
         reasons=linked.caveats(relation) + towers,
-        on_grids=(linked.sizes.grid_a >= ON_GRID, linked.sizes.grid_b >= ON_GRID),
         half_step=linked.sizes.half_step,
+        around=linked.sizes.around,
     )
 
 

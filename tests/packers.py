@@ -6,13 +6,14 @@ Codes are packed one bit after another with Python's integers, and values are ta
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zoo import container
+from zoo import Checkpoint, container
 
 Array = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -164,16 +165,16 @@ def blocks_spread(grid: Array, rows: int, columns: int, shape: tuple[int, ...]) 
 def ct_int8(w: Array, group: int, *, zero_points: bool = False) -> Quantized:
     """compressed-tensors int-quantized: one int8 a weight."""
     of = np.arange(w.shape[1]) // group
-    codes, scale, zero = _asymmetric(w, 8, of)
+    _, wide, zero = _asymmetric(w, 8, of)
     if not zero_points:
-        scale = (blocks_of(w, 1, group)[0] / 127).astype(np.float16)
-        zero = np.full(scale.shape, 128)
-        codes = np.clip(np.rint(w / scale.astype(np.float32)[:, of]), -128, 127).astype(np.int64) + 128
-    kept = {"weight": stored((codes - 128).astype(np.int8)), "weight_scale": stored(scale.astype(np.float32), "BF16")}
+        wide, zero = blocks_of(w, 1, group)[0] / 127, np.full(wide.shape, 128)
+    kept_scale = stored(wide.astype(np.float32), "BF16")
+    scale = container.decode(kept_scale[2], "BF16").reshape(wide.shape)
+    codes = np.clip(np.rint(w / scale[:, of]) + zero[:, of], 0, 255).astype(np.int64)
+    kept = {"weight": stored((codes - 128).astype(np.int8)), "weight_scale": kept_scale}
     if zero_points:
         kept["weight_zero_point"] = stored((zero - 128).astype(np.int8))
-    rounded = container.decode(kept["weight_scale"][2], "BF16").reshape(scale.shape)
-    return Quantized(kept, _linear(codes, rounded, zero, of), {"quant_method": "compressed-tensors"})
+    return Quantized(kept, _linear(codes, scale, zero, of), {"quant_method": "compressed-tensors"})
 
 
 def ct_packed(w: Array, bits: int, group: int, *, zero_points: bool = False, act_order: bool = False) -> Quantized:
@@ -247,3 +248,53 @@ def save(path: Any, tensors: Mapping[str, Stored]) -> None:
         at += len(raw)
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(pieces))
+
+
+LAYOUTS: dict[str, Callable[[Array], Quantized]] = {
+    "gptq 2": lambda w: gptq(w, 2),
+    "gptq 3": lambda w: gptq(w, 3),
+    "gptq 4": gptq,
+    "gptq 4 act": lambda w: gptq(w, 4, act_order=True),
+    "gptq 4 v2": lambda w: gptq(w, 4, v2=True),
+    "gptq 8": lambda w: gptq(w, 8, 64),
+    "awq": awq,
+    "nf4": bnb_4bit,
+    "nf4 nested": lambda w: bnb_4bit(w, nested=True),
+    "fp4": lambda w: bnb_4bit(w, "fp4"),
+    "int8": bnb_int8,
+    "fp8 tensor": lambda w: fp8(w, *w.shape),
+    "fp8 row": lambda w: fp8(w, 1, w.shape[1], dtype="BF16"),
+    "fp8 block": lambda w: fp8(w, 128, 128, "weight_scale_inv"),
+    "fp8 small block": lambda w: fp8(w, 40, 80, "weight_scale_inv"),
+    "mxfp8": lambda w: fp8(w, 1, 32, dtype="U8"),
+    "fp8 e8m0": lambda w: fp8(w, 128, 128, "weight_scale_inv", dtype="F8_E8M0"),
+    "ct int8": lambda w: ct_int8(w, w.shape[1]),
+    "ct int8 zeros": lambda w: ct_int8(w, 64, zero_points=True),
+    "ct 4": lambda w: ct_packed(w, 4, 32),
+    "ct 4 zeros": lambda w: ct_packed(w, 4, 32, zero_points=True),
+    "ct 4 act": lambda w: ct_packed(w, 4, 32, zero_points=True, act_order=True),
+    "ct 3": lambda w: ct_packed(w, 3, 64, zero_points=True),
+    "ct 8 row": lambda w: ct_packed(w, 8, w.shape[1]),
+    "nvfp4 ct": lambda w: nvfp4(w, "compressed-tensors"),
+    "nvfp4 modelopt": lambda w: nvfp4(w, "modelopt"),
+    "mxfp4": mxfp4,
+}
+
+
+def written(original: Checkpoint, folder: Path, make: Callable[[Array], Quantized]) -> Path:
+    """The model with every matrix of its layers quantized, as a folder; input scales beside them."""
+    kept: dict[str, Stored] = {}
+    settings: Mapping[str, object] = {}
+    for name, value in original.tensors.items():
+        if ".layers." in name and value.ndim == 2:
+            made = make(value)
+            module, settings = name.removesuffix(".weight"), made.settings
+            kept |= {f"{module}.{end}": one for end, one in made.stored.items()}
+            kept[f"{module}.input_scale"] = stored(np.array(1.0, np.float32))
+        else:
+            kept[name] = stored(value)
+    folder.mkdir(exist_ok=True)
+    save(folder / "model.safetensors", kept)
+    (folder / "config.json").write_text(json.dumps(original.config | {"quantization_config": dict(settings)}))
+    (folder / "tokenizer.json").write_text(str(original.tokenizer))
+    return folder

@@ -150,6 +150,7 @@ QUANTIZERS: Mapping[str, Quantizer] = {
     "Q6_K": k_symmetric(6),
     "IQ4_NL": coded("IQ4_NL", 32),
     "NF4": coded("NF4", 64),
+    "FP4": coded("FP4", 64),
     "MXFP4": coded("E2M1", 32, "power of two"),
     "NVFP4": coded("E2M1", 16, "E4M3"),
     "MXFP8": coded("E4M3", 32, "power of two"),

@@ -22,7 +22,7 @@ def values(checkpoint: zoo.Checkpoint) -> Values:
 
 
 def side(**changes: object) -> Structure:
-    plain: dict[str, object] = {"layers": 4, "vocabulary": 600, "precision": "f32", "grid": 0.0}
+    plain: dict[str, object] = {"layers": 4, "vocabulary": 600, "precision": "f32", "quantized": False}
     return Structure(**(plain | {"anchor_ids": ANCHORS, "neurons": 64} | changes))  # type: ignore[arg-type]
 
 
@@ -30,7 +30,7 @@ STRUCTURES: tuple[tuple[str, Structure, str], ...] = (
     ("pruned", side(layers=3), "fewer layers"),
     ("pruned", side(neurons=48), "fewer neurons"),
     ("upscaled", side(layers=6), "repeats layers"),
-    ("quantized", side(grid=1.0), "grid"),
+    ("quantized", side(quantized=True), "grid"),
     ("recast", side(precision="bf16"), "half precision"),
     ("vocabulary", side(vocabulary=601), "tokens added"),
     ("vocabulary", side(vocabulary=300, anchor_ids=ANCHORS - 10), "part of the vocabulary"),

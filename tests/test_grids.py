@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -164,9 +165,13 @@ def indexed() -> Index:
     return Index.build(fingerprint(model, f"org/{name}") for name, model in relatives().items())
 
 
-def quantized(model: zoo.Checkpoint, by: Quantizer) -> Fingerprint:
+def rounded(model: zoo.Checkpoint, by: Quantizer) -> zoo.Checkpoint:
     matrices = {n: by(v) if v.ndim > 1 and "embed" not in n else v for n, v in model.tensors.items()}
-    return fingerprint(model.with_tensors(matrices), "org/quantized")
+    return model.with_tensors(matrices)
+
+
+def quantized(model: zoo.Checkpoint, by: Quantizer) -> Fingerprint:
+    return fingerprint(rounded(model, by), "org/quantized")
 
 
 def asked(fp: Fingerprint) -> dict[str, Match]:
@@ -216,18 +221,72 @@ def test_rescaled_channels_name_no_source() -> None:
 def test_a_model_trained_from_quantized_values_descends_from_them() -> None:
     model = relatives()["base"]
     source = quantized(model, QUANTIZERS["Q4_K"])
-    matrices = {n: QUANTIZERS["Q4_K"](v) if v.ndim > 1 and "embed" not in n else v for n, v in model.tensors.items()}
-    child = fingerprint(moved(model.with_tensors(matrices), 0.01, 9), "org/child")
+    child = fingerprint(moved(rounded(model, QUANTIZERS["Q4_K"]), 0.01, 9), "org/child")
     pair, back = compare(source, child), compare(child, source)
     assert (pair.relation, pair.direction, back.direction) == ("finetune", "ancestor", "descendant")
     assert any("quantized before" in r for r in pair.reasons)
 
 
 def test_two_quantized_copies_say_that_nothing_can_be_told_from_the_two() -> None:
-    model = relatives()["base"]
-    pair = compare(quantized(model, QUANTIZERS["Q4_K"]), quantized(model, QUANTIZERS["NF4"]))
-    assert pair.relation == "finetune" and pair.on_grids == (True, True) and pair.half_step is None
-    assert any("both lie on quantization grids" in r for r in pair.reasons)
+    model = small()
+    copies = [quantized(model, QUANTIZERS[name]) for name in ("Q4_K", "NF4", "Q8_0")]
+    for one, other in combinations(copies, 2):
+        pair = compare(one, other)
+        assert (pair.relation, pair.direction, pair.around) == ("finetune", "unknown", "")
+        assert any("both lie on quantization grids" in r for r in pair.reasons)
+
+
+@cache
+def small() -> zoo.Checkpoint:
+    return zoo.cast(zoo.llama(1, layers=2, hidden=256, intermediate=256), "BF16")
+
+
+@pytest.mark.parametrize(("first", "dtype"), [("Q4_K", "BF16"), ("NF4", "F16"), ("Q8_0", "F16"), ("Q8_0", "BF16")])
+def test_a_quantized_model_and_its_half_precision_copy(first: str, dtype: str) -> None:
+    """Rounded twice where it is bfloat16, so that no digest is equal."""
+    full = rounded(small(), QUANTIZERS[first])
+    one, other = fingerprint(full), fingerprint(zoo.cast(zoo.cast(full, "F16"), dtype))
+    for pair in (compare(one, other), compare(other, one)):
+        assert (pair.relation, pair.direction) == ("quantized", "unknown")
+        assert len(pair.reasons) == 1 and "holds quantized values exactly" in pair.reasons[0]
+
+
+def test_half_precision_copies_of_one_model_are_recast() -> None:
+    plain = zoo.llama(1, layers=2, hidden=256, intermediate=256)
+    for model in (rounded(small(), QUANTIZERS["Q4_K"]), plain):
+        f16, bf16 = (zoo.cast(model, dtype) for dtype in ("F16", "BF16"))
+        one = fingerprint(f16)
+        assert compare(one, fingerprint(bf16)).relation == "recast"
+        assert compare(one, fingerprint(zoo.cast(f16, "BF16"))).relation == "recast"
+    pair = compare(fingerprint(plain), fingerprint(bf16))  # on no grid
+    assert (pair.relation, pair.direction) == ("recast", "ancestor")
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_a_dequantized_model_that_was_quantized_again_is_its_source(dtype: str) -> None:
+    middle = zoo.cast(rounded(small(), QUANTIZERS["Q4_K"]), dtype)
+    one = fingerprint(middle)
+    for again in ("Q8_0", "NF4", "int8 per row", "FP8 E4M3 per row", "Q2_K"):
+        other = quantized(middle, QUANTIZERS[again])
+        pair, back = compare(one, other), compare(other, one)
+        assert (pair.relation, pair.direction, pair.around) == ("quantized", "ancestor", "B")
+        assert (back.relation, back.direction, back.around) == ("quantized", "descendant", "A")
+
+
+def test_a_half_precision_copy_does_not_hide_what_was_quantized() -> None:
+    """An index with the source, a sibling and a dequantized copy: the first and the last are told, the sibling not."""
+    for by in (QUANTIZERS["Q8_0"], QUANTIZERS["Q4_K"]):
+        copy = zoo.cast(rounded(small(), by), "BF16")
+        kin = {"base": small(), "tuned-0.01": moved(small(), 0.01, 2), "copy": copy}
+        index = Index.build(fingerprint(model, f"org/{name}") for name, model in kin.items())
+        found = {m.entry.model_id: m for m in index.query(quantized(small(), by)).linked}
+        told = {name: (m.pair.relation, m.direction) for name, m in found.items()}
+        assert told == {
+            "org/base": ("quantized", "ancestor"),
+            "org/copy": ("quantized", "unknown"),
+            "org/tuned-0.01": ("finetune", "unknown"),
+        }
+        assert next(iter(reversed(found))) == "org/tuned-0.01"
 
 
 def test_the_sign_test_is_a_bound_and_leaves_out_ties() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import packers as q
 import pytest
 import zoo
+from packers import LAYOUTS, written
 from prints import fingerprint
 
 from provindex.errors import ModelError
@@ -26,36 +27,6 @@ RNG = np.random.default_rng(0)
 MATRIX = (RNG.standard_normal((96, 192)) * np.exp(0.5 * RNG.standard_normal((96, 1)))).astype(np.float32)
 ODD = MATRIX[:35, :37].copy()
 AT = "model.layers.0.mlp.up_proj"
-
-LAYOUTS: dict[str, Callable[[q.Array], q.Quantized]] = {
-    "gptq 2": lambda w: q.gptq(w, 2),
-    "gptq 3": lambda w: q.gptq(w, 3),
-    "gptq 4": q.gptq,
-    "gptq 4 act": lambda w: q.gptq(w, 4, act_order=True),
-    "gptq 4 v2": lambda w: q.gptq(w, 4, v2=True),
-    "gptq 8": lambda w: q.gptq(w, 8, 64),
-    "awq": q.awq,
-    "nf4": q.bnb_4bit,
-    "nf4 nested": lambda w: q.bnb_4bit(w, nested=True),
-    "fp4": lambda w: q.bnb_4bit(w, "fp4"),
-    "int8": q.bnb_int8,
-    "fp8 tensor": lambda w: q.fp8(w, *w.shape),
-    "fp8 row": lambda w: q.fp8(w, 1, w.shape[1], dtype="BF16"),
-    "fp8 block": lambda w: q.fp8(w, 128, 128, "weight_scale_inv"),
-    "fp8 small block": lambda w: q.fp8(w, 40, 80, "weight_scale_inv"),
-    "mxfp8": lambda w: q.fp8(w, 1, 32, dtype="U8"),
-    "fp8 e8m0": lambda w: q.fp8(w, 128, 128, "weight_scale_inv", dtype="F8_E8M0"),
-    "ct int8": lambda w: q.ct_int8(w, w.shape[1]),
-    "ct int8 zeros": lambda w: q.ct_int8(w, 64, zero_points=True),
-    "ct 4": lambda w: q.ct_packed(w, 4, 32),
-    "ct 4 zeros": lambda w: q.ct_packed(w, 4, 32, zero_points=True),
-    "ct 4 act": lambda w: q.ct_packed(w, 4, 32, zero_points=True, act_order=True),
-    "ct 3": lambda w: q.ct_packed(w, 3, 64, zero_points=True),
-    "ct 8 row": lambda w: q.ct_packed(w, 8, w.shape[1]),
-    "nvfp4 ct": lambda w: q.nvfp4(w, "compressed-tensors"),
-    "nvfp4 modelopt": lambda w: q.nvfp4(w, "modelopt"),
-    "mxfp4": q.mxfp4,
-}
 
 
 def tensors_of(made: q.Quantized, at: str = AT) -> dict[str, Tensor]:
@@ -160,25 +131,6 @@ def original() -> zoo.Checkpoint:
 @pytest.fixture(scope="module")
 def original_print(original: zoo.Checkpoint) -> Fingerprint:
     return fingerprint(original, "original")
-
-
-def written(original: zoo.Checkpoint, folder: Path, make: Callable[[q.Array], q.Quantized]) -> Path:
-    """The model with every matrix of its layers quantized, as a folder; input scales beside them."""
-    kept: dict[str, q.Stored] = {}
-    settings: Mapping[str, object] = {}
-    for name, value in original.tensors.items():
-        if ".layers." in name and value.ndim == 2:
-            made = make(value)
-            module, settings = name.removesuffix(".weight"), made.settings
-            kept |= {f"{module}.{end}": stored for end, stored in made.stored.items()}
-            kept[f"{module}.input_scale"] = q.stored(np.array(1.0, np.float32))
-        else:
-            kept[name] = q.stored(value)
-    folder.mkdir(exist_ok=True)
-    q.save(folder / "model.safetensors", kept)
-    (folder / "config.json").write_text(json.dumps(original.config | {"quantization_config": dict(settings)}))
-    (folder / "tokenizer.json").write_text(str(original.tokenizer))
-    return folder
 
 
 @pytest.mark.parametrize(

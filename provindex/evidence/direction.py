@@ -54,14 +54,15 @@ class Direction:
 class Structure:
     """What structure says about one model.
 
-    layers, vocabulary: counts. neurons: of one MLP, 0 if unknown. precision: "bf16", "f16", "f32" or "". grid: share
-    of matrices on a quantization grid. anchor_ids: (512,) ids of the anchor strings, -1 if missing, None without them.
+    layers, vocabulary: counts. neurons: of one MLP, 0 if unknown. precision: "bf16", "f16", "f32" or "". quantized: it
+    has the other one's values, rounded to a quantization grid. anchor_ids: (512,) ids of the anchor strings, -1 if
+    missing, None without them.
     """
 
     layers: int
     vocabulary: int
     precision: str
-    grid: float
+    quantized: bool
     anchor_ids: NDArray[np.int32] | None = None
     neurons: int = 0
 
@@ -90,8 +91,8 @@ def structure(a: Structure, b: Structure, relation: str) -> Item | None:
         found = a.neurons < b.neurons, "has fewer neurons"
     elif relation == "upscaled" and a.layers != b.layers:
         found = a.layers > b.layers, "repeats layers"
-    elif relation == "quantized" and a.grid != b.grid:
-        found = a.grid > b.grid, "lies on a quantization grid"
+    elif relation == "quantized" and a.quantized != b.quantized:
+        found = a.quantized, "is rounded to a quantization grid"
     elif relation == "recast" and "" not in (a.precision, b.precision):
         if (a.precision == "f32") != (b.precision == "f32"):
             found = b.precision == "f32", "is rounded to half precision"

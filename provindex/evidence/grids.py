@@ -7,8 +7,9 @@ stored as bfloat16 before: a value counts as on a level within that rounding, an
 values would fit it with a probability of at most 1e-6, times the grids tried. Rounding to nearest puts the source of
 every value into the cell of its level: up to half a step away, whatever the group's size or scale.
 
-Levels: NF4 from QLoRA (Dettmers et al. 2023, arXiv 2305.14314, appendix E); E2M1 from the OCP Microscaling Formats
-Specification 1.0, FP8 from arXiv 2209.05433; IQ4_NL from the GGUF reference implementation (`gguf.quants`).
+Levels: NF4 from QLoRA (Dettmers et al. 2023, arXiv 2305.14314, appendix E), FP4 from bitsandbytes' kernels; E2M1 from
+the OCP Microscaling Formats Specification 1.0, FP8 from arXiv 2209.05433; IQ4_NL from the GGUF reference implementation
+(`gguf.quants`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ NF4 = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
+FP4 = tuple(sign * k / 192 for sign in (-1, 1) for k in (0, 1, 32, 48, 64, 96, 128, 192))
 IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -62,6 +64,7 @@ def _minifloat(mantissa: int, bias: int, top: float) -> F64:
 CODEBOOKS: Mapping[str, F64] = {
     "E2M1": _minifloat(1, 1, 6.0),
     "NF4": np.array(NF4),
+    "FP4": np.unique(FP4),
     "IQ4_NL": np.array(IQ4_NL, np.float64),
     "E4M3": _minifloat(3, 7, 448.0),
     "E5M2": _minifloat(2, 15, 57344.0),
@@ -76,11 +79,20 @@ def _edges(levels: F64) -> F64:
 
 
 EDGES = {name: _edges(levels) for name, levels in CODEBOOKS.items()}
-# what the largest value of a window may be, from the smallest on: that gives the widest cells
-ANCHORS = {
-    name: np.array(sorted((c for c in levels if c > 0 or (c < 0 and (levels != -levels[::-1]).any())), key=abs))
-    for name, levels in CODEBOOKS.items()
-}
+
+
+def _anchors(levels: F64, edges: F64) -> F64:
+    """What the largest value of a window (by size) may be, from the smallest on: that gives the widest cells.
+
+    Not a level whose cell reaches to twice its size (FP4's 1/192): any two values would fit it, in huge cells.
+    """
+    symmetric = bool((levels == -levels[::-1]).all())
+    outer = np.where(levels > 0, edges[1:], -edges[:-1])
+    fit = (outer <= 2 * np.abs(levels)) & ((levels > 0) | (levels < 0) & (not symmetric))
+    return np.array(sorted(levels[fit], key=abs))
+
+
+ANCHORS = {name: _anchors(levels, EDGES[name]) for name, levels in CODEBOOKS.items()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,8 @@ class Grid:
 
     name: "uniform", or that of a codebook. window: values that share a scale. steps: (n,) width of each value's cell.
     low, high: (n,) where the cells end; infinite at the least and the largest value of each window, which quantizers
-    clip. rounding: largest relative error of the values.
+    clip. rounding: largest relative error of the values. moved: (n,) how far float16 of a scale, and of an offset, may
+    have moved the level since values were rounded to it.
     """
 
     name: str
@@ -99,6 +112,7 @@ class Grid:
     low: F64
     high: F64
     rounding: float
+    moved: F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +179,11 @@ def together(found: Sequence[Residual]) -> Residual:
 def residual(grid: Grid, x: F64) -> Residual:
     """How values x, at the places of the grid's, lie around a grid.
 
-    What rounding may have done is allowed for: float16 of both, bfloat16 where that was stored, float16 of the scale.
+    What rounding may have done is allowed for: float16 of both, bfloat16 where that was stored, and that of the levels.
     """
     x = x[: grid.values.size]
     closed = np.isfinite(grid.low) & np.isfinite(grid.high) & (grid.steps > 0)
-    q = np.abs(grid.values)
-    slack = q * (grid.rounding + F16_ROUNDING) + np.abs(x) * rounding_of(x) + _floor(grid.values)
+    slack = np.abs(grid.values) * grid.rounding + grid.moved + np.abs(x) * rounding_of(x) + _floor(grid.values)
     outside = closed & ((x < grid.low - slack) | (x > grid.high + slack))
     half = np.where(x < grid.values, grid.values - grid.low, grid.high - grid.values)[closed]
     away = np.minimum(np.abs(x - grid.values)[closed] / half, 1.0)
@@ -182,6 +195,15 @@ def rounding_of(values: F64) -> float:
     """Largest relative error of kept values: that of bfloat16 if all of them are bfloat16 values, else of float16."""
     in_bf16 = not (values.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF)).any()
     return BF16_ROUNDING if in_bf16 else F16_ROUNDING
+
+
+def as_rounded(x: F64, y: F64) -> NDArray[np.bool_]:
+    """Which of two models' kept values are equal, but for their roundings: what is kept, what was stored, and once more
+
+    where a half precision was made of the other one. x, y: (n,).
+    """
+    relative = rounding_of(x) + rounding_of(y) + F16_ROUNDING
+    return np.asarray(np.abs(x - y) <= relative * np.maximum(np.abs(x), np.abs(y)) + _floor(x) + _floor(y))
 
 
 def _floor(values: F64) -> float:
@@ -237,9 +259,8 @@ def _seen(kind: str, windows: F64, fits: Sequence[_Fit], rounding: float) -> Gri
     tried = np.log10(len(WINDOWS) * (1 + len(CODEBOOKS)))
     if sum(f.log10_chance for f in fits) + tried > LOG10_CHANCE:
         return None
-    low, high = np.concatenate([f.low for f in fits]), np.concatenate([f.high for f in fits])
-    steps = np.concatenate([f.steps for f in fits])
-    return Grid(kind, windows.shape[1], windows.ravel(), steps, low, high, rounding)
+    low, high, steps, moved = (np.concatenate([getattr(f, n) for f in fits]) for n in ("low", "high", "steps", "moved"))
+    return Grid(kind, windows.shape[1], windows.ravel(), steps, low, high, rounding, moved)
 
 
 @dataclass(frozen=True)
@@ -249,6 +270,7 @@ class _Fit:
     steps: F64
     low: F64
     high: F64
+    moved: F64
     log10_chance: float
 
 
@@ -257,7 +279,7 @@ def _fitted(kind: str, window: F64, rounding: float) -> _Fit | None:
     least, largest = window == window.min(), window == window.max()
     if least.all():  # says nothing, and has no cells
         zero = np.zeros(window.size)
-        return _Fit(zero, zero - np.inf, zero + np.inf, 0.0)
+        return _Fit(zero, zero - np.inf, zero + np.inf, zero, 0.0)
     candidates = np.arange(1, MAX_LEVELS + 1) if kind == UNIFORM else np.arange(ANCHORS[kind].size)
     for some in (window[:SCREENED], window):
         cells = _uniform(some, window, candidates) if kind == UNIFORM else _coded(kind, some, window, candidates)
@@ -274,7 +296,18 @@ def _fitted(kind: str, window: F64, rounding: float) -> _Fit | None:
     chance[anchors] = 0.0
     low = np.where(least, -np.inf, window - cells.below[at])
     high = np.where(largest, np.inf, window + cells.above[at])
-    return _Fit(steps, low, high, float(chance.sum() + np.log10(1 + candidates[0])))
+    moved = F16_ROUNDING * (_span(window, float(steps[0]), rounding) if kind == UNIFORM else np.abs(window))
+    return _Fit(steps, low, high, moved, float(chance.sum() + np.log10(1 + candidates[0])))
+
+
+def _span(window: F64, step: float, rounding: float) -> F64:
+    """What the scale of equally spaced levels is multiplied with: each level; or, if none is zero, a level's distance
+
+    from the least one, which is an offset with a rounding of its own (Q4_1, Q5_1, and those of 256 with minima).
+    """
+    least, size = float(window.min()), np.abs(window)
+    off = abs(least - np.rint(least / step) * step)
+    return size if off <= 2 * rounding * size.max() + _floor(window) else window - least + abs(least)
 
 
 @dataclass(frozen=True)
