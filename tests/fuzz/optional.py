@@ -353,7 +353,6 @@ def adapter_seeds() -> list[bytes]:
 
 def adapter(data: bytes) -> None:
     from provindex.adapters import read_claim
-
     from provindex.formats import local_files
 
     folder = scratch()

@@ -363,7 +363,8 @@ def archive() -> list[bytes]:
 
 
 def spans() -> list[bytes]:
-    return [b"[[0, 10], [20, 4096]]", b"[]", b"[[0, 65536], [10, 20], [65536, 65537]]"]
+    some = ("[[0, 10], [20, 4096]]", "[]", "[[0, 65536], [10, 20], [65536, 65537]]")
+    return [b'{"file": [7, 7], "here": %s}' % ranges.encode() for ranges in some]
 
 
 def notes() -> list[bytes]:
