@@ -47,6 +47,7 @@ DEQUANTIZED = (
 )
 BOTH_ON_GRIDS = "both lie on quantization grids: what either was quantized from cannot be told from the two"
 PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
+IN_PART = "equal in all that was read of both; at least one was read in part, and what was not read may differ"
 ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
 TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
 BASIS_ONLY = (
@@ -253,6 +254,8 @@ class Linked:
         """What else a linked pair could be, where its label says more than the evidence does."""
         if relation == "shared-ancestor":
             return (TABLE_ONLY if self.sizes.embedding_equal else BASIS_ONLY), SAME_START
+        if relation == "identical" and None in (self.a.content_sha256, self.b.content_sha256):
+            return (IN_PART,)
         if relation == "identical" and self.a.content_sha256 != self.b.content_sha256:
             return (ELSEWHERE,)
         if relation == "pruned":
@@ -295,9 +298,15 @@ def _width(fp: Fingerprint) -> int:
 
 
 def _changed(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether two models of one size are known to differ in some element; a head more or less is no change."""
-    known = a.content_sha256 is not None and b.content_sha256 is not None
-    return known and a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+    """Whether two models of one size are known to differ in some element; a head more or less is no change.
+
+    Where one was read in part, files of the same sizes with other digests say so.
+    """
+    if a.content_sha256 is not None and b.content_sha256 is not None:
+        return a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+    ours, theirs = (sorted((f.size, str(f.sha256)) for f in fp.files if f.sha256) for fp in (a, b))
+    whole = len(ours) == len(a.files) and len(theirs) == len(b.files)
+    return whole and ours != theirs and [size for size, _ in ours] == [size for size, _ in theirs]
 
 
 def _kept_order(neurons: Sequence[tuple[LayerPair, Agreement]]) -> bool:

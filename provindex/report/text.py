@@ -61,7 +61,7 @@ def _headline(d: Document) -> list[str]:
     query = d["query"]
     ancestors = [m for m in d["matches"] if m["direction"] == "ancestor"]
     same = [m for m in d["matches"] if m["relation"] == "identical"]
-    lines = [f"Identical weights: {_label(m)}." for m in same[:1]]
+    lines = [f"Identical weights{_so_far(m)}: {_label(m)}." for m in same[:1]]
     merged = [m for m in ancestors if m["relation"] == "merge"]
     if len(merged) > 1:
         lines.append(f"A merge of {' and '.join(_label(m) for m in merged)}.")
@@ -80,6 +80,11 @@ def _headline(d: Document) -> list[str]:
     if d["matches"] and d["matches"][0]["undone"]:
         lines.append(f"Undone to see it: {', '.join(d['matches'][0]['undone'])}.")
     return lines
+
+
+def _so_far(m: Document) -> str:
+    """That identity was not seen in every element: then the reasons say what was not looked at."""
+    return " in all that was compared" if m["reasons"] else ""
 
 
 def _label(m: Document) -> str:
@@ -321,7 +326,7 @@ def _verdict(d: Document) -> list[str]:
     more += [f"  direction: {reason}" for reason in d["direction_reasons"]]
     more += [f"  {reason}" for reason in d["reasons"]]
     if d["relation"] == "identical":
-        return [f"Linked: {a} and {b} have identical weights{_p(d, ' (', ')')}.", *more]
+        return [f"Linked: {a} and {b} have identical weights{_so_far(d)}{_p(d, ' (', ')')}.", *more]
     return [f"Linked: {said} ({d['relation']}{_p(d, ', ')}){direction}.", *more]
 
 
