@@ -50,7 +50,8 @@ def _query(d: Document, width: int, color: bool) -> list[str]:
     if d["matches"]:
         lines += [*_table(_match_columns(d["matches"]), width, color), ""]
     own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
-    first, *more = [*own, *_headline(d), *(_family(f, d["own_row"]) for f in d["families"]), *_closing(d)]
+    families = (_family(f, d["own_row"]) for f in d["families"])
+    first, *more = [*own, *_headline(d), *families, *_closing(d), *_read(d["query"])]
     lines += _heading(first, width, color)
     lines += [line for sentence in more for line in _wrapped(sentence, width)]
     return lines + _nearest(d, width, color)
@@ -85,6 +86,14 @@ def _headline(d: Document) -> list[str]:
 def _so_far(m: Document) -> str:
     """That identity was not seen in every element: then the reasons say what was not looked at."""
     return " in all that was compared" if m["reasons"] else ""
+
+
+def _read(m: Document) -> list[str]:
+    """How much of a model was read, if it was not all."""
+    read, total = m["bytes_read"], m["bytes_total"]
+    if read >= total:
+        return []
+    return [f"Of {_label(m)}, {read / 1e6:,.1f} of {total / 1e6:,.1f} MB were read ({m['mode']})."]
 
 
 def _label(m: Document) -> str:
@@ -307,6 +316,10 @@ def _span(ends: Sequence[int]) -> str:
 
 
 def _verdict(d: Document) -> list[str]:
+    return [*_judged(d), *_read(d["a"]), *_read(d["b"])]
+
+
+def _judged(d: Document) -> list[str]:
     a, b = _label(d["a"]), _label(d["b"])
     if a == b:
         a, b = f"A ({a})", f"B ({b})"
