@@ -20,6 +20,7 @@ from provindex.errors import ModelError
 from provindex.formats.bounded_json import JsonError, load_object, shown
 from provindex.formats.dequantize import AWQ_NIBBLE, E2M1, F32, INT8_STEP, U8, awq_columns, nibbles, spread, unpack
 from provindex.formats.dtypes import STORED, decode
+from provindex.formats.ranged import GAP, RangedFile
 from provindex.formats.tensors import ByteTensor, ComputedTensor, Tensor
 
 PIECE = 1 << 18  # elements decoded at a time: what is made on the way stays in the processor's cache
@@ -113,15 +114,20 @@ def _rows(tensor: Tensor, height: int, start: int, stop: int) -> U8:
 def _columns(tensor: Tensor, height: int, start: int, stop: int, first: int = 0, last: int | None = None) -> U8:
     """Bytes [start, stop) of each of the rows [first, last) of a tensor of `height` rows.
 
-    Of a file whose reads are watched nothing else is touched; of others a view costs the same pages.
+    Of a file that is here the rows are one view, of which only the pages that are used are read. Of a file elsewhere
+    too, unless what is between two pieces is more than is fetched along with its neighbours.
     """
     width, last = tensor.nbytes // height, height if last is None else last
-    if (isinstance(tensor, ByteTensor) and tensor.extent.watch is None) or stop - start == width:
+    if not (_is_elsewhere(tensor) and width - (stop - start) > GAP):
         return _rows(tensor, height, first, last)[:, start:stop]
     out = np.empty((last - first, stop - start), np.uint8)
     for row in range(first, last):
         out[row - first] = _bytes(tensor, row * width + start, row * width + stop)
     return out
+
+
+def _is_elsewhere(tensor: Tensor) -> bool:
+    return isinstance(tensor, ByteTensor) and isinstance(tensor.extent.watch, RangedFile)
 
 
 def _now(tensor: Tensor) -> bytes:
