@@ -30,6 +30,7 @@ WORD = 32  # bits
 FLOATS = ("F32", "F16", "BF16", "F64")
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 EXPONENTS = ("F8_E8M0", "U8")  # both spellings of a power of two
+INSTEAD = "Fingerprint the model that was quantized, or a copy that the quantizer's own tool saved in 16 bits."
 
 Make = Callable[[int, int], F32]
 
@@ -64,7 +65,7 @@ class Group:
         )
         raise ModelError(
             f"The tensors of the quantized weight {shown(self.name)} do not fit each other: {sizes}.",
-            "Fingerprint the original, or dequantize it with transformers and save that.",
+            INSTEAD,
         )
 
     def computed(self, dtype: str, shape: tuple[int, ...], make: Make, at_once: int = 1) -> ComputedTensor:
@@ -415,7 +416,7 @@ def bnb_int8(group: Group) -> Tensor:
         if layout is not None and any(bytes(layout.raw())):
             raise ModelError(
                 f"{shown(codes.name)} is laid out for one kind of GPU ({shown(layout.name)} is not 0).",
-                "Fingerprint the original, or save it again with a newer bitsandbytes.",
+                INSTEAD,
             )
         values = decode(_rows(codes, height, start, stop).view(np.int8), "I8")
         values *= scale.flat(start, stop)[:, None]
