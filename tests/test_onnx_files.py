@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provindex.errors import ModelError
-from provindex.formats import protobuf
+from provindex.formats import onnx_graph, protobuf
 from provindex.formats.onnx_files import read_onnx
 from provindex.formats.tensors import Contents, Extent, Tensor
 from provindex.source import open_model
@@ -286,6 +286,19 @@ def test_data_in_a_file_beside(tmp_path: Path) -> None:
         same(open_model(place).tensors[f"{LAYER}.weight"], W.T)
 
 
+def test_a_file_beside_is_opened_once_however_it_is_spelt(tmp_path: Path) -> None:
+    tensors: dict[str, Any] = {}
+    for at, location in enumerate(("data", "./data", ".//data", "././data")):
+        tensors[str(at)] = external(location, offset=48 * (at % 2))
+        tensors[str(at)].name = f"a.{at}"
+    (tmp_path / "data").write_bytes(W.T.tobytes() + OTHER.tobytes())
+    (tmp_path / "model.onnx").write_bytes(model([], tensors))
+    opened = open_model(tmp_path)
+    assert [fact.name for fact in opened.files] == ["model.onnx", "data"] and len(opened.reads) == 2
+    for at in range(4):
+        same(opened.tensors[f"a.{at}"], OTHER.reshape(4, 3) if at % 2 else W.T)
+
+
 @pytest.mark.parametrize(
     ("tensor", "why"),
     [
@@ -339,6 +352,17 @@ def typed(**fields: Any) -> Any:
     return TensorProto(**{"name": "a.b", "data_type": TensorProto.FLOAT, **fields})
 
 
+def gemm(attribute: bytes) -> bytes:
+    """A model with one Gemm, whose attribute is encoded by hand."""
+
+    def field(number: int, value: bytes) -> bytes:
+        return bytes([8 * number + 2, len(value)]) + value
+
+    gemm = field(1, b"x") + field(1, b"a.weight") + field(2, b"y") + field(4, b"Gemm") + field(5, attribute)
+    tensor = b"\x08\x01\x08\x01\x10\x01" + field(8, b"a.weight") + field(9, bytes(4))  # 1 x 1, float
+    return field(7, field(1, gemm) + field(5, tensor))
+
+
 WHOLE = model(*LINEAR["path and bias"])
 HOSTILE = {
     "a text": (b"version https://git-lfs.github.com/spec/v1\n", "no ONNX file"),
@@ -354,6 +378,8 @@ HOSTILE = {
     "in pieces": (model([], {"a": typed(dims=[1], raw_data=bytes(4), float_data=[1])}), "in pieces"),
     "numbers of another type": (model([], {"a": typed(dims=[1], double_data=[1])}), "numbers of another type"),
     "a name too long": (model([node("MatMul", "x w", "y", "n" * 70_000)], {}), "a name that is none, or too long"),
+    "a float of three bytes": (gemm(b"\x0a\x05alpha\x12\x03abc"), "should be a float and is none"),
+    "a float that is a number": (gemm(b"\x0a\x05alpha\x10\x01"), "should be a float and is none"),
     "a group": (b"\x3b" + WHOLE, "no protocol buffer"),
     "a number that does not end": (b"\xff" * 20, "no protocol buffer"),
     "a length beyond the end": (b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),
@@ -381,6 +407,39 @@ def test_hubs_of_nodes_end() -> None:
     sums = [node("Add", "p b", f"y{i}") for i in range(4000)]
     wide = [node("Mul", "w " * 4000, "v")] + [node("MatMul", "x v", f"z{i}", f"m{i}") for i in range(4000)]
     assert set(names(model([*products, *sums, *wide], {"w": W, "a.bias": B}))) == {"w", "a.bias"}
+
+
+def test_a_gemm_with_a_proper_float_is_read() -> None:
+    """What the two hostile ones differ from."""
+    assert set(names(gemm(b"\x0a\x05alpha\x15" + np.float32(1).tobytes()))) == {"a.weight"}
+
+
+def test_single_numbers_of_a_file_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = helper.make_tensor("a.b", TensorProto.INT64, [1000], range(1000))
+    more = helper.make_tensor("a.c", TensorProto.INT64, [1000], range(1000))
+    data = model([], {"b": numbers, "c": more})
+    monkeypatch.setattr(onnx_graph, "MAX_DECODED", 16_000)
+    assert names(data)["a.c"].flat().tolist() == list(range(1000))
+    monkeypatch.setattr(onnx_graph, "MAX_DECODED", 15_999)
+    with pytest.raises(ModelError, match=r"as single numbers, 'a\.c' among them"):
+        read(data)
+
+
+def varint(number: int) -> bytes:
+    number &= (1 << 64) - 1
+    places = range(0, max(number.bit_length(), 1), 7)
+    return bytes(number >> place & 127 | (128 if place != places[-1] else 0) for place in places)
+
+
+@pytest.mark.parametrize("piece", [10, 11, 1 << 18])
+def test_packed_numbers_are_decoded_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protobuf, "PIECE", piece)
+    numbers = [0, 1, 127, 128, -1, 2**40, -(2**63), 2**63 - 1] * 3
+    packed = b"".join(map(varint, numbers))
+    assert protobuf.varints(packed).tolist() == numbers
+    for bad in (packed + b"\x80", b"\x80" * 10 + packed, b"\xff" * 40):
+        with pytest.raises(protobuf.ProtobufError):
+            protobuf.varints(bad)
 
 
 def test_a_file_of_fields_alone_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from provindex.fingerprint import Fingerprint, fingerprint_model
 from provindex.formats import quantized_layouts
 from provindex.formats.dtypes import BITS
 from provindex.formats.quantized import assemble
+from provindex.formats.ranged import RangedFile, Reading
 from provindex.formats.tensors import ByteTensor, Extent, Tensor
 from provindex.source import open_model
 from provindex.verdict import compare
@@ -92,32 +93,60 @@ def test_stacked_fp8_experts_have_scales_of_their_own() -> None:
     assert np.array_equal(rows, np.concatenate([one.values, two.values])[95:98])
 
 
-class Touched:
-    """Remembers which bytes were looked at."""
+def elsewhere(made: q.Quantized, folder: Path) -> tuple[dict[str, Tensor], RangedFile]:
+    """The stored tensors of a file that is elsewhere, and who watches it."""
+    tensors = tensors_of(made)
+    data = b"".join(bytes(tensor.raw()) for tensor in tensors.values())
 
-    def __init__(self) -> None:
-        self.bytes = 0
+    def fetch(ranges: Sequence[tuple[int, int]], keep: Callable[[int, bytes], None]) -> None:
+        for start, stop in ranges:
+            keep(start, data[start:stop])
 
-    def touch(self, start: int, stop: int) -> None:
-        self.bytes += stop - start
-
-    fetch = touch
+    file, at, found = RangedFile(folder / "file.part", len(data), fetch), 0, dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        found[name] = ByteTensor(name, tensor.dtype, tensor.shape, file.extent.part(at, at + tensor.nbytes))
+        at += tensor.nbytes
+    return found, file
 
 
 @pytest.mark.parametrize("layout", ["gptq 4", "awq", "nf4 nested", "ct 4 zeros", "fp8 block", "nvfp4 modelopt"])
-def test_a_sampled_read_touches_its_rows_alone(layout: str) -> None:
-    made, watch = LAYOUTS[layout](MATRIX), Touched()
-    watched = {
-        name: ByteTensor(t.name, t.dtype, t.shape, Extent(t.extent.data, 0, watch))
-        for name, t in tensors_of(made).items()
-        if isinstance(t, ByteTensor)
-    }
-    found, _ = assemble(watched, {"quantization_config": dict(made.settings)})
-    tensor = found[f"{AT}.weight"]
-    watch.bytes = 0
+def test_a_sampled_read_touches_its_rows_alone(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized_layouts, "GAP", 4)  # rows across the file are then far from each other
+    made = LAYOUTS[layout](MATRIX)
+    stored, file = elsewhere(made, tmp_path)
+    (tensor,) = assemble(stored, {"quantization_config": dict(made.settings)})[0].values()
+    file.restart()
     assert np.array_equal(tensor.flat(0, 8 * 192).reshape(8, 192), made.values[:8])
     tables = 192 * 4 + 96 * 8 * 4  # the order of the groups, and what cannot be cut: words of 32 zero points
-    assert watch.bytes <= tensor.nbytes * 8 / 96 + tables
+    assert file.seen.total <= tensor.nbytes * 8 / 96 + tables
+
+
+@pytest.mark.parametrize("layout", ["gptq 4", "awq", "gpt-oss"])
+def test_rows_across_the_file_are_one_read_of_each_stored_tensor(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file on the disk, and of one elsewhere that is fetched with its gaps anyway: not a call for each row."""
+    made = q.gpt_oss(MATRIX[None]) if layout == "gpt-oss" else LAYOUTS[layout](MATRIX)
+    full = list(tensors_of(made))
+    calls: list[int] = []
+
+    def touch(self: Reading, start: int, stop: int) -> None:
+        calls.append(stop - start)
+        noted(self, start, stop)
+
+    noted = Reading.touch
+    monkeypatch.setattr(Reading, "touch", touch)
+    place = tmp_path / "m"
+    place.mkdir()
+    q.save(place / "model.safetensors", {name: made.stored[end] for name, end in zip(full, made.stored, strict=True)})
+    (place / "config.json").write_text(json.dumps({"quantization_config": dict(made.settings)}))
+    remote, _ = elsewhere(made, tmp_path)
+    for stored in (open_model(place).tensors, assemble(remote, {"quantization_config": dict(made.settings)})[0]):
+        (tensor,) = stored.values()
+        calls.clear()
+        width = tensor.shape[-1]
+        assert np.array_equal(tensor.flat(8 * width, 24 * width), made.values.reshape(-1)[8 * width : 24 * width])
+        assert 0 < len(calls) <= len(made.stored)
 
 
 # --- whole models ---
@@ -162,11 +191,22 @@ def test_the_same_codes_in_another_layout_are_identical(original: zoo.Checkpoint
     assert compare(prints[0], prints[2]).relation == "identical"
 
 
-def test_sampled_and_exact_fingerprints_agree(original: zoo.Checkpoint, tmp_path: Path) -> None:
-    model = open_model(written(original, tmp_path / "copy", LAYOUTS["gptq 4"]))
+@pytest.mark.parametrize("layout", ["gptq 3", "gptq 4 act", "awq", "nf4 nested"])
+def test_sampled_fingerprints_are_those_of_the_decoded_weights(
+    layout: str, original: zoo.Checkpoint, tmp_path: Path
+) -> None:
+    model = open_model(written(original, tmp_path / "copy", LAYOUTS[layout]))
+    plain = {
+        name: LAYOUTS[layout](value).values if ".layers." in name and value.ndim == 2 else value
+        for name, value in original.tensors.items()
+    }
+    reference = fingerprint(replace(original, tensors=plain), "plain")
     exact, sampled = fingerprint_model(model), fingerprint_model(model, mode="sampled")
-    assert exact.blocks is not None and sampled.blocks is not None and exact.hidden is not None
-    assert np.array_equal(exact.blocks.exact, sampled.blocks.exact) and exact.blocks.exact.any()
+    for made in (exact, sampled):
+        assert made.blocks is not None and reference.blocks is not None and made.blocks.exact.any()
+        assert np.array_equal(made.blocks.exact, reference.blocks.exact)
+        assert made.eas is not None and reference.eas is not None and np.allclose(made.eas, reference.eas, atol=1e-6)
+    assert exact.content_sha256 == reference.content_sha256
     assert compare(exact, sampled).verdict == "linked"
 
 
@@ -300,7 +340,8 @@ def test_methods_that_are_not_decoded_are_refused_with_the_way_out(
     config = {"quantization_config": {"quant_method": method}} if method else {}
     with pytest.raises(ModelError, match=said) as raised:
         assemble(tensors_of(q.Quantized(stored, MATRIX, {})), config)
-    assert "dequantize" in str(raised.value) and "original" in str(raised.value)
+    assert "Fingerprint the model that was quantized" in str(raised.value)
+    assert "transformers" not in str(raised.value), "it cannot dequantize most of these"
 
 
 def test_layouts_that_nobody_can_tell_apart_are_refused() -> None:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from provindex.errors import ModelError
 from provindex.formats.bounded_json import shown
 from provindex.formats.dtypes import BITS, STORED
-from provindex.formats.protobuf import BYTES, VARINT, Field, ProtobufError, Reader, signed, varints
+from provindex.formats.protobuf import BYTES, FIXED32, VARINT, Field, ProtobufError, Reader, signed, varints
 from provindex.formats.tensors import ByteTensor, Extent
 
 MAX_NODES = 1 << 17
 MAX_TENSORS = 1 << 17
 MAX_STRINGS = 1 << 20  # of all nodes together
 MAX_RANK = 8
-MAX_NUMBERS = 16 << 20  # bytes of numbers that are not stored as raw data and have to be decoded at once
+MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
+MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
 _MAX_ELEMENTS = 1 << 60
 _AGAIN = "Download it again, or export it anew."
 
@@ -77,8 +79,8 @@ class _Parser:
     def __init__(self, file: Extent, label: str, beside: Callable[[str], Extent | None]) -> None:
         self._file, self._label, self._beside = file, label, beside
         self._reader = Reader(file)
-        self._outside: dict[str, Extent] = {}
-        self._strings = MAX_STRINGS
+        self._outside: dict[PurePosixPath, Extent] = {}
+        self._strings, self._decoded = MAX_STRINGS, MAX_DECODED
         self._stored: dict[str, ByteTensor] = {}
         self._skipped: list[str] = []
 
@@ -144,6 +146,8 @@ class _Parser:
             elif part.number == _ATTRIBUTE_INTS and len(found) <= MAX_RANK:
                 found += self._reader.integers(part, 1 << 16)[: MAX_RANK + 1]
             elif part.number == _ATTRIBUTE_FLOAT:
+                if part.wire != FIXED32:
+                    raise ProtobufError("it has an attribute that should be a float and is none")
                 floats[name] = self._file.now(part.start, part.stop)
             elif part.number == _ATTRIBUTE_TENSOR:
                 yield part
@@ -176,7 +180,7 @@ class _Parser:
         if min(dims, default=0) < 0 or math.prod(max(1, extent) for extent in dims) > _MAX_ELEMENTS:
             raise self._broken(f"gives {shown(name)} an absurd shape")
         size = elements * BITS[DTYPES[kind]] // 8
-        extent = self._external(name, entries, size) if outside else self._inline(name, data, DTYPES[kind])
+        extent = self._external(name, entries, size) if outside else self._inline(name, data, DTYPES[kind], size)
         if extent.size != size:
             raise self._broken(f"gives {shown(name)} {extent.size} bytes, which do not fit {DTYPES[kind]} of {dims}")
         return name, ByteTensor(name, DTYPES[kind], tuple(dims), extent)
@@ -185,8 +189,8 @@ class _Parser:
         texts = [self._text(part) for part in self._inside(message) if part.number in (1, 2)]
         return {texts[0]: texts[1]} if len(texts) == 2 else {}
 
-    def _inline(self, name: str, data: list[Field], dtype: str) -> Extent:
-        """The bytes of a tensor: raw data as it lies in the file, numbers decoded."""
+    def _inline(self, name: str, data: list[Field], dtype: str, size: int) -> Extent:
+        """The bytes of a tensor, of which there should be `size`: raw data as it lies in the file, numbers decoded."""
         if not data:
             return self._file.part(0, 0)
         part = data[0]
@@ -196,19 +200,23 @@ class _Parser:
             return self._file.part(part.start, part.stop)
         if part.number in (_RAW, _FLOATS, _DOUBLES) or part.stop - part.start > MAX_NUMBERS:
             raise self._broken(f"stores {shown(name)} as numbers of another type, or as too many")
+        self._decoded -= size
+        if self._decoded < 0:
+            raise self._broken(f"stores more than {MAX_DECODED >> 20} MB as single numbers, {shown(name)} among them")
         numbers = varints(self._file.now(part.start, part.stop))
         return Extent(numbers.astype(STORED[dtype] if dtype[0] != "F" else _BITS_OF[BITS[dtype]]).view(np.uint8))
 
     def _external(self, name: str, entries: Mapping[str, str], size: int) -> Extent:
         """The bytes of a tensor that lies in another file of the folder."""
         location = entries.get("location", "")
-        if location not in self._outside:
+        path = PurePosixPath(location)  # a file is opened once, however it is spelt
+        if path not in self._outside:
             found = self._beside(location)
             if found is None:
                 what = f"{self._label} has its weights in {shown(location)}, which is not there."
                 raise ModelError(what, "Put that file beside it.")
-            self._outside[location] = found
-        file = self._outside[location]
+            self._outside[path] = found
+        file = self._outside[path]
         offset = self._number(name, entries.get("offset", "0"))
         length = self._number(name, entries.get("length", str(size)))
         if offset + length > file.size:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.formats.tensors import Extent
+from provindex.formats.tensors import U8, Extent
 
 WINDOW = 1 << 14  # bytes that are read at a time
 MAX_TEXT = 1 << 16  # bytes of a string
 MAX_NUMBERS = 1 << 24  # headers and numbers of one file that are read one by one
+PIECE = 1 << 18  # bytes of packed numbers that are decoded at a time: what is made on the way is fifty times as much
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MASK = (1 << 64) - 1
 
@@ -105,15 +106,25 @@ def signed(value: int) -> int:
 
 def varints(raw: bytes) -> NDArray[np.int64]:
     """All the integers of a packed field. ProtobufError if the last one does not end, or one has over ten bytes."""
-    codes = np.frombuffer(raw, np.uint8)
-    ends = np.flatnonzero(codes < 0x80)
-    if codes.size and (not ends.size or ends[-1] != codes.size - 1):
-        raise ProtobufError("it has a list of numbers that is cut short")
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1]) if ends.size else ends
+    codes, start, found = np.frombuffer(raw, np.uint8), 0, [np.empty(0, np.int64)]
+    while start < codes.size:
+        piece = codes[start : start + PIECE]
+        ends = np.flatnonzero(piece < 0x80)
+        if not ends.size:
+            raise ProtobufError("it has a list of numbers that is cut short")
+        found.append(_decoded(piece, ends))
+        start += int(ends[-1]) + 1
+    return np.concatenate(found)
+
+
+def _decoded(codes: U8, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Integers whose last bytes are at `ends`."""
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
     lengths = ends - starts + 1
-    if lengths.size and lengths.max() > 10:
+    if lengths.max() > 10:
         raise ProtobufError("it has a number of more than ten bytes")
+    codes = codes[: ends[-1] + 1]
     place = np.arange(codes.size) - np.repeat(starts, lengths)
     parts = (codes & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
-    sums: NDArray[np.uint64] = np.add.reduceat(parts, starts) if starts.size else parts
+    sums: NDArray[np.uint64] = np.add.reduceat(parts, starts)
     return sums.view(np.int64)

@@ -14,7 +14,7 @@ from provindex.architectures import BUFFERS
 from provindex.errors import ModelError
 from provindex.formats import quantized_layouts as layouts
 from provindex.formats.bounded_json import shown
-from provindex.formats.quantized_layouts import FP8, Group
+from provindex.formats.quantized_layouts import FP8, INSTEAD, Group
 from provindex.formats.tensors import Tensor
 
 # End of a stored name -> (what stands there in the weight's name, what the tensor is).
@@ -79,7 +79,6 @@ _SCALES = ("biases", "_scales", "_scale", "_scale_inv")  # what such a tensor ha
 _BUFFERS = BUFFERS.keys() | {"bias", "mask", "relative_position_index"}
 _INTEGERS = frozenset(("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F6_E2M3", "F6_E3M2"))
 _CONV1D = frozenset(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"))
-INSTEAD = "Fingerprint the original, or dequantize it with transformers (model.dequantize()) and save that."
 
 
 def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -20,6 +20,7 @@ from provindex.errors import ModelError
 from provindex.formats.bounded_json import JsonError, load_object, shown
 from provindex.formats.dequantize import AWQ_NIBBLE, E2M1, F32, INT8_STEP, U8, awq_columns, nibbles, spread, unpack
 from provindex.formats.dtypes import STORED, decode
+from provindex.formats.ranged import GAP, RangedFile
 from provindex.formats.tensors import ByteTensor, ComputedTensor, Tensor
 
 PIECE = 1 << 18  # elements decoded at a time: what is made on the way stays in the processor's cache
@@ -29,6 +30,7 @@ WORD = 32  # bits
 FLOATS = ("F32", "F16", "BF16", "F64")
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 EXPONENTS = ("F8_E8M0", "U8")  # both spellings of a power of two
+INSTEAD = "Fingerprint the model that was quantized, or a copy that the quantizer's own tool saved in 16 bits."
 
 Make = Callable[[int, int], F32]
 
@@ -63,7 +65,7 @@ class Group:
         )
         raise ModelError(
             f"The tensors of the quantized weight {shown(self.name)} do not fit each other: {sizes}.",
-            "Fingerprint the original, or dequantize it with transformers and save that.",
+            INSTEAD,
         )
 
     def computed(self, dtype: str, shape: tuple[int, ...], make: Make, at_once: int = 1) -> ComputedTensor:
@@ -113,15 +115,20 @@ def _rows(tensor: Tensor, height: int, start: int, stop: int) -> U8:
 def _columns(tensor: Tensor, height: int, start: int, stop: int, first: int = 0, last: int | None = None) -> U8:
     """Bytes [start, stop) of each of the rows [first, last) of a tensor of `height` rows.
 
-    Of a file whose reads are watched nothing else is touched; of others a view costs the same pages.
+    Of a file that is here the rows are one view, of which only the pages that are used are read. Of a file elsewhere
+    too, unless what is between two pieces is more than is fetched along with its neighbours.
     """
     width, last = tensor.nbytes // height, height if last is None else last
-    if (isinstance(tensor, ByteTensor) and tensor.extent.watch is None) or stop - start == width:
+    if not (_is_elsewhere(tensor) and width - (stop - start) > GAP):
         return _rows(tensor, height, first, last)[:, start:stop]
     out = np.empty((last - first, stop - start), np.uint8)
     for row in range(first, last):
         out[row - first] = _bytes(tensor, row * width + start, row * width + stop)
     return out
+
+
+def _is_elsewhere(tensor: Tensor) -> bool:
+    return isinstance(tensor, ByteTensor) and isinstance(tensor.extent.watch, RangedFile)
 
 
 def _now(tensor: Tensor) -> bytes:
@@ -409,7 +416,7 @@ def bnb_int8(group: Group) -> Tensor:
         if layout is not None and any(bytes(layout.raw())):
             raise ModelError(
                 f"{shown(codes.name)} is laid out for one kind of GPU ({shown(layout.name)} is not 0).",
-                "Fingerprint the original, or save it again with a newer bitsandbytes.",
+                INSTEAD,
             )
         values = decode(_rows(codes, height, start, stop).view(np.int8), "I8")
         values *= scale.flat(start, stop)[:, None]

@@ -1,20 +1,26 @@
 """How fast quantized weights become float32: `python tests/benchmarks/quantized.py`.
 
-Prints GB of float32 a second of processor time on one core (best of several runs) for a matrix of 4096 x 4096, read as
-a fingerprint reads it (`flat`, 2^18 elements at a time), and the share of the stored bytes that 128 rows touch.
+Prints GB of float32 a second of processor time on one core (best of several runs) for a matrix of 4096 x 4096 in a file
+that `open_model` opened, read as a fingerprint reads it (`flat`, 2^18 elements at a time), and the share of the stored
+bytes that 128 rows touch.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from dtypes import best
+from packers import Stored, save
 
-from provindex.formats.quantized import assemble
-from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.formats.tensors import Tensor
+from provindex.source import Model, open_model
 
 OUT, IN, ROWS = 4096, 4096, 128
 CHUNK = 1 << 18
@@ -57,23 +63,11 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[str, Shape]]] = {
     "NVFP4": {
         "weight": ("U8", (OUT, IN // 2)), "weight_scale": ("F8_E4M3", (OUT, IN // 16)), "weight_scale_2": ("F32", ()),
     },
-    "MXFP4, gpt-oss": {"_blocks": ("U8", (1, OUT, IN // 32, 16)), "_scales": ("U8", (1, OUT, IN // 32))},
+    "MXFP4, gpt-oss": {"_blocks": ("U8", (2, OUT, IN // 32, 16)), "_scales": ("U8", (2, OUT, IN // 32))},
 }  # fmt: skip
 
 
-class Touched:
-    """Counts the bytes that are looked at."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def touch(self, start: int, stop: int) -> None:
-        self.bytes += stop - start
-
-    fetch = touch
-
-
-def stored(name: str, dtype: str, shape: Shape, watch: Touched | None) -> ByteTensor:
+def stored(name: str, dtype: str, shape: Shape) -> Stored:
     """Codes at random, scales of ordinary size."""
     size = int(np.prod(shape))
     if name.endswith("weight_shape"):
@@ -88,19 +82,19 @@ def stored(name: str, dtype: str, shape: Shape, watch: Touched | None) -> ByteTe
         data = RNG.integers(0, 1 << 31, size, dtype=np.int32)
     else:
         data = RNG.integers(100, 120, size, dtype=np.uint8) if "scale" in name else RNG.integers(0, 120, size, np.uint8)
-    return ByteTensor(name, dtype, shape, Extent(data.view(np.uint8), 0, watch))
+    return dtype, shape, data.tobytes()
 
 
-def weight(layout: Mapping[str, tuple[str, Shape]], watch: Touched | None = None) -> Tensor:
-    """The tensor that a layout's tensors make."""
+def opened(layout: Mapping[str, tuple[str, Shape]], folder: Path) -> Model:
+    """A model of one weight in this layout, in a file."""
     at = "mlp.up_proj"
     names = {f"{at}{end}" if end[0] == "_" else f"{at}.{end}": kept for end, kept in layout.items()}
-    tensors: dict[str, Any] = {name: stored(name, *kept, watch) for name, kept in names.items()}
+    tensors = {name: stored(name, *kept) for name, kept in names.items()}
     if "weight.absmax" in layout:
-        text, name = np.frombuffer(json.dumps(STATE).encode(), np.uint8), f"{at}.weight.quant_state.bitsandbytes__nf4"
-        tensors[name] = ByteTensor(name, "U8", text.shape, Extent(text, 0, watch))
-    (made,) = assemble(tensors, {})[0].values()
-    return made
+        text = json.dumps(STATE).encode()
+        tensors[f"{at}.weight.quant_state.bitsandbytes__nf4"] = ("U8", (len(text),), text)
+    save(folder / "model.safetensors", tensors)
+    return open_model(folder)
 
 
 def read(tensor: Tensor) -> None:
@@ -111,12 +105,13 @@ def read(tensor: Tensor) -> None:
 def main() -> None:
     print(f"{'layout':26} {'GB/s':>6} {'128 rows touch':>15}")
     for name, layout in LAYOUTS.items():
-        tensor, watch = weight(layout), Touched()
-        seconds = best(lambda tensor=tensor: read(tensor), 5)
-        watched = weight(layout, watch)
-        watch.bytes = 0
-        watched.flat(0, ROWS * watched.shape[-1])
-        print(f"{name:26} {4 * tensor.size / seconds / 1e9:6.2f} {watch.bytes / watched.nbytes:15.1%}")
+        with tempfile.TemporaryDirectory() as folder:
+            model = opened(layout, Path(folder))
+            (tensor,), (file,) = model.tensors.values(), model.reads
+            seconds = best(lambda tensor=tensor: read(tensor), 5)
+            file.restart()
+            tensor.flat(0, ROWS * tensor.shape[-1])
+            print(f"{name:26} {4 * tensor.size / seconds / 1e9:6.2f} {file.seen.total / tensor.nbytes:15.1%}")
 
 
 if __name__ == "__main__":
