@@ -702,7 +702,7 @@ def _mapped(folder: Path, shards: Sequence[dataset.Shard]) -> list[_Stored] | No
     for segment, group in zip(found, segments.groups(shards), strict=True):
         first = 0
         for shard in group:
-            mapped = segments.Mapped(segment.fixed[first : first + shard.rows])
+            mapped = segments.Mapped(segment, first)
             out.append(_Stored(folder, shard, mapped, segment, first))
             first += shard.rows
     return out
