@@ -2,8 +2,8 @@
 
 Below FLAT rows FAISS compares whole vectors (`IndexFlatIP`). From there on a search has four steps, each of fewer rows
 by more of what is known of them: sign-bit codes of all rows (FAISS, Hamming distance); as many signs again where a
-block is wide; the numbers, to 16 bits; and of the last FINALISTS to 24 bits, so that their order is that of an exact
-search, but for what float32 sums differ by anyway. All are memory-mapped.
+block is wide; the numbers, to 16 bits of the largest of a row's group; and of the last FINALISTS to 24 bits, so that
+their order is that of an exact search, but for what float32 sums differ by anyway. All are memory-mapped.
 
 A code is the signs of a group of blocks after fixed random rotations (signs at random, then a Hadamard transform). The
 query is not cut down to signs: its rotated numbers keep PLANES bits, each a code of its own, and a distance is the sum
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from provindex.retrieval import BLOCKS, DIMENSIONS
 
 F32 = NDArray[np.float32]
+I8 = NDArray[np.int8]
 I16 = NDArray[np.int16]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
@@ -43,11 +44,11 @@ U16 = NDArray[np.uint16]
 
 FLAT = 20_000  # rows from which on codes are used
 LARGEST = 0.5  # no number of a vector is above the root of a block's weight, .39
-STEP = np.float32(LARGEST / (2**23 - 1))  # of the fixed point
+STEPS = 32767 * 256  # of the fixed point, up to a group's largest number
 PLANES = 3  # bits of a query's rotated numbers
 LEVEL = np.float32(0.586)  # between two of the eight, in deviations: the best for normal numbers (Max, 1960)
-FINALISTS = 2048  # rows whose numbers are compared to 24 bits
-CACHED = 1 << 19  # bytes that are worked on together: they stay in the processor's cache
+FINALISTS = 512  # rows whose numbers are compared to 24 bits
+TOGETHER = 1 << 21  # bytes that a call works on: they stay in the last cache; less, and threads wait for each other
 SAMPLE = 1 << 16  # distances by which the limit for candidates is chosen
 THREADS = 4  # that scan and compare
 BAND = 8192  # rows that an exact search unpacks at a time, 107 MB
@@ -101,24 +102,24 @@ SEVERAL = (20_000, 8000)  # candidates, and how many are kept, of a search in se
 # --- vectors as fixed point and as codes ---
 
 
-def packed(vectors: F32) -> tuple[I16, U8]:
-    """Vectors as 24-bit fixed point: the upper 16 bits and the lower 8, of the same shape.
+def packed(vectors: F32) -> tuple[I16, I8, F32]:
+    """A group's numbers, (rows, width), as 24-bit fixed point: the upper 16 bits, the lower 8, and the step, (rows,).
 
     What is no number becomes 0, what is too large the largest.
     """
-    with np.errstate(over="ignore"):
-        fixed = np.rint(np.clip(np.nan_to_num(vectors / STEP), 1 - 2**23, 2**23 - 1)).astype(np.int32)
-    return (fixed >> 8).astype(np.int16), (fixed & 255).astype(np.uint8)
+    there = np.clip(np.nan_to_num(vectors), -LARGEST, LARGEST)
+    step = np.maximum(np.abs(there).max(1), np.float32(1e-30)) / np.float32(STEPS)
+    fixed = np.clip(np.rint(there / step[:, None]), -STEPS, STEPS).astype(np.int32)
+    high = (fixed + 128) >> 8
+    return high.astype(np.int16), (fixed - (high << 8)).astype(np.int8), step
 
 
-def unpacked(high: I16, low: U8) -> F32:
-    """The vectors of `packed`, within half a step (3e-8)."""
-    return _whole(high, low) * STEP
-
-
-def _whole(high: I16, low: U8) -> F32:
-    """Fixed point as float32, which has 24 bits too."""
-    return np.asarray((high.astype(np.int32) << 8) | low, np.float32)
+def _whole(high: I16, low: I8) -> F32:
+    """Numbers in steps; float32 has 24 bits too."""
+    out = high.astype(np.float32)
+    out *= 256
+    out += low
+    return out
 
 
 def center_of(vectors: F32) -> F32:
@@ -179,16 +180,18 @@ def _matrix(size: int) -> F32:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Some rows. All but `told` have an array, (rows, ...), for each of GROUPS; of `more` only where a group has it.
+    """Some rows.
 
-    codes: what all rows are compared by. more: the other signs. high, low: numbers, as of `packed`. told: which rows
-    have a vector at all, (rows,) bool.
+    codes, more, high, low: an array, (rows, ...), for each of GROUPS: what all rows are compared by, the other signs
+    where the group has them, and the numbers of `packed`. steps: of these, (rows, groups). told: which rows have a
+    vector at all, (rows,) bool.
     """
 
     codes: Sequence[U8]
     more: Sequence[U8 | None]
     high: Sequence[I16]
-    low: Sequence[U8]
+    low: Sequence[I8]
+    steps: F32
     told: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -206,29 +209,32 @@ class Segment:
         several, left = len(GROUPS), iter(made)
         coded = [next(left) for _ in range(several)]
         more = [next(left) if group.more else None for group in GROUPS]
-        return cls(coded, more, [next(left) for _ in GROUPS], [next(left) for _ in GROUPS], next(left))
+        high, low = ([next(left) for _ in range(several)] for _ in range(2))
+        return cls(coded, more, high, low, next(left), next(left))
 
     def vectors(self, rows: int | slice | NDArray[np.integer[Any]] | Sequence[int]) -> F32:
         """The vectors of some rows, (n, 3264), or of one, (3264,)."""
-        parts = [unpacked(high[rows], low[rows]) for high, low in zip(self.high, self.low, strict=True)]
+        steps = self.steps[rows]
+        parts = [_whole(self.high[n][rows], self.low[n][rows]) * steps[..., n, None] for n in range(len(GROUPS))]
         return np.concatenate(parts, axis=-1)
 
 
 def arrays(vectors: F32, center: F32) -> list[NDArray[Any]]:
-    """What a segment keeps of vectors: codes, the other codes, upper bits, lower bits, told."""
+    """What a segment keeps of vectors: codes, the other codes, upper bits, lower bits, steps, told."""
     coded = [codes(vectors, center, group) for group in GROUPS]
-    both = [packed(vectors[:, group.start : group.stop]) for group in GROUPS]
+    numbers = [packed(vectors[:, group.start : group.stop]) for group in GROUPS]
     first = [np.ascontiguousarray(code[:, : group.bytes]) for code, group in zip(coded, GROUPS, strict=True)]
     more = [np.ascontiguousarray(c[:, g.bytes :]) for c, g in zip(coded, GROUPS, strict=True) if g.more]
-    return [*first, *more, *(high for high, _ in both), *(low for _, low in both), np.any(vectors, axis=1)]
+    high, low, steps = zip(*numbers, strict=True)
+    return [*first, *more, *high, *low, np.stack(steps, axis=1), np.any(vectors, axis=1)]
 
 
 def widths() -> list[tuple[int, type[np.generic]]]:
     """Of each array of `arrays`, the values a row and their type."""
     first = [(group.bytes, np.uint8) for group in GROUPS]
     more = [(group.bytes, np.uint8) for group in GROUPS if group.more]
-    numbers = [(group.width, kind) for kind in (np.int16, np.uint8) for group in GROUPS]
-    return [*first, *more, *numbers, (1, np.bool_)]
+    numbers = [(group.width, kind) for kind in (np.int16, np.int8) for group in GROUPS]
+    return [*first, *more, *numbers, (len(GROUPS), np.float32), (1, np.bool_)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,7 +313,7 @@ class Coded:
         """Writes the distances of a segment's rows into those of all, `far`."""
         code = self.segments[number].codes[term.number]
         planes = np.ascontiguousarray(term.planes[:, : code.shape[1]])
-        out, together = far[self.starts[number] : self.starts[number + 1]], CACHED // code.shape[1]
+        out, together = far[self.starts[number] : self.starts[number + 1]], TOGETHER // code.shape[1]
         for first in range(0, len(code), together):
             out[first : first + together] = _distances(planes, code[first : first + together])
 
@@ -332,7 +338,7 @@ class Coded:
         if len(rows) > kept:
             rows = rows[_smallest(self._again(rows, terms, far), kept)]
         rows = rows[_smallest(-self._scores(rows, vector, terms, last=False), FINALISTS)]
-        return self._scores(rows, vector, terms, last=True) * STEP, self.places[rows]
+        return self._scores(rows, vector, terms, last=True), self.places[rows]
 
     def _summed(self, terms: Sequence[_Term], far: Mapping[tuple[int, bytes], U16]) -> F32:
         """The distances of all rows over several groups."""
@@ -358,23 +364,22 @@ class Coded:
         return out
 
     def _scores(self, rows: I64, vector: F32, terms: Sequence[_Term], last: bool) -> F32:
-        """Inner products of some rows, ascending, in steps: by all 24 bits, or by the upper 16, less a constant."""
+        """Inner products of some rows, ascending: by all 24 bits, or, 256 times too small, by the upper 16."""
         scores = np.zeros(len(rows), np.float32)
         for term in terms:
             group = GROUPS[term.number]
             asked = vector[group.start : group.stop]
             for segment, inside, some in self._pieces(rows, 4 * group.width):
                 high = segment.high[term.number].take(inside, axis=0)
-                if last:
-                    scores[some] += _whole(high, segment.low[term.number].take(inside, axis=0)) @ asked
-                else:
-                    scores[some] += high.astype(np.float32) @ asked
+                low = segment.low[term.number].take(inside, axis=0) if last else None
+                numbers = high.astype(np.float32) if low is None else _whole(high, low)
+                scores[some] += (numbers @ asked) * segment.steps[inside, term.number]
         return scores
 
     def _pieces(self, rows: I64, width: int) -> Iterator[tuple[Segment, I64, slice]]:
         """Some rows, ascending, piece by piece: their segment, their numbers there, and which of `rows` they are."""
         ends = np.searchsorted(rows, self.starts).tolist()
-        together = max(CACHED // width, 1)
+        together = max(TOGETHER // width, 1)
         for segment, start, begin, end in zip(self.segments, self.starts, ends, ends[1:], strict=False):
             for first in range(begin, end, together):
                 some = slice(first, min(first + together, end))

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from provindex import cache, dataset
-from provindex.nearest import F32, GROUPS, STEP, Segment, arrays, widths
+from provindex.nearest import F32, GROUPS, STEPS, Segment, arrays, widths
 
 LAYOUT = 2
 SEGMENT = 50_000  # rows, 530 MB
@@ -59,7 +59,7 @@ def groups(shards: Sequence[dataset.Shard]) -> list[list[dataset.Shard]]:
 def name(shards: Sequence[dataset.Shard], center: F32) -> str:
     """sha256 of what a segment is made from: layout, center, digests of its shards."""
     parts = [(group.start, group.stop, group.bits, group.more) for group in GROUPS]
-    said = hashlib.sha256(f"provindex/segment/{LAYOUT}/{float(STEP)}/{parts}\n".encode() + center.tobytes())
+    said = hashlib.sha256(f"provindex/segment/{LAYOUT}/{STEPS}/{parts}\n".encode() + center.tobytes())
     for shard in shards:
         said.update(f"{shard.sha256[shard.models]} {shard.rows}\n".encode())
     return said.hexdigest()
