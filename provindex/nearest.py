@@ -94,9 +94,9 @@ GROUPS: tuple[Group, ...] = (
     _group(("wvc",), 2048, 60_000, 16_000),
     _group(("digests",), 512, 30_000),
     _group(("lep", "end", "nlf"), 128, 30_000),
-    _group(("lengths",), 512, 40_000),
+    _group(("lengths",), 512, 60_000),
 )
-SEVERAL = (20_000, 8000)  # candidates, and how many are kept, of a search in several groups
+SEVERAL = (40_000, 12_000)  # candidates, and how many are kept, of a search in several groups
 
 
 # --- vectors as fixed point and as codes ---
