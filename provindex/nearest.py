@@ -12,8 +12,8 @@ have then a correlation of 0.78 with the cosine (signs against signs: 2/pi), of 
 planes read a code while it is in the processor's cache: it is memory that a scan waits for. A search of several groups
 adds up their distances, weighted as the cosine is, so it needs no codes of its own.
 
-Groups in which all models are alike are centered first. One that a row lacks has a code that agrees with half of any
-other, as a stranger's does.
+Groups in which all models are alike are centered first. Rows that lack a group are told, and are as far as a cosine of
+zero is.
 
 Source: Charikar, Similarity estimation techniques from rounding algorithms, 2002; the fast rotation: Ailon and
 Chazelle, Approximate nearest neighbors and the fast Johnson-Lindenstrauss transform, 2006; the query in planes: Gao and
@@ -23,6 +23,7 @@ Long, RaBitQ: quantizing high-dimensional vectors with a theoretical error bound
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,7 +61,7 @@ class Group:
     """Neighboring blocks, the columns `start` to `stop` (as many as a power of two), that have codes together.
 
     bits: signs that all rows are compared by. more: as many others, of candidates. candidates: rows that the first
-    signs leave, of a search in this group alone; kept: rows that all signs leave, whose numbers are compared.
+    signs leave, of a search in this group; kept: rows that all signs leave, whose numbers are compared.
     """
 
     start: int
@@ -90,13 +91,15 @@ def _group(blocks: Sequence[str], bits: int, candidates: int, kept: int | None =
 GROUPS: tuple[Group, ...] = (
     _group(("vabs",), 512, 30_000),
     _group(("vabs_by_id",), 512, 30_000),
-    _group(("eas", "eas_by_id"), 512, 40_000),
+    _group(("eas",), 256, 40_000),
+    _group(("eas_by_id",), 256, 40_000),
     _group(("wvc",), 2048, 60_000, 16_000),
     _group(("digests",), 512, 30_000),
     _group(("lep", "end", "nlf"), 128, 30_000),
     _group(("lengths",), 512, 60_000),
 )
-SEVERAL = (40_000, 12_000)  # candidates, and how many are kept, of a search in several groups
+FEW = 2  # groups of which a search has the larger one's candidates
+SEVERAL = (40_000, 12_000)  # candidates, and how many are kept, of a search in more groups
 
 
 # --- vectors as fixed point and as codes ---
@@ -137,10 +140,7 @@ def center_of(vectors: F32) -> F32:
 
 def codes(vectors: F32, center: F32, group: Group) -> U8:
     """The codes of a group of vectors, (rows, group.bytes), twice as wide where it has `more`."""
-    missing = ~np.any(vectors[:, group.start : group.stop], axis=1)
-    out = np.packbits(_rotated(vectors, center, group) > 0, axis=1)
-    out[missing] = 0b01010101  # agrees with half of any code
-    return out
+    return np.packbits(_rotated(vectors, center, group) > 0, axis=1)
 
 
 def _rotated(vectors: F32, center: F32, group: Group) -> F32:
@@ -183,8 +183,8 @@ class Segment:
     """Some rows.
 
     codes, more, high, low: an array, (rows, ...), for each of GROUPS: what all rows are compared by, the other signs
-    where the group has them, and the numbers of `packed`. steps: of these, (rows, groups). told: which rows have a
-    vector at all, (rows,) bool.
+    where the group has them, and the numbers of `packed`. steps: of these, (rows, groups). has: which groups a
+    row has something of, a bit each, (rows,).
     """
 
     codes: Sequence[U8]
@@ -192,10 +192,15 @@ class Segment:
     high: Sequence[I16]
     low: Sequence[I8]
     steps: F32
-    told: NDArray[np.bool_]
+    has: U8
 
     def __len__(self) -> int:
-        return len(self.told)
+        return len(self.has)
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """Which rows have a vector at all."""
+        return self.has != 0
 
     @classmethod
     def of(cls, vectors: F32, center: F32) -> Segment:
@@ -220,13 +225,14 @@ class Segment:
 
 
 def arrays(vectors: F32, center: F32) -> list[NDArray[Any]]:
-    """What a segment keeps of vectors: codes, the other codes, upper bits, lower bits, steps, told."""
+    """What a segment keeps of vectors: codes, the other codes, upper bits, lower bits, steps, has."""
     coded = [codes(vectors, center, group) for group in GROUPS]
     numbers = [packed(vectors[:, group.start : group.stop]) for group in GROUPS]
     first = [np.ascontiguousarray(code[:, : group.bytes]) for code, group in zip(coded, GROUPS, strict=True)]
     more = [np.ascontiguousarray(c[:, g.bytes :]) for c, g in zip(coded, GROUPS, strict=True) if g.more]
     high, low, steps = zip(*numbers, strict=True)
-    return [*first, *more, *high, *low, np.stack(steps, axis=1), np.any(vectors, axis=1)]
+    has = sum(np.any(vectors[:, g.start : g.stop], axis=1).astype(np.uint8) << n for n, g in enumerate(GROUPS))
+    return [*first, *more, *high, *low, np.stack(steps, axis=1), np.asarray(has, np.uint8)]
 
 
 def widths() -> list[tuple[int, type[np.generic]]]:
@@ -234,15 +240,19 @@ def widths() -> list[tuple[int, type[np.generic]]]:
     first = [(group.bytes, np.uint8) for group in GROUPS]
     more = [(group.bytes, np.uint8) for group in GROUPS if group.more]
     numbers = [(group.width, kind) for kind in (np.int16, np.int8) for group in GROUPS]
-    return [*first, *more, *numbers, (len(GROUPS), np.float32), (1, np.bool_)]
+    return [*first, *more, *numbers, (len(GROUPS), np.float32), (1, np.uint8)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Term:
-    """What a query asks of a group, its number. planes: (PLANES, bytes). weight: of a distance, among groups."""
+    """What a query asks of a group, its number.
+
+    planes: (PLANES, bytes). zero: the distance at which the cosine is about zero. weight: of a distance, among groups.
+    """
 
     number: int
     planes: U8
+    zero: int
     weight: float
 
     @property
@@ -261,7 +271,11 @@ def _terms(vector: F32, center: F32) -> list[_Term]:
             half = 1 << (PLANES - 1)
             level = np.clip(np.floor(turned / (LEVEL * max(length, 1e-30))) + half, 0, 2 * half - 1).astype(np.uint8)
             planes = np.stack([np.packbits((level >> plane) & 1) for plane in range(PLANES)])
-            out.append(_Term(number, planes, length**2 / group.bits))
+            weight = float(LEVEL) * (math.pi / 2) ** 0.5 * length**2 / group.bits
+            middle = center[group.start : group.stop]
+            mean = float((2 * vector[group.start : group.stop] - middle) @ middle)  # of rows as far from the center
+            zero = (half - 0.5) * group.bits + mean / max(weight, 1e-30)
+            out.append(_Term(number, planes, round(min(max(zero, 0), 2**16 - 1)), weight))
     return out
 
 
@@ -311,11 +325,13 @@ class Coded:
 
     def _scan(self, number: int, term: _Term, far: U16) -> None:
         """Writes the distances of a segment's rows into those of all, `far`."""
-        code = self.segments[number].codes[term.number]
+        segment = self.segments[number]
+        code, lacks = segment.codes[term.number], segment.has & (1 << term.number) == 0
         planes = np.ascontiguousarray(term.planes[:, : code.shape[1]])
         out, together = far[self.starts[number] : self.starts[number + 1]], TOGETHER // code.shape[1]
         for first in range(0, len(code), together):
             out[first : first + together] = _distances(planes, code[first : first + together])
+        out[lacks] = term.zero
 
     def _found(
         self,
@@ -328,12 +344,11 @@ class Coded:
         for term in terms:
             for scan in scans[term.key]:
                 scan.result()
-        alone = GROUPS[terms[0].number] if len(terms) == 1 else None
-        candidates, kept = (alone.candidates, alone.kept) if alone else SEVERAL
-        if alone:
-            rows = _smallest(far[terms[0].key], candidates)
-        else:
-            rows = _smallest(self._summed(terms, far), candidates)
+        candidates, kept = SEVERAL
+        if 0 < len(terms) <= FEW:
+            candidates = max(GROUPS[term.number].candidates for term in terms)
+            kept = max(GROUPS[term.number].kept for term in terms)
+        rows = _smallest(far[terms[0].key] if len(terms) == 1 else self._summed(terms, far), candidates)
         rows = rows[self.places[rows] >= 0]
         if len(rows) > kept:
             rows = rows[_smallest(self._again(rows, terms, far), kept)]
@@ -359,7 +374,9 @@ class Coded:
                 for segment, inside, some in self._pieces(rows, group.bytes):
                     code = segment.more[term.number]
                     assert code is not None
-                    there[some] = (there[some] + _distances(planes, code.take(inside, axis=0))) / 2
+                    others = _distances(planes, code.take(inside, axis=0))
+                    others[segment.has[inside] & (1 << term.number) == 0] = term.zero
+                    there[some] = (there[some] + others) / 2
             out += there * np.float32(term.weight)
         return out
 

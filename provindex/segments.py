@@ -142,6 +142,6 @@ def mapped(path: Path, rows: int) -> Segment:
     data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     found = []
     for start, (width, kind) in zip(_starts(rows), widths(), strict=True):
-        values = data[start : start + rows * width * np.dtype(kind).itemsize]
-        found.append(values != 0 if kind is np.bool_ else values.view(kind).reshape(rows, width))
+        values = data[start : start + rows * width * np.dtype(kind).itemsize].view(kind)
+        found.append(values if width == 1 else values.reshape(rows, width))
     return Segment.split(found)
