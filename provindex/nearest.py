@@ -200,7 +200,7 @@ class Segment:
     @property
     def told(self) -> NDArray[np.bool_]:
         """Which rows have a vector at all."""
-        return self.has != 0
+        return np.asarray(self.has != 0)
 
     @classmethod
     def of(cls, vectors: F32, center: F32) -> Segment:
@@ -425,7 +425,7 @@ def _distances(planes: U8, code: U8) -> U16:
     for plane in each[-2::-1]:
         total <<= 1
         total += plane
-    return total.astype(np.uint16)
+    return np.asarray(total, np.uint16)
 
 
 def _smallest(values: NDArray[Any], count: int) -> I64:

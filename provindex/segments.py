@@ -109,7 +109,7 @@ def _is_whole(path: Path, key: str, rows: int) -> bool:
 def _starts(rows: int) -> list[int]:
     """Where each array begins."""
     sizes = (rows * width * np.dtype(kind).itemsize for width, kind in widths())
-    return np.cumsum([HEADER, *sizes])[:-1].tolist()
+    return [int(end) for end in np.cumsum([HEADER, *sizes])[:-1]]
 
 
 def write(path: Path, key: str, rows: int, bands: Iterable[F32], center: F32) -> None:

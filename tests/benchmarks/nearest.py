@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import crowd
 
-from provindex import nearest, segments
+from provindex import segments
 from provindex.index import _center
 from provindex.nearest import Coded
 from provindex.retrieval import BLOCKS, RERANKED, searches
