@@ -89,14 +89,14 @@ def _group(blocks: Sequence[str], bits: int, candidates: int, kept: int | None =
 
 
 GROUPS: tuple[Group, ...] = (
-    _group(("vabs",), 512, 30_000),
-    _group(("vabs_by_id",), 512, 30_000),
+    _group(("vabs",), 512, 40_000),
+    _group(("vabs_by_id",), 512, 40_000),
     _group(("eas",), 256, 40_000),
     _group(("eas_by_id",), 256, 40_000),
-    _group(("wvc",), 2048, 60_000, 16_000),
+    _group(("wvc",), 2048, 80_000, 20_000),
     _group(("digests",), 512, 30_000),
     _group(("lep", "end", "nlf"), 128, 30_000),
-    _group(("lengths",), 512, 60_000),
+    _group(("lengths",), 512, 80_000),
 )
 FEW = 2  # groups of which a search has the larger one's candidates
 SEVERAL = (40_000, 12_000)  # candidates, and how many are kept, of a search in more groups
