@@ -46,6 +46,7 @@ def check(folder: Path) -> Checked:
     Raises IndexFormatError if there is no index that can be opened.
     """
     index, problems = Index.check(folder)
+    index = index if problems else Index.load(folder)  # of a large index a check keeps no vectors
     begun = time.perf_counter()
     entries, bare, searcher = index._searcher()
     seconds = time.perf_counter() - begun

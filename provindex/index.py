@@ -53,7 +53,7 @@ class Rows(Protocol):
     """Where rows are kept: vectors at hand, the rest when it is asked for. Raises IndexFormatError if it is damaged."""
 
     @property
-    def vectors(self) -> F32 | segments.Mapped:
+    def vectors(self) -> Vectors:
         """Retrieval vectors, (rows, DIMENSIONS)."""
 
     def row(self, number: int) -> Row:
@@ -132,12 +132,26 @@ class _Held:
 
 
 @dataclass(frozen=True, eq=False)
+class _Unread:
+    """The vectors of a shard, which are read whenever some are looked up: of a large index that is checked."""
+
+    folder: Path
+    shard: dataset.Shard
+
+    def __getitem__(self, rows: int | Sequence[int]) -> F32:
+        return np.asarray(_all_vectors(self.folder, self.shard)[rows])
+
+
+Vectors = F32 | segments.Mapped | _Unread
+
+
+@dataclass(frozen=True, eq=False)
 class _Stored:
     """The rows of a shard. segment: of a large index, the one that has them, from its row `first` on."""
 
     folder: Path
     shard: dataset.Shard
-    vectors: F32 | segments.Mapped
+    vectors: Vectors
     segment: nearest.Segment | None = None
     first: int = 0
 
@@ -671,10 +685,11 @@ def _folder(reference: str) -> Path:
 def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInfo, list[Entry]]:
     """An index folder's rows; with a list of problems, a shard that cannot be read goes there and is passed over."""
     manifest = dataset.read_manifest(folder)
-    large = manifest.models >= nearest.FLAT and problems is None  # a check reads all there is
-    read: list[tuple[dataset.Shard, Names, F32 | None]] = []
+    large = manifest.models >= nearest.FLAT
+    how = _all_vectors if not large else _none if problems is None else _unread
+    read: list[tuple[dataset.Shard, Names, F32 | _Unread | None]] = []
     with ThreadPoolExecutor(_threads()) as pool:
-        reading = [pool.submit(_read, folder, shard, large) for shard in manifest.shards]
+        reading = [pool.submit(_read, folder, shard, how) for shard in manifest.shards]
         for shard, result in zip(manifest.shards, reading, strict=True):
             try:
                 read.append((shard, *result.result()))
@@ -684,15 +699,28 @@ def _open(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInf
                     raise
                 problems.append(Problem(shard.models, error.message))
     shards = [shard for shard, _, _ in read]
-    mapped = _mapped(folder, shards) if large else None
+    mapped = _mapped(folder, shards) if how is _none else None
     stored = mapped or [_Stored(folder, s, _all_vectors(folder, s) if v is None else v) for s, _, v in read]
     entries = [entry for (_, names, _), rows in zip(read, stored, strict=True) for entry in _entries(names, rows)]
     return IndexInfo(manifest.id, manifest.commit or manifest.revision, manifest.built, manifest.models), entries
 
 
-def _read(folder: Path, shard: dataset.Shard, large: bool) -> tuple[Names, F32 | None]:
-    """Who a shard's rows are, and their vectors unless the index is large."""
-    return dataset.read_names(folder, shard), None if large else _all_vectors(folder, shard)
+def _read(
+    folder: Path, shard: dataset.Shard, how: Callable[[Path, dataset.Shard], F32 | _Unread | None]
+) -> tuple[Names, F32 | _Unread | None]:
+    """Who a shard's rows are, and their vectors."""
+    return dataset.read_names(folder, shard), how(folder, shard)
+
+
+def _none(folder: Path, shard: dataset.Shard) -> None:
+    """Of a large index, whose vectors are mapped."""
+
+
+def _unread(folder: Path, shard: dataset.Shard) -> _Unread:
+    """Of a large index that is checked: they can be read, and are not kept."""
+    for _ in dataset.read_vectors(folder, shard):
+        pass
+    return _Unread(folder, shard)
 
 
 def _all_vectors(folder: Path, shard: dataset.Shard) -> F32:
@@ -712,7 +740,7 @@ def _mapped(folder: Path, shards: Sequence[dataset.Shard]) -> list[_Stored] | No
     for segment, group in zip(found, segments.groups(shards), strict=True):
         first = 0
         for shard in group:
-            mapped = segments.Mapped(segment.fixed[first : first + shard.rows])
+            mapped = segments.Mapped(segment, first)
             out.append(_Stored(folder, shard, mapped, segment, first))
             first += shard.rows
     return out

@@ -1,25 +1,31 @@
 """Exact and approximate search of many retrieval vectors, chosen by their number.
 
-Below FLAT rows FAISS compares whole vectors (`IndexFlatIP`). From there on every search has sign-bit codes of its own
-blocks, and a row is compared by its numbers only if its code is near (FAISS, Hamming distance): the nearest
-`Part.candidates`. Their numbers are 16-bit fixed point, memory-mapped: a cosine of a part is wrong by some 2e-5, so
-rows that are nearer to each other than 1e-4 may come in another order. (Half precision is little better, and numpy
-takes five times as long to unpack it.)
+Below FLAT rows FAISS compares whole vectors (`IndexFlatIP`). From there on a search has four steps, each of fewer rows
+by more of what is known of them: sign-bit codes of all rows (FAISS, Hamming distance); as many signs again where a
+block is wide; the numbers, to 16 bits of the largest of a row's group; and of the last FINALISTS to 24 bits, so that
+their order is that of an exact search, but for what float32 sums differ by anyway. All are memory-mapped.
 
-A code is the signs of a vector after fixed random rotations (signs at random, then a Hadamard transform): several of
-them, because one sign a number keeps too little: among strangers, whose cosines are chance, the distances of one
-rotation's codes have a correlation of 2/pi with the cosine, of two 0.76, of four 0.86. Blocks in which all models are
-alike are centered first. A part that a row lacks has a code that agrees with half of any other, as a stranger's does.
+A code is the signs of a group of blocks after fixed random rotations (signs at random, then a Hadamard transform). The
+query is not cut down to signs: its rotated numbers keep PLANES bits, each a code of its own, and a distance is the sum
+of the planes' Hamming distances, weighted 1, 2, 4. Among strangers, whose cosines are chance, distances of one rotation
+have then a correlation of 0.78 with the cosine (signs against signs: 2/pi), of two 0.87, for the same memory. The
+planes read a code while it is in the processor's cache: it is memory that a scan waits for. A search of several groups
+adds up their distances, weighted as the cosine is, so it needs no codes of its own.
+
+Groups in which all models are alike are centered first. Rows that lack a group are told, and are as far as a cosine of
+zero is.
 
 Source: Charikar, Similarity estimation techniques from rounding algorithms, 2002; the fast rotation: Ailon and
-Chazelle, Approximate nearest neighbors and the fast Johnson-Lindenstrauss transform, 2006.
+Chazelle, Approximate nearest neighbors and the fast Johnson-Lindenstrauss transform, 2006; the query in planes: Gao and
+Long, RaBitQ: quantizing high-dimensional vectors with a theoretical error bound, 2024.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,64 +34,95 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.retrieval import BLOCKS, DIMENSIONS, SEARCHES
+from provindex.retrieval import BLOCKS, DIMENSIONS
 
 F32 = NDArray[np.float32]
+I8 = NDArray[np.int8]
 I16 = NDArray[np.int16]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 
-FLAT = 20_000  # rows from which on codes are used: exactly, seven searches take 0.1 s there, three times as long
-STEP = np.float32(0.5 / 32767)  # of the fixed point: no number of a vector is above the root of a block's weight, .39
-PIECE = 128  # rows that are compared together: they stay in the processor's cache
+FLAT = 20_000  # rows from which on codes are used
+LARGEST = 0.5  # no number of a vector is above the root of a block's weight, .39
+STEPS = 32767 * 256  # of the fixed point, up to a group's largest number
+PLANES = 3  # bits of a query's rotated numbers
+LEVEL = np.float32(0.586)  # between two of the eight, in deviations: the best for normal numbers (Max, 1960)
+FINALISTS = 512  # rows whose numbers are compared to 24 bits
+TOGETHER = 1 << 21  # bytes that a call works on: they stay in the last cache; less, and threads wait for each other
+SAMPLE = 1 << 16  # distances by which the limit for candidates is chosen
 THREADS = 4  # that scan and compare
 BAND = 8192  # rows that an exact search unpacks at a time, 107 MB
 CENTERED = ("eas", "eas_by_id", "lep", "end", "nlf", "lengths")  # blocks in which strangers are alike
 
 
 @dataclass(frozen=True)
-class Part:
-    """One search's blocks, which are the columns `start` to `stop`, and its codes.
+class Group:
+    """Neighboring blocks, the columns `start` to `stop` (as many as a power of two), that have codes together.
 
-    width: numbers of a rotation, a power of two. bits: of a code, those of all rotations. candidates: rows whose
-    numbers are compared.
+    bits: signs that all rows are compared by. more: as many others, of candidates. candidates: rows that the first
+    signs leave, of a search in this group; kept: rows that all signs leave, whose numbers are compared.
     """
 
     start: int
     stop: int
-    width: int
     bits: int
+    more: bool
     candidates: int
+    kept: int
+
+    @property
+    def width(self) -> int:
+        return self.stop - self.start
 
     @property
     def bytes(self) -> int:
-        """Of one code."""
+        """Of the code that all rows are compared by."""
         return self.bits // 8
 
 
-def _part(blocks: Sequence[str], bits: int, candidates: int) -> Part:
+def _group(blocks: Sequence[str], bits: int, candidates: int, kept: int | None = None) -> Group:
     ends = np.cumsum([0, *(width for width, _ in BLOCKS.values())])
     places = [list(BLOCKS).index(name) for name in blocks]
     start, stop = int(ends[min(places)]), int(ends[max(places) + 1])
-    return Part(start, stop, 1 << (stop - start - 1).bit_length(), bits, candidates)
+    return Group(start, stop, bits, kept is not None, candidates, kept or candidates)
 
 
-_CODES = ((4096, 8000), (1024, 16_000), (1024, 16_000), (4096, 16_000), (1024, 16_000), (512, 32_000), (1024, 16_000))
-PARTS: tuple[Part, ...] = tuple(_part(blocks, *code) for blocks, code in zip(SEARCHES, _CODES, strict=True))
+GROUPS: tuple[Group, ...] = (
+    _group(("vabs",), 512, 40_000),
+    _group(("vabs_by_id",), 512, 40_000),
+    _group(("eas",), 256, 40_000),
+    _group(("eas_by_id",), 256, 40_000),
+    _group(("wvc",), 2048, 80_000, 20_000),
+    _group(("digests",), 512, 30_000),
+    _group(("lep", "end", "nlf"), 128, 30_000),
+    _group(("lengths",), 512, 80_000),
+)
+FEW = 2  # groups of which a search has the larger one's candidates
+SEVERAL = (40_000, 12_000)  # candidates, and how many are kept, of a search in more groups
 
 
 # --- vectors as fixed point and as codes ---
 
 
-def packed(vectors: F32) -> I16:
-    """Vectors as 16-bit fixed point, of the same shape; what is no number becomes 0, what is too large the largest."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.rint(np.clip(np.nan_to_num(vectors / STEP), -32767, 32767)), np.int16)
+def packed(vectors: F32) -> tuple[I16, I8, F32]:
+    """A group's numbers, (rows, width), as 24-bit fixed point: the upper 16 bits, the lower 8, and the step, (rows,).
+
+    What is no number becomes 0, what is too large the largest.
+    """
+    there = np.clip(np.nan_to_num(vectors), -LARGEST, LARGEST)
+    step = np.maximum(np.abs(there).max(1), np.float32(1e-30)) / np.float32(STEPS)
+    fixed = np.clip(np.rint(there / step[:, None]), -STEPS, STEPS).astype(np.int32)
+    high = (fixed + 128) >> 8
+    return high.astype(np.int16), (fixed - (high << 8)).astype(np.int8), step
 
 
-def unpacked(fixed: I16) -> F32:
-    """The vectors of `packed`, within half a step (8e-6)."""
-    return np.asarray(fixed, np.float32) * STEP
+def _whole(high: I16, low: I8) -> F32:
+    """Numbers in steps; float32 has 24 bits too."""
+    out = high.astype(np.float32)
+    out *= 256
+    out += low
+    return out
 
 
 def center_of(vectors: F32) -> F32:
@@ -101,26 +138,23 @@ def center_of(vectors: F32) -> F32:
     return center
 
 
-def codes(vectors: F32, center: F32, part: Part) -> U8:
-    """The codes of a part of vectors, (rows, part.bytes)."""
-    there = vectors[:, part.start : part.stop]
-    missing = ~np.any(there, axis=1)
-    padded = np.zeros((len(vectors), part.width), np.float32)
-    padded[:, : part.stop - part.start] = there - center[part.start : part.stop]
-    turned = []
-    for number in range(-(-part.bits // part.width)):
-        kept = min(part.bits - number * part.width, part.width)
-        turned.append(_hadamard(padded * _signs(part, number))[:, :kept] > 0)
-    out = np.packbits(np.concatenate(turned, axis=1), axis=1)
-    out[missing] = 0b01010101  # agrees with half of any code
-    return out
+def codes(vectors: F32, center: F32, group: Group) -> U8:
+    """The codes of a group of vectors, (rows, group.bytes), twice as wide where it has `more`."""
+    return np.packbits(_rotated(vectors, center, group) > 0, axis=1)
 
 
-@lru_cache(maxsize=32)
-def _signs(part: Part, number: int) -> F32:
+def _rotated(vectors: F32, center: F32, group: Group) -> F32:
+    """A group's numbers, centered, after each rotation, side by side; not scaled."""
+    there = vectors[:, group.start : group.stop] - center[group.start : group.stop]
+    rotations = range((group.bits << group.more) // group.width)
+    return np.concatenate([_hadamard(there * _signs(group, number)) for number in rotations], axis=1)
+
+
+@lru_cache(maxsize=64)
+def _signs(group: Group, number: int) -> F32:
     """The signs, (width,), that make a Hadamard transform a random rotation; from a hash, so the same everywhere."""
-    label = f"provindex/1/nearest/{part.start}/{part.stop}/{number}".encode()
-    stream = np.frombuffer(hashlib.shake_256(label).digest(part.width // 8), np.uint8)
+    label = f"provindex/1/nearest/{group.start}/{group.stop}/{number}".encode()
+    stream = np.frombuffer(hashlib.shake_256(label).digest(group.width // 8), np.uint8)
     return np.unpackbits(stream).astype(np.float32) * 2 - 1
 
 
@@ -146,24 +180,103 @@ def _matrix(size: int) -> F32:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Some rows: their codes, one array for each of PARTS, and their numbers, (rows, 3264) fixed point.
+    """Some rows.
 
-    told: which rows have a vector at all, (rows,) bool.
+    codes, more, high, low: an array, (rows, ...), for each of GROUPS: what all rows are compared by, the other signs
+    where the group has them, and the numbers of `packed`. steps: of these, (rows, groups). has: which groups a
+    row has something of, a bit each, (rows,).
     """
 
     codes: Sequence[U8]
-    fixed: I16
-    told: NDArray[np.bool_]
+    more: Sequence[U8 | None]
+    high: Sequence[I16]
+    low: Sequence[I8]
+    steps: F32
+    has: U8
 
     def __len__(self) -> int:
-        return len(self.fixed)
+        return len(self.has)
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """Which rows have a vector at all."""
+        return np.asarray(self.has != 0)
 
     @classmethod
     def of(cls, vectors: F32, center: F32) -> Segment:
         """Of vectors, in memory."""
-        bands = [vectors[first : first + BAND] for first in range(0, len(vectors), BAND)]
-        coded = [np.concatenate([codes(band, center, part) for band in bands]) for part in PARTS]
-        return cls(coded, np.concatenate([packed(band) for band in bands]), np.any(vectors, axis=1))
+        bands = [arrays(vectors[first : first + BAND], center) for first in range(0, len(vectors), BAND)]
+        return cls.split([np.concatenate(each) for each in zip(*bands, strict=True)])
+
+    @classmethod
+    def split(cls, made: Sequence[NDArray[Any]]) -> Segment:
+        """Of arrays in the order of `arrays`."""
+        several, left = len(GROUPS), iter(made)
+        coded = [next(left) for _ in range(several)]
+        more = [next(left) if group.more else None for group in GROUPS]
+        high, low = ([next(left) for _ in range(several)] for _ in range(2))
+        return cls(coded, more, high, low, next(left), next(left))
+
+    def vectors(self, rows: int | slice | NDArray[np.integer[Any]] | Sequence[int]) -> F32:
+        """The vectors of some rows, (n, 3264), or of one, (3264,)."""
+        steps = self.steps[rows]
+        parts = [_whole(self.high[n][rows], self.low[n][rows]) * steps[..., n, None] for n in range(len(GROUPS))]
+        return np.concatenate(parts, axis=-1)
+
+
+def arrays(vectors: F32, center: F32) -> list[NDArray[Any]]:
+    """What a segment keeps of vectors: codes, the other codes, upper bits, lower bits, steps, has."""
+    coded = [codes(vectors, center, group) for group in GROUPS]
+    numbers = [packed(vectors[:, group.start : group.stop]) for group in GROUPS]
+    first = [np.ascontiguousarray(code[:, : group.bytes]) for code, group in zip(coded, GROUPS, strict=True)]
+    more = [np.ascontiguousarray(c[:, g.bytes :]) for c, g in zip(coded, GROUPS, strict=True) if g.more]
+    high, low, steps = zip(*numbers, strict=True)
+    has = sum(np.any(vectors[:, g.start : g.stop], axis=1).astype(np.uint8) << n for n, g in enumerate(GROUPS))
+    return [*first, *more, *high, *low, np.stack(steps, axis=1), np.asarray(has, np.uint8)]
+
+
+def widths() -> list[tuple[int, type[np.generic]]]:
+    """Of each array of `arrays`, the values a row and their type."""
+    first = [(group.bytes, np.uint8) for group in GROUPS]
+    more = [(group.bytes, np.uint8) for group in GROUPS if group.more]
+    numbers = [(group.width, kind) for kind in (np.int16, np.int8) for group in GROUPS]
+    return [*first, *more, *numbers, (len(GROUPS), np.float32), (1, np.uint8)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """What a query asks of a group, its number.
+
+    planes: (PLANES, bytes). zero: the distance at which the cosine is about zero. weight: of a distance, among groups.
+    """
+
+    number: int
+    planes: U8
+    zero: int
+    weight: float
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """Terms with equal keys have equal distances."""
+        return self.number, self.planes.tobytes()
+
+
+def _terms(vector: F32, center: F32) -> list[_Term]:
+    """Of all groups of which a query has something."""
+    out = []
+    for number, group in enumerate(GROUPS):
+        if vector[group.start : group.stop].any():
+            turned = _rotated(vector[None], center, group)[0]
+            length = float(np.sqrt(np.mean(turned**2)))  # of the centered numbers, as transforms are not scaled
+            half = 1 << (PLANES - 1)
+            level = np.clip(np.floor(turned / (LEVEL * max(length, 1e-30))) + half, 0, 2 * half - 1).astype(np.uint8)
+            planes = np.stack([np.packbits((level >> plane) & 1) for plane in range(PLANES)])
+            weight = float(LEVEL) * (math.pi / 2) ** 0.5 * length**2 / group.bits
+            middle = center[group.start : group.stop]
+            mean = float((2 * vector[group.start : group.stop] - middle) @ middle)  # of rows as far from the center
+            zero = (half - 0.5) * group.bits + mean / max(weight, 1e-30)
+            out.append(_Term(number, planes, round(min(max(zero, 0), 2**16 - 1)), weight))
+    return out
 
 
 class Coded:
@@ -178,17 +291,17 @@ class Coded:
         self.starts = np.cumsum([0, *(len(s) for s in segments)])
         self.places = np.arange(self.starts[-1]) if places is None else np.concatenate(places)
         self.ntotal = int(np.count_nonzero(self.places >= 0))
-        self.code_size = sum(part.bytes for part in PARTS) + 2 * DIMENSIONS  # bytes a row
+        self.code_size = sum(width * np.dtype(kind).itemsize for width, kind in widths())  # bytes a row
 
     def search(self, asked: F32, wanted: int) -> tuple[F32, I64]:
         """(scores, places) of the `wanted` rows with the largest inner products, best first, (queries, wanted) each.
 
-        Where fewer are found the rest is -inf and -1. More rows than any search has candidates are found exactly, which
-        reads everything.
+        Where fewer are found the rest is -inf and -1. More rows than FINALISTS are found exactly, which reads
+        everything.
         """
         scores = np.full((len(asked), wanted), -np.inf, np.float32)
         places = np.full((len(asked), wanted), -1, np.int64)
-        found = self._near(asked) if wanted <= min(p.candidates for p in PARTS) else self._all(asked)
+        found = self._near(asked) if wanted <= FINALISTS else self._all(asked)
         for number, (score, place) in enumerate(found):
             if len(score) > wanted:  # those that may be among the first, with all that tie with the last of them
                 kept = score >= np.partition(score, -wanted)[-wanted]
@@ -198,60 +311,133 @@ class Coded:
         return scores, places
 
     def _near(self, asked: F32) -> list[tuple[F32, I64]]:
-        """Scores and places of the candidates of each search."""
-        parts = [_part_of(vector) for vector in asked]
-        numbers = range(len(self.segments))
-        far = [np.empty(len(self.places), np.int32) for _ in asked]
-        order = sorted(range(len(asked)), key=lambda i: -parts[i].bits)  # the longest first
+        """Scores and places of the finalists of each search."""
+        terms = [_terms(vector, self.center) for vector in asked]
+        once = {term.key: term for several in terms for term in several}
+        far = {key: np.empty(len(self.places), np.uint16) for key in once}
+        widest = sorted(once, key=lambda key: -GROUPS[key[0]].bits)
+        order = sorted(range(len(asked)), key=lambda i: -sum(GROUPS[t.number].width for t in terms[i]))
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            scans = {i: [pool.submit(self._scan, n, asked[i], parts[i], far[i]) for n in numbers] for i in order}
-            done = {i: pool.submit(self._compared, scans[i], far[i], asked[i], parts[i]) for i in order}
+            numbers = range(len(self.segments))
+            scans = {key: [pool.submit(self._scan, n, once[key], far[key]) for n in numbers] for key in widest}
+            done = {i: pool.submit(self._found, asked[i], terms[i], scans, far) for i in order}
             return [done[i].result() for i in range(len(asked))]
 
-    def _scan(self, number: int, vector: F32, part: Part, far: NDArray[np.int32]) -> None:
+    def _scan(self, number: int, term: _Term, far: U16) -> None:
         """Writes the distances of a segment's rows into those of all, `far`."""
-        import faiss
+        segment = self.segments[number]
+        code, lacks = segment.codes[term.number], segment.has & (1 << term.number) == 0
+        planes = np.ascontiguousarray(term.planes[:, : code.shape[1]])
+        out, together = far[self.starts[number] : self.starts[number + 1]], TOGETHER // code.shape[1]
+        for first in range(0, len(code), together):
+            out[first : first + together] = _distances(planes, code[first : first + together])
+        out[lacks] = term.zero
 
-        faiss.omp_set_num_threads(1)  # of this thread: one query is not shared out, and idle threads would spin
-        code, theirs = codes(vector[None], self.center, part), self.segments[number].codes[PARTS.index(part)]
-        out = far[self.starts[number] : self.starts[number + 1]]
-        pointers = (faiss.swig_ptr(code), faiss.swig_ptr(theirs))
-        faiss.hammings(*pointers, 1, len(theirs), part.bytes, faiss.swig_ptr(out))  # type: ignore[attr-defined]
-
-    def _compared(
-        self, scans: Sequence[Future[None]], far: NDArray[np.int32], vector: F32, part: Part
+    def _found(
+        self,
+        vector: F32,
+        terms: Sequence[_Term],
+        scans: Mapping[tuple[int, bytes], Sequence[Future[None]]],
+        far: Mapping[tuple[int, bytes], U16],
     ) -> tuple[F32, I64]:
-        """Scores and places of the nearest of all segments. The scans were submitted before this was: they end."""
-        for scan in scans:
-            scan.result()
-        few = min(part.candidates, len(far))
-        rows = np.argpartition(far, few - 1)[:few]
-        rows = np.sort(rows[self.places[rows] >= 0])
-        ends = np.searchsorted(rows, self.starts)
-        scores = np.empty(len(rows), np.float32)
-        for number, segment in enumerate(self.segments):
-            for first in range(int(ends[number]), int(ends[number + 1]), PIECE):
-                some = slice(first, min(first + PIECE, int(ends[number + 1])))
-                numbers = segment.fixed[rows[some] - self.starts[number], part.start : part.stop]
-                scores[some] = numbers.astype(np.float32) @ vector[part.start : part.stop]
-        return scores * STEP, self.places[rows]
+        """Scores and places of a search's finalists. The scans were submitted before this was: they end."""
+        for term in terms:
+            for scan in scans[term.key]:
+                scan.result()
+        candidates, kept = SEVERAL
+        if 0 < len(terms) <= FEW:
+            candidates = max(GROUPS[term.number].candidates for term in terms)
+            kept = max(GROUPS[term.number].kept for term in terms)
+        rows = _smallest(far[terms[0].key] if len(terms) == 1 else self._summed(terms, far), candidates)
+        rows = rows[self.places[rows] >= 0]
+        if len(rows) > kept:
+            rows = rows[_smallest(self._again(rows, terms, far), kept)]
+        rows = rows[_smallest(-self._scores(rows, vector, terms, last=False), FINALISTS)]
+        return self._scores(rows, vector, terms, last=True), self.places[rows]
+
+    def _summed(self, terms: Sequence[_Term], far: Mapping[tuple[int, bytes], U16]) -> F32:
+        """The distances of all rows over several groups."""
+        out = np.zeros(len(self.places), np.float32)
+        for first in range(0, len(out), SAMPLE):
+            some = slice(first, first + SAMPLE)
+            for term in terms:
+                out[some] += far[term.key][some] * np.float32(term.weight)
+        return out
+
+    def _again(self, rows: I64, terms: Sequence[_Term], far: Mapping[tuple[int, bytes], U16]) -> F32:
+        """The distances of some rows by all signs."""
+        out = np.zeros(len(rows), np.float32)
+        for term in terms:
+            group, there = GROUPS[term.number], far[term.key][rows].astype(np.float32)
+            if group.more:
+                planes = np.ascontiguousarray(term.planes[:, group.bytes :])
+                for segment, inside, some in self._pieces(rows, group.bytes):
+                    code = segment.more[term.number]
+                    assert code is not None
+                    others = _distances(planes, code.take(inside, axis=0))
+                    others[segment.has[inside] & (1 << term.number) == 0] = term.zero
+                    there[some] = (there[some] + others) / 2
+            out += there * np.float32(term.weight)
+        return out
+
+    def _scores(self, rows: I64, vector: F32, terms: Sequence[_Term], last: bool) -> F32:
+        """Inner products of some rows, ascending: by all 24 bits, or, 256 times too small, by the upper 16."""
+        scores = np.zeros(len(rows), np.float32)
+        for term in terms:
+            group = GROUPS[term.number]
+            asked = vector[group.start : group.stop]
+            for segment, inside, some in self._pieces(rows, 4 * group.width):
+                high = segment.high[term.number].take(inside, axis=0)
+                low = segment.low[term.number].take(inside, axis=0) if last else None
+                numbers = high.astype(np.float32) if low is None else _whole(high, low)
+                scores[some] += (numbers @ asked) * segment.steps[inside, term.number]
+        return scores
+
+    def _pieces(self, rows: I64, width: int) -> Iterator[tuple[Segment, I64, slice]]:
+        """Some rows, ascending, piece by piece: their segment, their numbers there, and which of `rows` they are."""
+        ends = np.searchsorted(rows, self.starts).tolist()
+        together = max(TOGETHER // width, 1)
+        for segment, start, begin, end in zip(self.segments, self.starts, ends, ends[1:], strict=False):
+            for first in range(begin, end, together):
+                some = slice(first, min(first + together, end))
+                yield segment, rows[some] - start, some
 
     def _all(self, asked: F32) -> list[tuple[F32, I64]]:
         """Scores and places of all rows, for each search."""
         scores = np.empty((len(asked), len(self.places)), np.float32)
         for segment, start in zip(self.segments, self.starts, strict=False):
             for first in range(0, len(segment), BAND):
-                band = unpacked(segment.fixed[first : first + BAND])
+                band = segment.vectors(slice(first, first + BAND))
                 scores[:, start + first : start + first + len(band)] = asked @ band.T
         kept = self.places >= 0
         return [(each[kept], self.places[kept]) for each in scores]
 
 
-def _part_of(vector: F32) -> Part:
-    """The narrowest part that has all of a query."""
-    there = np.flatnonzero(vector)
-    first, last = (int(there[0]), int(there[-1])) if there.size else (0, DIMENSIONS - 1)
-    return min((p for p in PARTS if p.start <= first and last < p.stop), key=lambda p: p.stop - p.start)
+def _distances(planes: U8, code: U8) -> U16:
+    """The distances of codes, (rows, bytes), to a query's planes: at most 7 times the bits."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)  # of this thread: rows are shared out already, and idle threads would spin
+    each = np.empty((PLANES, len(code)), np.int32)
+    pointers = (faiss.swig_ptr(planes), faiss.swig_ptr(code))
+    faiss.hammings(*pointers, PLANES, len(code), code.shape[1], faiss.swig_ptr(each))  # type: ignore[attr-defined]
+    total = each[-1]
+    for plane in each[-2::-1]:
+        total <<= 1
+        total += plane
+    return np.asarray(total, np.uint16)
+
+
+def _smallest(values: NDArray[Any], count: int) -> I64:
+    """Places of the `count` smallest, ascending; of many values about so many, by a limit that a sample gives."""
+    if count >= len(values):
+        return np.arange(len(values))
+    some = values[:: max(len(values) // SAMPLE, 1)]
+    at = count * len(some) // len(values)
+    places = np.flatnonzero(values <= np.partition(some, at)[at])
+    if len(places) > count + count // 4:  # many that are equal
+        places = np.sort(places[np.argpartition(values[places], count)[:count]])
+    return places
 
 
 def flat(vectors: F32) -> Any:

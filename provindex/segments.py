@@ -3,7 +3,7 @@ its vectors. They are made from the shards, can be removed at any time, and are 
 
 A segment is made of neighboring shards, at least SEGMENT rows but for the last one, and named by all that it is made
 from; an index that grows by shards keeps all its segments but the last. Layout: a header of 4,096 bytes (the name, the
-number of rows), codes of each of `nearest.PARTS`, fixed-point vectors, which rows have a vector (1 byte each).
+number of rows), then the arrays of `nearest.arrays`, whole: a search reads the first of them, then rows of the others.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pathlib import Path
 import numpy as np
 
 from provindex import cache, dataset
-from provindex.nearest import F32, I16, PARTS, STEP, Segment, codes, packed, unpacked
-from provindex.retrieval import DIMENSIONS
+from provindex.nearest import F32, GROUPS, STEPS, Segment, arrays, widths
 
-LAYOUT = 1
-SEGMENT = 50_000  # rows, 400 MB
+LAYOUT = 2
+SEGMENT = 50_000  # rows, 530 MB
 HEADER = 4096
-ROW = sum(part.bytes for part in PARTS) + 1 + 2 * DIMENSIONS  # bytes
+ROW = sum(width * np.dtype(kind).itemsize for width, kind in widths())  # bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """Fixed-point vectors of a shard, which are unpacked when they are looked up as those of an array are."""
+    """The vectors of a shard, a segment's rows from `first` on, which are unpacked when they are looked up."""
 
-    fixed: I16
+    segment: Segment
+    first: int
 
     def __getitem__(self, rows: int | Sequence[int]) -> F32:
-        return unpacked(self.fixed[rows])
+        return self.segment.vectors(self.first + np.asarray(rows))
 
 
 def folder(shards: Sequence[dataset.Shard]) -> Path:
@@ -58,8 +58,8 @@ def groups(shards: Sequence[dataset.Shard]) -> list[list[dataset.Shard]]:
 
 def name(shards: Sequence[dataset.Shard], center: F32) -> str:
     """sha256 of what a segment is made from: layout, center, digests of its shards."""
-    parts = [(part.start, part.stop, part.width, part.bits) for part in PARTS]
-    said = hashlib.sha256(f"provindex/segment/{LAYOUT}/{float(STEP)}/{parts}\n".encode() + center.tobytes())
+    parts = [(group.start, group.stop, group.bits, group.more) for group in GROUPS]
+    said = hashlib.sha256(f"provindex/segment/{LAYOUT}/{STEPS}/{parts}\n".encode() + center.tobytes())
     for shard in shards:
         said.update(f"{shard.sha256[shard.models]} {shard.rows}\n".encode())
     return said.hexdigest()
@@ -107,9 +107,9 @@ def _is_whole(path: Path, key: str, rows: int) -> bool:
 
 
 def _starts(rows: int) -> list[int]:
-    """Where the codes of each part begin, then the vectors, then what says which rows have one."""
-    widths = (HEADER, *(rows * part.bytes for part in PARTS), rows * 2 * DIMENSIONS)
-    return [int(end) for end in np.cumsum(widths)]
+    """Where each array begins."""
+    sizes = (rows * width * np.dtype(kind).itemsize for width, kind in widths())
+    return [int(end) for end in np.cumsum([HEADER, *sizes])[:-1]]
 
 
 def write(path: Path, key: str, rows: int, bands: Iterable[F32], center: F32) -> None:
@@ -117,18 +117,13 @@ def write(path: Path, key: str, rows: int, bands: Iterable[F32], center: F32) ->
 
     Written, not mapped: a full disk is then an OSError and not the end of the process.
     """
-    first = 0
-    *coded, numbers, told = _starts(rows)
+    first, starts = 0, _starts(rows)
     with path.open("wb") as file:
         file.truncate(HEADER + ROW * rows)
         for vectors in bands:
-            for part, start in zip(PARTS, coded, strict=True):
-                file.seek(start + first * part.bytes)
-                file.write(codes(vectors, center, part).data)
-            file.seek(told + first)
-            file.write(np.any(vectors, axis=1).data)
-            file.seek(numbers + first * 2 * DIMENSIONS)
-            file.write(packed(vectors).data)
+            for made, start in zip(arrays(vectors, center), starts, strict=True):
+                file.seek(start + first * (made.nbytes // max(len(made), 1)))
+                file.write(made.data)
             first += len(vectors)
         file.seek(0)
         file.write(_header(key, rows))
@@ -145,9 +140,8 @@ def _bands(index: Path, group: Sequence[dataset.Shard]) -> Iterator[F32]:
 def mapped(path: Path, rows: int) -> Segment:
     """A segment of so many rows, from its file."""
     data = np.memmap(path, np.uint8, "r").view(np.ndarray)
-    *coded, numbers, told = _starts(rows)
-    return Segment(
-        [data[s : s + rows * p.bytes].reshape(rows, p.bytes) for p, s in zip(PARTS, coded, strict=True)],
-        data[numbers:told].view(np.int16).reshape(rows, DIMENSIONS),
-        data[told:] != 0,
-    )
+    found = []
+    for start, (width, kind) in zip(_starts(rows), widths(), strict=True):
+        values = data[start : start + rows * width * np.dtype(kind).itemsize].view(kind)
+        found.append(values if width == 1 else values.reshape(rows, width))
+    return Segment.split(found)
