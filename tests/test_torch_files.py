@@ -477,7 +477,7 @@ def test_the_checkpoint_of_a_folder(names: tuple[str, ...], chosen: str, left: t
 def test_folders_that_leave_a_choice_or_none(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"several checkpoints \(a.pt, b.pt\).* Name one"):
         open_model(folder(tmp_path / "two", "a.pt", "b.pt"))
-    with pytest.raises(ModelError, match=r"no \*\.safetensors"):
+    with pytest.raises(ModelError, match="no weight file"):
         open_model(folder(tmp_path / "training", "training_args.bin", "optimizer.pt"))
 
 
