@@ -494,8 +494,10 @@ def _size(count: int) -> str:
 
 
 def _say(line: str, quiet: bool) -> None:
+    from provindex.errors import printable
+
     if not quiet:
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
 
 
 def _writable(output: Path | None) -> None:

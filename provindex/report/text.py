@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from provindex.errors import printable
+
 Document = dict[str, Any]
 Column = tuple[str, list[str], int, bool]  # heading, cells, priority, right-aligned
 NEEDED = 3  # columns of a higher priority number are left out where the terminal is too narrow
@@ -27,7 +29,16 @@ def render(document: Document, *, width: int = PLAIN_WIDTH, color: bool = False)
     renderers = {
         "query": _query, "compare": _compare, "fingerprint": _fingerprint, "index": _index, "push": _push,
     }  # fmt: skip
-    return "\n".join(renderers[kind](document, max(width, MIN_WIDTH), color)) + "\n"
+    return "\n".join(renderers[kind](_printable(document), max(width, MIN_WIDTH), color)) + "\n"
+
+
+def _printable(value: Any) -> Any:
+    """A document whose texts are fit for a terminal: licenses, types and names come from files of strangers."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _printable(inner) for key, inner in value.items()}
+    return [_printable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _bold(text: str, color: bool) -> str:
