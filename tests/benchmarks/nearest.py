@@ -17,7 +17,6 @@ A million models need 10.7 GB of disk.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -29,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import crowd
