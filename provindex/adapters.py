@@ -68,6 +68,11 @@ class Adapter:
     tensors: int
     hidden: int
 
+    @property
+    def absences(self) -> dict[str, str]:
+        """What its fingerprint lacks, and why."""
+        return {**dict.fromkeys(LACKED, LACKING), ABSENT: f"an adapter of {self.tensors} tensors: {LACKING}"}
+
 
 def alone(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> Adapter | None:
     """The adapter that these tensors are; None if they are none, or if matrices of a model's layers are among them."""

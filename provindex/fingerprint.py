@@ -167,7 +167,6 @@ def _fingerprint_model(
     branched = _pass(weights, (by_string, by_id), stage, Meter(progress, total))
     if digests is not None:
         digests.update((name, scan.digest) for name, scan in scans.items() if scan.stored)
-    adapter = adapters.alone(layout, {name: t.shape for name, t in model.tensors.items()})
     features = {
         "eas": _eas(weights, known),
         "eas_by_id": _half(_eas(weights, None, note="eas_by_id")),
@@ -185,11 +184,11 @@ def _fingerprint_model(
         "blocks": _blocks(weights),
     }
     facts = _facts(weights)
+    adapter = adapters.alone(layout, {name: t.shape for name, t in model.tensors.items()})
     if adapter is not None:
         features |= {"lep": {}, "wvc": None}
         facts = replace(facts, hidden=adapter.hidden)
-        absences |= dict.fromkeys(adapters.LACKED, adapters.LACKING)
-        absences[adapters.ABSENT] = f"an adapter of {adapter.tensors} tensors: {adapters.LACKING}"
+        absences |= adapter.absences
     if isinstance(tokenizer, TokenizerAbsence):
         absences["TFV"] = absences["VOA"] = tokenizer.reason
     return Fingerprint(

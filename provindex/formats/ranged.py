@@ -32,6 +32,9 @@ Progress = Callable[[int, int], None]
 GAP = 1 << 16  # bytes between two wanted ranges up to which one request takes both
 REQUEST = 1 << 23  # most bytes of one request
 HEADER = 1 << 20  # bytes that are fetched at least where a header is read
+# What a reader may raise of the zeros that stand for what is not here yet: a file that is refused, and what numpy and
+# Python raise of numbers that do not go together.
+OF_ZEROS = (ModelError, ArithmeticError, LookupError, ValueError)
 ROUNDS = 16  # data-dependent reading (experts by their router) takes two or three
 KEPT = 4 << 30  # bytes of ranges of other models that are kept when a model is opened
 
@@ -245,7 +248,7 @@ def settled(files: Sequence[Reading], make: Callable[[], T], progress: Progress 
         failure: Exception | None = None
         try:
             made = make()
-        except Exception as error:  # noqa: BLE001 - zeros stand for what is not here; raised if nothing was missing
+        except OF_ZEROS as error:  # raised below if nothing was missing
             failure = error
         finally:
             for file in ranged:
@@ -259,9 +262,7 @@ def settled(files: Sequence[Reading], make: Callable[[], T], progress: Progress 
     return make()
 
 
-def _bring(
-    files: Sequence[RangedFile], gaps: Sequence[Sequence[Range]], progress: Callable[[int, int], None] | None
-) -> None:
+def _bring(files: Sequence[RangedFile], gaps: Sequence[Sequence[Range]], progress: Progress | None) -> None:
     total = sum(stop - start for found in gaps for start, stop in requests(found))
     done, lock = 0, threading.Lock()
 
