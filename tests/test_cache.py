@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zoo
 from prints import in_memory
 
 from provindex import cache
 from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.formats.tensors import ByteTensor, Extent, Tensor, rows_moved
 from provindex.rows import to_row
 from provindex.source import Model
 
@@ -56,6 +57,16 @@ def altered(model: Model, name: str, place: int) -> Model:
     data = tensor.extent.data.copy()
     data[place] ^= 1
     return replace(model, tensors={**model.tensors, name: replace(tensor, extent=Extent(data))})
+
+
+def test_the_same_bytes_in_another_order_have_another_key(model: Model) -> None:
+    tensor = largest(model)
+    turned = rows_moved(tensor.name, tensor, np.arange(tensor.shape[0])[::-1].copy())
+    same = rows_moved(tensor.name, tensor, np.arange(tensor.shape[0]))
+    keys = [
+        cache.content_key(replace(model, tensors={**model.tensors, tensor.name: t}), "exact") for t in (turned, same)
+    ]
+    assert len(set(keys)) == 2
 
 
 def largest(model: Model) -> Tensor:

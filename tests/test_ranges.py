@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,8 @@ def test_the_second_stage_is_read_where_the_first_finds_no_link(published: Calla
     assert [m.entry.model_id for m in result.matches] == ["ranges/p"]
     assert result.matches[0].pair.relation == "finetune"
     assert asked.fingerprint.absences["branches"] == NEEDS_STAGE_2 and asked.fingerprint.neurons is None
+    asked, _ = query(index, resolve("ranges/c", mode="sampled", stage=1), also=("ranges/s",))
+    assert asked.fingerprint.neurons is not None  # a copy in disguise of what is asked about is seen there only
     first = resolve(published("u", large(9)), mode="sampled", stage=1)
     asked, result = query(index, first)
     assert not result.matches and asked.fingerprint.neurons is not None
@@ -221,6 +224,26 @@ def test_files_that_are_indexed_are_identical_and_nothing_is_read(hub: Hub, publ
     assert [(m.entry.model_id, m.pair.relation) for m in result.matches] == [("ranges/first", "identical")]
     other = resolve(published("other", large(2), shards=2), index=index, mode="sampled")
     assert other.model is not None and index.query(other.fingerprint).matches == ()
+
+
+def test_rows_that_claim_the_same_files_and_hold_other_weights_answer_for_none(
+    hub: Hub, published: Callable[..., str]
+) -> None:
+    honest = resolve(published("honest", large()), mode="exact").fingerprint
+    stranger = replace(resolve(published("evil", large(5)), mode="exact").fingerprint, files=honest.files)
+    copy = published("popular", large())
+    assert resolve(copy, index=Index.build([honest]), mode="sampled").model is None
+    read = resolve(copy, index=Index.build([stranger, honest]), mode="sampled")
+    assert read.model is not None and sent(hub)
+
+
+def test_a_deep_comparison_by_ranges_says_what_a_local_one_says(published: Callable[..., str], tmp_path: Path) -> None:
+    """Models of different depth: what is computed of the zeros before anything came must not end it."""
+    shallow = zoo.llama(1, layers=3, hidden=384, intermediate=1536)
+    there = [resolve(published(name, one), mode="sampled") for name, one in (("da", large()), ("db", shallow))]
+    here = [resolve(tmp_path / name, mode="sampled") for name in ("da", "db")]
+    pairs = [compare_in_stages(*sides, deep=True)[2] for sides in (there, here)]
+    assert pairs[0].evidence["deep_agreement"] == pairs[1].evidence["deep_agreement"]
 
 
 def test_the_command_says_how_much_was_read(hub: Hub, published: Callable[..., str], tmp_path: Path) -> None:
@@ -300,5 +323,8 @@ def test_a_tensor_that_nobody_planned_for_is_fetched_as_it_is_read(tmp_path: Pat
     (tmp_path / "file.spans").write_text("[[0, 99999999]]")
     untold = RangedFile(tmp_path / "file.part", len(data), fetch)  # type: ignore[arg-type]
     assert np.array_equal(ByteTensor("w", "F32", (64, 32), untold.extent).flat(), stored.ravel())
+    (tmp_path / "file.part").unlink()  # a note that outlives its file must not make weights of zeros
+    anew = RangedFile(tmp_path / "file.part", len(data), fetch)  # type: ignore[arg-type]
+    assert np.array_equal(ByteTensor("w", "F32", (64, 32), anew.extent).flat(), stored.ravel())
     prune(tmp_path, (), limit=0)
     assert not list(tmp_path.iterdir())
