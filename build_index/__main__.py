@@ -12,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 
 from build_index import fill
-from provindex.errors import ProvindexError
-from provindex.fingerprint import MODES
-from provindex.index import Index
-from provindex.store import DEFAULT_REPO
+from provindex.api import Index
+from provindex.common.errors import ProvindexError
+from provindex.common.places import DEFAULT_DATASET
+from provindex.fingerprint.record import MODES
 
 CATALOGUE = ".csv"  # a source with this ending is a catalogue: ids, and what is known about them
 
@@ -190,7 +190,7 @@ def _add_folder_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         made[run] = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         made[run].add_argument("folder", type=Path, metavar="DIR", help="an index folder")
         made[run].set_defaults(run=run)
-    made[card].add_argument("--repo", default=DEFAULT_REPO, help="the dataset that it is the card of")
+    made[card].add_argument("--repo", default=DEFAULT_DATASET, help="the dataset that it is the card of")
     made[card].add_argument("-o", "--output", type=Path, metavar="FILE")
     made[publish].add_argument("--to", required=True, metavar="REPO", help="the dataset, org/name")
     made[publish].add_argument("--private", action="store_true", help="if the dataset is new, make it private")

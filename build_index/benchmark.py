@@ -27,13 +27,16 @@ from build_index.zoo import store
 from build_index.zoo.descendants import Truth, layers_of
 from build_index.zoo.disguises import EXACT, Refusal, disguise
 from build_index.zoo.snapshot import Snapshot
-from provindex import calibration, dataset
-from provindex.errors import ProvindexError, UsageError
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.index import SEED, Index
-from provindex.source import open_model
-from provindex.verdict import Pair, compare
-from provindex.weights import one_blas_thread
+from provindex.api import Index
+from provindex.common.errors import ProvindexError, UsageError
+from provindex.common.threads import one_blas_thread
+from provindex.fingerprint import parquet
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.index.entries import SEED
+from provindex.models.source import open_model
+from provindex.verdict import calibration
+from provindex.verdict.pair import Pair, compare
 
 Row = dict[str, Any]
 SEED_NUMBER = 20261123
@@ -106,8 +109,8 @@ def base_fingerprint(setting: Setting, name: str) -> Fingerprint:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = fingerprint_model(open_model(str(setting.zoo / "benchmark" / name)))
-        dataset.write_fingerprint(replace(made, model_id=name, family=name), path)
-    return dataset.read_fingerprints(path)[0]
+        parquet.write_fingerprint(replace(made, model_id=name, family=name), path)
+    return parquet.read_fingerprints(path)[0]
 
 
 @lru_cache(maxsize=1)

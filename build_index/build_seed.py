@@ -21,10 +21,13 @@ from pathlib import Path
 from build_index import calibrate
 from build_index.catalog import CatalogEntry, load_catalog
 from build_index.seed_sources import default_root
-from provindex.errors import ProvindexError
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.index import SEED, Index
-from provindex.source import FileFact, open_model
+from provindex.api import Index
+from provindex.common.errors import ProvindexError
+from provindex.common.files import FileFact
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.index.entries import SEED
+from provindex.models.source import open_model
 
 CATALOG = Path(__file__).with_name("seed.toml")
 BUILT = "1795392000"  # 2026-11-23, the day the seed was last made

@@ -24,8 +24,15 @@ from typing import Any
 import numpy as np
 
 import provindex
-from provindex import calibration, dataset
-from provindex.calibration import (
+from provindex.api import Index
+from provindex.common.errors import ProvindexError
+from provindex.common.threads import one_blas_thread
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
+from provindex.index import dataset
+from provindex.models.source import open_model
+from provindex.verdict import calibration
+from provindex.verdict.calibration import (
     CONFORMAL,
     MIN_PAIRS,
     POOLED,
@@ -36,12 +43,7 @@ from provindex.calibration import (
     Null,
     Stratum,
 )
-from provindex.errors import ProvindexError
-from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint, fingerprint_model
-from provindex.index import Index
-from provindex.source import open_model
-from provindex.verdict import combined, compare
-from provindex.weights import one_blas_thread
+from provindex.verdict.pair import combined, compare
 
 DECIMALS = 4  # of what is stored; upper quantiles and scores are rounded up, so that no p-value gets smaller
 EXACT = ("hidden_fixed_points", "hidden_alignment", "residual_fixed_points")

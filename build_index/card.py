@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from provindex import dataset
-from provindex.errors import ProvindexError
-from provindex.fingerprint import FINGERPRINT_VERSION
-from provindex.index import Entry, Index
-from provindex.rows import Row
-from provindex.store import DEFAULT_REPO
+from provindex.api import Index
+from provindex.common.errors import ProvindexError
+from provindex.common.places import DEFAULT_DATASET
+from provindex.fingerprint.record import FINGERPRINT_VERSION
+from provindex.fingerprint.rows import Row
+from provindex.index import dataset
+from provindex.index.entries import Entry
 
 CARD = Path(__file__).parent.parent / "dataset_card" / "README.md"
 BEGIN, END = "<!-- numbers -->", "<!-- /numbers -->"
@@ -27,7 +28,7 @@ LARGEST = "1M<n<10M"  # as the Hub names the classes
 SHOWN = 12  # licenses and architectures; the others are counted together
 
 
-def render(index: Index, repo: str = DEFAULT_REPO) -> str:
+def render(index: Index, repo: str = DEFAULT_DATASET) -> str:
     """The card of an index that is or will be published as `repo`; ProvindexError if the text has lost its marks."""
     text = CARD.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
@@ -36,7 +37,7 @@ def render(index: Index, repo: str = DEFAULT_REPO) -> str:
         raise ProvindexError(f"{CARD.name} has no block of numbers between {BEGIN} and {END}.", "Restore it.")
     before = re.sub(r"(size_categories:\n- ).*", lambda m: m[1] + size_class(len(index)), before)
     whole = f"{before}{BEGIN}\n{numbers(index)}\n{END}{after}"
-    return whole.replace(DEFAULT_REPO, repo)
+    return whole.replace(DEFAULT_DATASET, repo)
 
 
 def size_class(models: int) -> str:

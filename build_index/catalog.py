@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from provindex.errors import ProvindexError
+from provindex.common.errors import ProvindexError
 
 # Licenses under which the seed may carry measurements of a model; all of them allow redistribution of derived data.
 ALLOWED_LICENSES = frozenset({"apache-2.0", "mit"})

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from provindex.index import Entry, Index, Problem
+from provindex.api import Index
+from provindex.index.entries import Entry, Problem
 
 SAMPLED = 1000  # rows that are searched for, evenly spaced in the order of their ids
 CLOSE = 1e-5  # of a score: sums of thousands of float32 products that are equal differ so much at most

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from provindex.fingerprint import FINGERPRINT_VERSION
-from provindex.retrieval import DIMENSIONS
-from provindex.rows import COLUMNS
+from provindex.fingerprint.record import FINGERPRINT_VERSION
+from provindex.fingerprint.rows import COLUMNS
+from provindex.index.search import DIMENSIONS
 
 REFERENCE = Path(__file__).parent.parent / "dataset_card" / "columns.md"
 TABLES = {
@@ -23,7 +23,7 @@ def markdown() -> str:
     lines = [
         "# Columns",
         "",
-        f"Fingerprint version {FINGERPRINT_VERSION}. Made by `python -m build_index.columns` from `provindex/rows.py`.",
+        f"Fingerprint version {FINGERPRINT_VERSION}. Made by `python -m build_index.columns` from `provindex/fingerprint/rows.py`.",
         "`row_sha256` is over the columns marked *hashed*: names, and values as little-endian bytes or canonical JSON.",
     ]
     for table, meaning in TABLES.items():

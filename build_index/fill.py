@@ -24,13 +24,18 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from provindex import api, dataset
-from provindex.build import CLASH, expand
-from provindex.errors import ProvindexError, UsageError
+from provindex import api
+from provindex.api import Index
+from provindex.common import files
+from provindex.common.errors import ProvindexError, UsageError
 from provindex.evidence.panels import PANELS_VERSION
-from provindex.fingerprint import FINGERPRINT_VERSION, MODES, Fingerprint
+from provindex.fingerprint import parquet
+from provindex.fingerprint.record import FINGERPRINT_VERSION, MODES, Fingerprint
 from provindex.formats import local_files
-from provindex.index import ROWS_PER_SHARD, Index
+from provindex.index import dataset
+from provindex.index.collection import ROWS_PER_SHARD
+from provindex.index.fill import CLASH
+from provindex.models.listing import expand
 
 WORK, FAILURES = ".work", "failures.json"
 WHO = "index"  # the origin in the names of shards
@@ -184,7 +189,7 @@ class _Known:
 
 def _identities(path: Path) -> list[Row]:
     """Id, revision, variant and row hash of each row of a fingerprint file."""
-    found = dataset.read_identities(path, ("model_id", "revision", "variant", "row_sha256"))
+    found = parquet.read_texts(path, ("model_id", "revision", "variant", "row_sha256"))
     return [
         (model_id or "", revision or "", variant or "", digest or "") for model_id, revision, variant, digest in found
     ]
@@ -301,12 +306,12 @@ def run(job: Job) -> str | None:
     """Make one fingerprint and keep it; why it failed, or None."""
     try:
         if _is_prints(job.source):
-            dataset.read_fingerprints(Path(job.source))
-            with dataset.replacing(job.done) as temporary:
+            parquet.read_fingerprints(Path(job.source))
+            with files.replacing(job.done) as temporary:
                 shutil.copyfile(job.source, temporary)
         else:
             made = api.resolve(job.source, mode=job.mode, offline=job.offline)
-            dataset.write_fingerprint(made.fingerprint, job.done)
+            parquet.write_fingerprint(made.fingerprint, job.done)
     except (ProvindexError, OSError, MemoryError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return None
@@ -444,7 +449,7 @@ def _without_clashes(index: Index, rows: Sequence[tuple[Row, Job]]) -> tuple[lis
 def _loaded(rows: Iterable[tuple[Row, Job]]) -> Iterator[Fingerprint]:
     """The fingerprints of rows, each by its hash: a file may have several."""
     for row, job in rows:
-        read = zip(_identities(job.done), dataset.read_fingerprints(job.done), strict=True)
+        read = zip(_identities(job.done), parquet.read_fingerprints(job.done), strict=True)
         yield from (fp for identity, fp in read if identity == row)
 
 
@@ -479,5 +484,5 @@ def record(folder: Path, failed: Mapping[str, str]) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    with dataset.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_text(json.dumps(failed, indent=1, sort_keys=True) + "\n", encoding="utf-8")

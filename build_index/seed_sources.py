@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from provindex.errors import ProvindexError, UsageError
+from provindex.common.errors import ProvindexError, UsageError
 
 from .seed_builders import SNAPSHOTS, Built
 from .seed_packages import Source, fetch_wheel, sha256_of, write_whole

@@ -11,28 +11,29 @@ Names are loaded on first use, so that `import provindex` costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from provindex.common.version import __version__
+
 if TYPE_CHECKING:
+    from provindex.api import Fingerprint as Fingerprint
+    from provindex.api import Index as Index
+    from provindex.api import Pair as Pair
+    from provindex.api import QueryResult as QueryResult
     from provindex.api import compare as compare
     from provindex.api import fingerprint as fingerprint
-    from provindex.errors import ProvindexError as ProvindexError
-    from provindex.fingerprint import Fingerprint as Fingerprint
-    from provindex.index import Index as Index
-    from provindex.index import QueryResult as QueryResult
-    from provindex.verdict import Pair as Pair
-
-__version__ = "0.1.0"
+    from provindex.common.errors import ProvindexError as ProvindexError
 
 _HOMES = {
-    "Fingerprint": "fingerprint",
-    "Index": "index",
-    "Pair": "verdict",
-    "ProvindexError": "errors",
-    "QueryResult": "index",
+    "Fingerprint": "api",
+    "Index": "api",
+    "Pair": "api",
+    "ProvindexError": "common.errors",
+    "QueryResult": "api",
     "compare": "api",
-    "fingerprint": "fingerprint",
 }
 __all__ = ["Fingerprint", "Index", "Pair", "ProvindexError", "QueryResult", "__version__", "compare", "fingerprint"]
 
@@ -40,9 +41,25 @@ __all__ = ["Fingerprint", "Index", "Pair", "ProvindexError", "QueryResult", "__v
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'provindex' has no attribute {name!r}")
-    module = import_module(f"provindex.{_HOMES[name]}")
-    if name == "fingerprint":  # a module that can be called: see its end
-        return module
-    value = getattr(module, name)
+    value = getattr(import_module(f"provindex.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Face(ModuleType):
+    """This module. `provindex.fingerprint` is a function here, although a folder has the same name.
+
+    The import system stores each submodule as an attribute of its package; for this one name it finds a property
+    that keeps the function. `from provindex.fingerprint.record import ...` is not affected.
+    """
+
+    @property
+    def fingerprint(self) -> Any:
+        return import_module("provindex.api").fingerprint
+
+    @fingerprint.setter
+    def fingerprint(self, module: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Face

@@ -8,10 +8,10 @@ import sys
 
 def main() -> None:
     """Run the command; every failure is one sentence on standard error and status 2."""
-    from provindex.errors import ProvindexError
+    from provindex.common.errors import ProvindexError
 
     try:
-        from provindex.cli import app
+        from provindex.cli.app import app
 
         app(prog_name="provindex")
     except ProvindexError as error:

@@ -3,26 +3,78 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from provindex import cache, dataset, hub
-from provindex.deep import deep_agreement
-from provindex.errors import ModelNotFoundError, NetworkError, UsageError
-from provindex.fingerprint import MODES, NEEDS_STAGE_2, Fingerprint, fingerprint_model
+from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
+from provindex.common.files import FileFact
+from provindex.common.threads import one_blas_thread
+from provindex.common.tokens import Tokenizer
+from provindex.fingerprint import cache, parquet
+from provindex.fingerprint.extract.deep import deep_agreement
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import MODES, NEEDS_STAGE_2, Fingerprint
 from provindex.formats.ranged import settled
-from provindex.hub import Remote
-from provindex.index import Index, IndexInfo, QueryResult, calibration_of
-from provindex.source import FileFact, Model, on_the_hub, open_model
-from provindex.tokenizer import Tokenizer, read_tokenizer
-from provindex.verdict import Pair
-from provindex.verdict import compare as compare_fingerprints
-from provindex.weights import one_blas_thread
+from provindex.hub import client as hub
+from provindex.hub.client import Remote
+from provindex.index import answer, collection
+from provindex.index.answer import Comparison
+from provindex.index.collection import calibration_of
+from provindex.index.fill import Built, fill
+from provindex.models.listing import expand
+from provindex.models.source import Model, on_the_hub, open_model
+from provindex.models.tokenizer import read_tokenizer
+from provindex.report import document
+from provindex.verdict.pair import Pair
+from provindex.verdict.pair import compare as compare_fingerprints
 
 Progress = Callable[[int, int], None]
+Reference = str | os.PathLike[str]
+
+__all__ = ["Comparison", "Fingerprint", "Index", "Pair", "QueryResult", "Resolved", "compare", "fingerprint", "resolve"]
+
+
+@dataclass(frozen=True)
+class QueryResult(answer.QueryResult):
+    """The answer to a query, which can be written as a document."""
+
+    def to_json(self) -> str:
+        """The document of the JSON contract (provindex.query/1), as text."""
+        return document.dumps(document.query_document(self))
+
+
+class Index(collection.Index):
+    """Fingerprints that can be searched.
+
+    `Index.load()` opens the default index; `index[model_id]` is a Fingerprint; `index.query(model)` finds the relatives
+    of a fingerprint or of any model reference; `index.add(fingerprint)` and `index.save(folder)` keep a private one in
+    the same format.
+    """
+
+    result_type = QueryResult
+
+    def query(
+        self,
+        fp: Fingerprint | Reference,
+        top: int = 10,
+        candidates: int = 50,
+        *,
+        also: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> QueryResult:
+        """The likely relatives of a model, given as a fingerprint or as any model reference.
+
+        top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also: ids
+        that are compared whatever retrieval says. The query's own row is left out; another id with equal content is a
+        match.
+        """
+        known = fp if isinstance(fp, Fingerprint) else fingerprint(fp, index=self)
+        found = super().query(known, top, candidates, also=also, progress=progress)
+        assert isinstance(found, QueryResult)
+        return found
 
 
 @dataclass(frozen=True)
@@ -73,7 +125,7 @@ def resolve(
     text = os.fspath(reference)
     path = Path(text)
     if path.suffix == ".parquet" and path.is_file():
-        kept = dataset.read_fingerprints(path)[0]
+        kept = parquet.read_fingerprints(path)[0]
         return Resolved(kept, kept.model_id)
     if not path.exists() and index is not None:
         found = index.find(text)
@@ -83,17 +135,13 @@ def resolve(
     if found_there is not None and index is not None:
         known = _known_files(found_there, index)
         if known is not None:
-            return Resolved(known, _named(known), elsewhere=text)
+            return Resolved(known, known.label, elsewhere=text)
     model = open_model(text, offline=offline, mode=mode, found=found_there)
     mode = mode or ("sampled" if model.ranged else "exact")
     digests: dict[str, str] = {}
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
     made = cache.through(model, mode, make, digests)
-    return Resolved(made, text if path.exists() else _named(made), model)
-
-
-def _named(fp: Fingerprint) -> str:
-    return f"{fp.model_id} [{fp.variant}]" if fp.variant else fp.model_id
+    return Resolved(made, text if path.exists() else made.label, model)
 
 
 def _known_files(there: Remote, index: Index) -> Fingerprint | None:
@@ -218,17 +266,24 @@ def weights_of(found: Resolved, *, offline: bool = False) -> Model:
         raise UsageError(f"{what}: {error.message}", "Name its folder or its weight file.") from error
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The answer of `compare`: both sides, the verdict, and the index whose calibration and ids were used."""
+def fill_index(
+    folder: Path,
+    sources: Sequence[str],
+    *,
+    create: bool,
+    mode: str = "exact",
+    offline: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """Add models to the index in a folder; one failed model never stops the rest.
 
-    a: Fingerprint
-    b: Fingerprint
-    pair: Pair
-    index: IndexInfo
-    settings: Mapping[str, object]
+    sources: models, folders of models, fingerprint files, list files; see `models.listing.expand`. create: make the
+    index if there is none (`index build`); else there must be one (`index add`). report: told each step.
+    """
 
-    @property
-    def status(self) -> str:
-        """ "decided" when linked or unrelated, else "inconclusive"."""
-        return "inconclusive" if self.pair.verdict == "inconclusive" else "decided"
+    def read(source: str) -> Sequence[Fingerprint]:
+        if source.endswith(".parquet") and Path(source).is_file():
+            return parquet.read_fingerprints(Path(source))
+        return [fingerprint(source, mode=mode, offline=offline)]
+
+    return fill(folder, list(expand(sources)), read, create=create, report=report)

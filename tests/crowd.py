@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.retrieval import BLOCKS, DIMENSIONS
+from provindex.index.search import BLOCKS, DIMENSIONS
 
 F32 = NDArray[np.float32]
 ALIKE = {  # median cosine of strangers, and in how many directions they differ most

@@ -1,11 +1,11 @@
-"""Write provindex/signals/config_defaults.json: what transformers 5.5.0 fills in for a config.json that leaves it out.
+"""Write provindex/roles/config_defaults.json: what transformers 5.5.0 fills in for a config.json that leaves it out.
 
 Run by hand in an environment with transformers 5.5.0, torch and sentencepiece:
 
-    python tests/make_config_defaults.py provindex/signals/config_defaults.json
+    python tests/make_config_defaults.py provindex/roles/config_defaults.json
 
 Nothing is downloaded: every value comes from a configuration class built with no arguments. The file is a table of
-facts, read by provindex/signals/mfi.py and provindex/tokenizer.py; its layout is described in `table`.
+facts, read by provindex/signals/mfi.py and provindex/models/tokenizer.py; its layout is described in `table`.
 """
 
 from __future__ import annotations

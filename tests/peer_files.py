@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import zoo
 from prints import fingerprint, in_memory
 
+from provindex.common.tokens import Tokenizer
+from provindex.models.tokenizer import read_tokenizer
 from provindex.signals.anchors import peer_anchors
-from provindex.tokenizer import Tokenizer, read_tokenizer
 
 Rows = list[tuple[str, int | None, int, int | None, float]]
 Arrays = dict[str, Any]

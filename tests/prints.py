@@ -13,10 +13,11 @@ from typing import Any
 
 import zoo
 
-from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
 from provindex.formats.ranged import Mapped
 from provindex.formats.tensors import tensor_from_array
-from provindex.source import Model, open_model
+from provindex.models.source import Model, open_model
 
 _TEXTS = tempfile.TemporaryDirectory(prefix="provindex-tokenizers-")  # goes when the interpreter does
 

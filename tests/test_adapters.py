@@ -13,11 +13,12 @@ import pytest
 import zoo
 from prints import fingerprint
 
-from provindex.errors import ModelError
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.index import Index
-from provindex.source import open_model
-from provindex.verdict import compare
+from provindex.api import Index
+from provindex.common.errors import ModelError
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.models.source import open_model
+from provindex.verdict.pair import compare
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 UNSET: Any = object()

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from prints import fingerprint
 
 from provindex.evidence import panels
-from provindex.fingerprint import Fingerprint
-from provindex.verdict import compare
+from provindex.fingerprint.record import Fingerprint
+from provindex.verdict.pair import compare
 
 F32 = NDArray[np.float32]
 SHAPE = {"hidden": 128, "layers": 6, "intermediate": 256}

@@ -15,15 +15,16 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint
 
-from provindex.errors import IndexFormatError
-from provindex.evidence import aligned, exact, layers, sketch
+from provindex.common import score
+from provindex.common.errors import IndexFormatError
+from provindex.common.threads import one_blas_thread
+from provindex.evidence import aligned, layers, residual_basis, sketch
 from provindex.evidence.aligned import Agreement, LayerMaps, NeuronPanels, log10_poisson_tail, triple_agreement
-from provindex.evidence.exact import LayerPair
+from provindex.evidence.hidden_units import LayerPair
 from provindex.evidence.layers import LayerRange
 from provindex.evidence.panels import ResidualPanel
-from provindex.fingerprint import Fingerprint
-from provindex.rows import from_row, to_row
-from provindex.weights import one_blas_thread
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import from_row, to_row
 
 F64 = NDArray[np.float64]
 SLACK = 3.3  # standard deviations that a count may lie above its bound
@@ -112,7 +113,7 @@ def agreement(a: NeuronPanels, b: NeuronPanels) -> Agreement:
     return found
 
 
-def outcome(a: NeuronPanels, b: NeuronPanels) -> exact.Outcome:
+def outcome(a: NeuronPanels, b: NeuronPanels) -> score.Outcome:
     return triple_agreement(a, b, in_place(a)).outcome
 
 
@@ -399,27 +400,27 @@ def test_the_residual_gram_of_a_copy_is_one() -> None:
     (made,) = grams(1)
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((64, 64)))[0]
     for other in (made, residual(3 * made.values.astype(float)), residual(turn @ made.values.astype(float))):
-        assert exact.residual_gram(made, other).value == pytest.approx(1.0, abs=1e-4)
+        assert residual_basis.residual_gram(made, other).value == pytest.approx(1.0, abs=1e-4)
     near = residual(made.values + 0.5 * np.random.default_rng(2).standard_normal((64, 96)))
-    assert 0.5 < (exact.residual_gram(made, near).value or 0.0) < 1.0
+    assert 0.5 < (residual_basis.residual_gram(made, near).value or 0.0) < 1.0
 
 
 def test_the_residual_gram_of_strangers_is_zero_on_average() -> None:
     """Unbiased: without its correction the same 100 pairs have a mean of .6."""
     made = list(grams(200))
-    values = np.array([exact.residual_gram(a, b).value for a, b in zip(made[::2], made[1::2], strict=True)])
+    values = np.array([residual_basis.residual_gram(a, b).value for a, b in zip(made[::2], made[1::2], strict=True)])
     assert abs(values.mean()) < 3 * values.std(ddof=1) / math.sqrt(100)
     assert values.std() < 0.1
 
 
 def test_the_residual_gram_reports_only_and_says_why_it_is_missing() -> None:
     one, other = grams(2)
-    found = exact.residual_gram(one, other)
+    found = residual_basis.residual_gram(one, other)
     assert (found.log10_p, found.chance, found.n) == (None, 0.0, 96)
-    assert exact.residual_gram(one, residual(np.ones((64, 32)))).reason == "residual widths differ (96 and 32)"
-    assert exact.residual_gram(one, None).reason and exact.residual_gram(None, one).reason
+    assert residual_basis.residual_gram(one, residual(np.ones((64, 32)))).reason == "residual widths differ (96 and 32)"
+    assert residual_basis.residual_gram(one, None).reason and residual_basis.residual_gram(None, one).reason
     for bad in (0.0, np.nan):
-        assert exact.residual_gram(one, residual(np.full((64, 96), bad))).reason
+        assert residual_basis.residual_gram(one, residual(np.full((64, 96), bad))).reason
 
 
 # ---- storage ----------------------------------------------------------------------------------------------------

@@ -26,10 +26,14 @@ from build_index.check import check
 from build_index.fill import Facts, Job, Worker
 from build_index.models import COLUMNS
 from build_index.publish import Published
-from provindex import api, dataset
-from provindex.index import SEED, Index
-from provindex.retrieval import DIMENSIONS
-from provindex.store import LeftOut
+from provindex import api
+from provindex.api import Index
+from provindex.common import files
+from provindex.fingerprint import parquet
+from provindex.index import dataset
+from provindex.index.entries import SEED
+from provindex.index.pulled import LeftOut
+from provindex.index.search import DIMENSIONS
 
 NAMES = ("one", "two", "three")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -49,7 +53,7 @@ def dated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def digests(folder: Path) -> Mapping[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != dataset.LOCK]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != files.LOCK]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -294,7 +298,7 @@ def test_an_interruption_after_the_first_shard_changes_no_byte(
 @pytest.mark.usefixtures("here")
 def test_two_sources_of_one_name_and_files(models: Path, tmp_path: Path) -> None:
     zoo.write(zoo.llama(seed=9), tmp_path / "other" / "one")
-    dataset.write_fingerprint(api.resolve(models / "three").fingerprint, tmp_path / "three.parquet")
+    parquet.write_fingerprint(api.resolve(models / "three").fingerprint, tmp_path / "three.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     index = tmp_path / "index"
     sources = [str(models / "one"), str(tmp_path / "other" / "one"), *map(str, tmp_path.glob("*.parquet"))]
@@ -308,7 +312,7 @@ def test_other_weights_under_a_taken_name_are_refused(models: Path, tmp_path: Pa
     index, other = tmp_path / "index", tmp_path / "other.parquet"
     fill.fill(index, [str(models / "one")], offline=True)
     zoo.write(zoo.llama(seed=9), tmp_path / "other" / "one")
-    dataset.write_fingerprint(api.resolve(tmp_path / "other" / "one").fingerprint, other)
+    parquet.write_fingerprint(api.resolve(tmp_path / "other" / "one").fingerprint, other)
     assert "Other weights" in fill.fill(index, [str(other)], offline=True).failed[str(other)]
     assert len(Index.load(index)) == 1
 
@@ -318,7 +322,7 @@ def test_any_revision_of_an_id_is_there_and_a_folder_is_not_read_as_a_reference(
     index = tmp_path / "index"
     zoo.write(zoo.llama(seed=5), tmp_path / "more" / "org@v1")
     row = replace(api.resolve(models / "one").fingerprint, model_id="org/one", revision="a" * 40)
-    dataset.write_fingerprint(row, tmp_path / "row.parquet")
+    parquet.write_fingerprint(row, tmp_path / "row.parquet")
     sources = [str(tmp_path / "row.parquet"), str(tmp_path / "more" / "org@v1")]
     assert len(fill.fill(index, sources, offline=True).added) == 2
     planned = fill.plan(index, [*sources, "org/one", "org/one@aaaa", "org/one@bbbb", "org/two"])
@@ -442,7 +446,7 @@ def with_vectors(folder: Path, change: Callable[[list[list[float]]], object]) ->
     pq.write_table(table.set_column(place, field, pa.array(vectors, field.type)), path, compression="zstd")
     manifest = dataset.read_manifest(folder)
     (shard,) = manifest.shards
-    digest = {**shard.sha256, shard.models: dataset.file_sha256(path)}
+    digest = {**shard.sha256, shard.models: files.file_sha256(path)}
     size = {**shard.bytes, shard.models: path.stat().st_size}
     dataset.write_manifest(folder, replace(manifest, shards=(replace(shard, sha256=digest, bytes=size),)))
 

@@ -12,11 +12,12 @@ import pytest
 import zoo
 from prints import in_memory
 
-from provindex import cache
-from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.fingerprint import cache
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import to_row
 from provindex.formats.tensors import ByteTensor, Extent, Tensor, rows_moved
-from provindex.rows import to_row
-from provindex.source import Model
+from provindex.models.source import Model
 
 
 class Maker:

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from build_index import calibrate
 from build_index.calibrate import Compared, null_of
-from provindex import calibration
-from provindex.calibration import CONFORMAL, POOLED, SIGNALS, STATISTICS, STRATA, Calibration, stratum_of
-from provindex.errors import IndexFormatError, ProvindexError
-from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
-from provindex.index import Index, calibration_of
-from provindex.signals.score import Chance, Score
+from provindex.api import Index
+from provindex.common.errors import IndexFormatError, ProvindexError
+from provindex.common.score import Chance, Score
+from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
+from provindex.index.collection import calibration_of
+from provindex.verdict import calibration
+from provindex.verdict.calibration import CONFORMAL, POOLED, SIGNALS, STATISTICS, STRATA, Calibration, stratum_of
 
 GATED, OTHER, RARE = STRATA[0], STRATA[7], STRATA[1]
 SIZES = {GATED: 1200, OTHER: 600, RARE: 150}
@@ -352,7 +353,7 @@ def test_pairs_of_one_family_are_no_strangers(models: dict[str, Fingerprint], mo
 
 
 def test_a_calibration_is_attached_to_an_index(document: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    from provindex import dataset
+    from provindex.index import dataset
 
     models = calibrate.fingerprints(calibrate.zoo_models(folder))
     Index.build(models, name="with").save(tmp_path)

@@ -10,11 +10,12 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint, in_memory
 
-from provindex.evidence import canonical, panels
-from provindex.evidence.canonical import PartKey
+from provindex.evidence import panels
+from provindex.fingerprint.rows import to_row
 from provindex.formats.tensors import tensor_from_array
-from provindex.names import Arch, Part, resolve
-from provindex.rows import to_row
+from provindex.roles import canonical
+from provindex.roles.canonical import PartKey
+from provindex.roles.names import Arch, Part, resolve
 
 Array = NDArray[np.float32]
 Tensors = dict[str, Array]

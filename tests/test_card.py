@@ -10,8 +10,9 @@ import zoo
 from prints import fingerprint
 
 from build_index import card
-from provindex.errors import ProvindexError
-from provindex.index import SEED, Index
+from provindex.api import Index
+from provindex.common.errors import ProvindexError
+from provindex.index.entries import SEED
 
 
 def test_the_card_in_the_repository_has_the_numbers_of_the_embedded_index() -> None:

@@ -20,12 +20,14 @@ from machines import CONTRIBUTOR, MAINTAINER, Machine
 from prints import fingerprint
 
 from build_index.publish import publish
-from provindex import dataset
-from provindex.errors import IndexFormatError
-from provindex.fingerprint import Fingerprint
-from provindex.index import SEED, Index
-from provindex.push import not_private
-from provindex.rows import to_row
+from provindex.api import Index
+from provindex.common.errors import IndexFormatError
+from provindex.fingerprint import parquet
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import to_row
+from provindex.hub.push import not_private
+from provindex.index import dataset
+from provindex.index.entries import SEED
 
 Named = Callable[[str], Machine]
 NUMBERS = count(1)
@@ -73,7 +75,7 @@ def maintained(hub: Hub, small: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def contribution(tmp_path: Path, fp: Fingerprint) -> Path:
     path = tmp_path / f"{fp.model_id.replace('/', '-')}.parquet"
-    dataset.write_fingerprint(fp, path)
+    parquet.write_fingerprint(fp, path)
     return path
 
 
@@ -556,7 +558,7 @@ def test_a_commit_that_is_refused(
 def test_ten_at_once_lose_nothing(
     direct: bool, hub: Hub, maintained: str, machine: Any, prints: Any, tmp_path: Path
 ) -> None:
-    from provindex.push import push
+    from provindex.hub.push import push
 
     rows = [replace(prints["tuned"], model_id=f"org/many-{number}") for number in range(10)]
     with ThreadPoolExecutor(10) as pool:
@@ -575,7 +577,7 @@ def test_ten_at_once_lose_nothing(
 def test_a_publication_keeps_what_was_merged_and_compacts(
     hub: Hub, maintained: str, machine: Any, prints: Any, small: Path, tmp_path: Path
 ) -> None:
-    from provindex.push import push
+    from provindex.hub.push import push
 
     for number in range(3):
         push(replace(prints["tuned"], model_id=f"org/more-{number}"), maintained, direct=True)
@@ -606,8 +608,8 @@ def test_what_is_no_index_makes_no_dataset_and_other_files_stay(hub: Hub, mainta
 def test_a_publication_starts_again_when_somebody_commits_in_between(
     hub: Hub, maintained: str, prints: Any, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from provindex import hub as client
-    from provindex.push import push
+    from provindex.hub import client as client
+    from provindex.hub.push import push
 
     real, raced = client.commit, []
 

@@ -20,20 +20,20 @@ import pytest
 import zoo
 from peer_files import Database, long_form, names_below, parquet, zip_entries
 
-from provindex import cisco
-from provindex.cisco import Failed, import_database, read_database, unpack_deep_signals
-from provindex.cisco_signals import Way, estimate, take, way_of
-from provindex.errors import IndexFormatError, UsageError
-from provindex.fingerprint import Fingerprint
-from provindex.formats import long_form as long_form_module
-from provindex.formats import parquet_footer
-from provindex.formats import unpack as unpack_module
-from provindex.formats.long_form import DeepSignals
-from provindex.index import Index
-from provindex.rows import from_row, to_row
+from provindex.api import Index
+from provindex.common.errors import IndexFormatError, UsageError
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import from_row, to_row
+from provindex.formats.parquet import footer as parquet_footer
+from provindex.peers import cisco
+from provindex.peers import long_form as long_form_module
+from provindex.peers import unpack as unpack_module
+from provindex.peers.cisco import Failed, import_database, read_database, unpack_deep_signals
+from provindex.peers.cisco_signals import Way, estimate, take, way_of
+from provindex.peers.long_form import DeepSignals
 from provindex.signals import mfi, nlf, wvc
 from provindex.signals.imported import APART, apart, how, how_taken
-from provindex.verdict import compare
+from provindex.verdict.pair import compare
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "cisco-mpk"
 real = pytest.mark.skipif(not REAL.exists(), reason="the peer's database is not at hand")
@@ -407,7 +407,7 @@ def test_an_index_with_vectors_only_reads_no_rows_to_find_candidates(
     models: dict[str, zoo.Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = Index.build([prints.fingerprint(models[name], name) for name in ("llama", "bert")])
-    monkeypatch.setattr("provindex.index.context", lambda row: pytest.fail("a row was read"))
+    monkeypatch.setattr("provindex.index.collection.context", lambda row: pytest.fail("a row was read"))
     assert len(index.nearest(prints.fingerprint(zoo.bert(9), "query"), 50)) == 2
 
 

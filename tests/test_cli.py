@@ -18,8 +18,8 @@ import pytest
 import zoo
 from commands import Ran, environment, run, run_closed, run_on_terminal
 
-from provindex.index import SEED
-from provindex.progress import Bar
+from provindex.common.progress import Bar
+from provindex.index.entries import SEED
 
 HEAVY = ("numpy", "faiss", "datasets", "pyarrow", "huggingface_hub", "tokenizers")
 WIPE = "\r\x1b[K"
@@ -48,8 +48,7 @@ def index(models: Path) -> Path:
     """An index of the parent (under a long id), the stranger and the narrow model."""
     from dataclasses import replace
 
-    from provindex.api import fingerprint
-    from provindex.index import Index
+    from provindex.api import Index, fingerprint
 
     rows = [replace(fingerprint(models / "parent"), model_id=LONG, license="apache-2.0", family=LONG)]
     rows += [fingerprint(models / name) for name in ("stranger", "narrow")]
@@ -359,7 +358,7 @@ def shown_progress(stream: TextIO, **options: bool) -> bool:
 
 
 def test_progress_is_for_terminals_only_and_wiped_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("provindex.progress.DELAY", 0.0)
+    monkeypatch.setattr("provindex.common.progress.DELAY", 0.0)
     outer, inner = pty.openpty()
     with os.fdopen(inner, "w") as terminal, (tmp_path / "piped").open("w") as piped:
         assert not shown_progress(piped) and not shown_progress(terminal, quiet=True)

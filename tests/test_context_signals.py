@@ -15,8 +15,9 @@ import tokenizer_files as made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provindex.signals import anchors, config_defaults, mfi, scripts, tfv, voa
-from provindex.tokenizer import Tokenizer
+from provindex.common.tokens import Tokenizer
+from provindex.roles import config_defaults
+from provindex.signals import anchors, mfi, scripts, tfv, voa
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 4,
@@ -416,7 +417,7 @@ def test_anchors_are_distinct_rows(vocab: dict[str, int], rows: int) -> None:
 
 def test_signals_of_real_tokenizers(tmp_path: Path) -> None:
     """One vocabulary in two layouts is one to TFV, VOA and the anchors; another one is not."""
-    from provindex.tokenizer import read_tokenizer
+    from provindex.models.tokenizer import read_tokenizer
 
     made.write_tokenizer(tmp_path / "a", made.byte_bpe())
     made.write_vocab_and_merges(tmp_path / "b", made.byte_bpe())

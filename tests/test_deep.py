@@ -19,14 +19,14 @@ from zoo import Checkpoint
 import provindex as pv
 from build_index.zoo import disguises
 from build_index.zoo.snapshot import Snapshot
-from provindex.deep import MAX_LAYERS, deep_agreement
-from provindex.errors import UsageError
+from provindex.common.errors import UsageError
+from provindex.common.threads import one_blas_thread
 from provindex.evidence import deep
 from provindex.evidence.deep import Neurons
+from provindex.fingerprint.extract.deep import MAX_LAYERS, deep_agreement
 from provindex.formats.tensors import tensor_from_array
-from provindex.source import Model, open_model
-from provindex.verdict import LEAST_AGREEMENT
-from provindex.weights import one_blas_thread
+from provindex.models.source import Model, open_model
+from provindex.verdict.pair import LEAST_AGREEMENT
 
 Tensors = Mapping[str, NDArray[np.float32]]
 

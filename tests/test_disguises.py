@@ -17,9 +17,9 @@ from build_index.zoo import disguises
 from build_index.zoo.disguises import DISGUISES, EXACT, Refusal, renumbering
 from build_index.zoo.parts import Block, Parts
 from build_index.zoo.snapshot import Snapshot
-from provindex.evidence import canonical
 from provindex.formats.tensors import tensor_from_array
-from provindex.names import Arch
+from provindex.roles import canonical
+from provindex.roles.names import Arch
 
 F64 = NDArray[np.float64]
 

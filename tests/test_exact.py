@@ -12,8 +12,8 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint
 
-from provindex.evidence import exact, panels
-from provindex.evidence.exact import Outcome
+from provindex.common.score import Outcome
+from provindex.evidence import bit_reuse, exact, hidden_units, panels, residual_basis
 from provindex.evidence.panels import HiddenPanels, PanelKey, ResidualPanel
 
 F64 = NDArray[np.float64]
@@ -173,7 +173,7 @@ def test_null_of_the_layer_maps(deep: int, shallow: int) -> None:
     rng = np.random.default_rng(deep)
     draws, found = 1200, []
     for _ in range(draws):
-        result = exact.hidden_tests(random_panels(deep, 24, rng), random_panels(shallow, 24, rng))
+        result = hidden_units.hidden_tests(random_panels(deep, 24, rng), random_panels(shallow, 24, rng))
         found.append((result.fixed.log10_p, result.aligned.log10_p))
     for test, log10_p in zip(("E1", "E1z"), np.array(found, float).T, strict=True):
         for level in (0.05, 0.01, 1e-3):
@@ -191,7 +191,7 @@ def test_null_of_the_residual_test() -> None:
         raw = rng.standard_normal((64, 48)) * rng.lognormal(0, 1, 48) + np.outer(common, rng.standard_t(2, 48))
         return ResidualPanel(panels.halved(raw)[0], ids, 48)
 
-    log10_p = np.array([exact.residual_test(panel(), panel()).log10_p for _ in range(3000)], float)
+    log10_p = np.array([residual_basis.residual_test(panel(), panel()).log10_p for _ in range(3000)], float)
     for level in (0.05, 0.01, 1e-3):
         assert not too_many(int((log10_p <= math.log10(level)).sum()), len(log10_p), level)
 
@@ -212,7 +212,7 @@ def test_the_best_map_is_best_and_the_maps_are_counted(n: int, m: int) -> None:
     every = list(matchings(n, m))
     best = max(sum(scores[i, j] for i, j in found) for found in every)
     assert sum(scores[i, j] for i, j in exact.monotone_matching(scores)) == pytest.approx(best)
-    assert 10 ** exact._log10_binomial(n + m, n) == pytest.approx(len(every))
+    assert 10 ** exact.log10_binomial(n + m, n) == pytest.approx(len(every))
 
 
 def test_repeated_layers_are_one_layer() -> None:
@@ -225,8 +225,8 @@ def test_repeated_layers_are_one_layer() -> None:
         assert made is not None
         return made
 
-    assert exact.hidden_tests(repeated(one), repeated(other)).fixed.n == 32
-    assert exact.hidden_tests(repeated(one), repeated(one)).fixed.n == 32
+    assert hidden_units.hidden_tests(repeated(one), repeated(other)).fixed.n == 32
+    assert hidden_units.hidden_tests(repeated(one), repeated(one)).fixed.n == 32
 
 
 def test_layer_matches_show_repeats_on_either_side() -> None:
@@ -235,8 +235,8 @@ def test_layer_matches_show_repeats_on_either_side() -> None:
     made = panels.stack_panels([(PanelKey("mlp", "decoder", i), one.values[o]) for i, o in enumerate(order)], one.width)
     assert made is not None
     expected = {(old, new) for new, old in enumerate(order)}
-    assert {(p.a, p.b) for p, _ in exact.layer_matches(one, made)} == expected
-    assert {(p.b, p.a) for p, _ in exact.layer_matches(made, one)} == expected
+    assert {(p.a, p.b) for p, _ in hidden_units.layer_matches(one, made)} == expected
+    assert {(p.b, p.a) for p, _ in hidden_units.layer_matches(made, one)} == expected
 
 
 # ---- what the tests refuse --------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_layer_matches_show_repeats_on_either_side() -> None:
 
 def test_other_widths_are_not_compared() -> None:
     rng = np.random.default_rng(5)
-    result = exact.hidden_tests(random_panels(2, 16, rng, 512), random_panels(2, 16, rng, 768))
+    result = hidden_units.hidden_tests(random_panels(2, 16, rng, 512), random_panels(2, 16, rng, 768))
     assert result.fixed.log10_p is None and "512 and 768" in str(result.fixed.reason)
 
 
@@ -252,7 +252,7 @@ def test_dead_units_are_no_evidence_of_independence() -> None:
     rng = np.random.default_rng(6)
     alive = random_panels(2, 16, rng)
     dead = HiddenPanels(alive.keys, alive.heights, np.zeros_like(alive.values), alive.width)
-    result = exact.hidden_tests(alive, dead)
+    result = hidden_units.hidden_tests(alive, dead)
     assert result.fixed.log10_p is None and "only zeros" in str(result.fixed.reason)
 
 
@@ -266,9 +266,9 @@ def test_value_channels_permute_inside_their_head_only() -> None:
         assert made is not None
         return made
 
-    fixed = exact.hidden_tests(only_v(4), only_v(4)).fixed
+    fixed = hidden_units.hidden_tests(only_v(4), only_v(4)).fixed
     assert fixed.value == 1.0 and fixed.chance == pytest.approx(4 / 16)
-    assert exact.hidden_tests(only_v(4), only_v(8)).fixed.log10_p is None
+    assert hidden_units.hidden_tests(only_v(4), only_v(8)).fixed.log10_p is None
 
 
 # ---- E0 ---------------------------------------------------------------------------------------------------------
@@ -287,9 +287,9 @@ def normals(count: int, seed: int) -> list[NDArray[np.float32]]:
 
 def test_reuse_needs_two_tensors() -> None:
     mine, theirs = normals(4, 0), normals(4, 1)
-    outcome, precision = exact.bit_reuse(blocks(mine), blocks([mine[0], *theirs[1:]]))
+    outcome, precision = bit_reuse.bit_reuse(blocks(mine), blocks([mine[0], *theirs[1:]]))
     assert outcome == Outcome(0.25, 8, 0.0, 0.0) and precision == "exact"  # a fact, but no evidence
-    outcome, precision = exact.bit_reuse(blocks(mine), blocks([*theirs[:2], *mine[:2]]))  # wherever they stand
+    outcome, precision = bit_reuse.bit_reuse(blocks(mine), blocks([*theirs[:2], *mine[:2]]))  # wherever they stand
     assert outcome.value == 0.5 and precision == "exact"
     assert outcome.log10_p == pytest.approx(4 * -19 + math.log10(3))
 
@@ -297,21 +297,23 @@ def test_reuse_needs_two_tensors() -> None:
 def test_reuse_after_rounding() -> None:
     mine = normals(4, 2)
     rounded = [panels.round_bf16(v) for v in mine]
-    assert exact.bit_reuse(blocks(mine), blocks(rounded))[1] == "bf16"
-    assert exact.bit_reuse(blocks(mine), blocks([v.astype(np.float16).astype(np.float32) for v in mine]))[1] == "f16"
+    assert bit_reuse.bit_reuse(blocks(mine), blocks(rounded))[1] == "bf16"
+    assert (
+        bit_reuse.bit_reuse(blocks(mine), blocks([v.astype(np.float16).astype(np.float32) for v in mine]))[1] == "f16"
+    )
 
 
 def test_blocks_of_few_values_and_common_blocks_say_nothing() -> None:
     flat = [np.tile(np.arange(63, dtype=np.float32), 33)[:2048] + i for i in range(4)]
-    assert exact.bit_reuse(blocks(flat), blocks(flat))[0].reason is not None
+    assert bit_reuse.bit_reuse(blocks(flat), blocks(flat))[0].reason is not None
     bad = normals(4, 3)
     for v in bad:
         v[[0, -1]] = np.nan
-    assert exact.bit_reuse(blocks(bad), blocks(bad))[0].reason is not None
+    assert bit_reuse.bit_reuse(blocks(bad), blocks(bad))[0].reason is not None
     mine = normals(4, 4)
     common = frozenset(blocks(mine).exact.ravel().tolist()) | frozenset(blocks(mine).bf16.ravel().tolist())
     common |= frozenset(blocks(mine).f16.ravel().tolist())
-    assert exact.bit_reuse(blocks(mine), blocks(mine), common=common)[0].log10_p is None
+    assert bit_reuse.bit_reuse(blocks(mine), blocks(mine), common=common)[0].log10_p is None
 
 
 # ---- power ------------------------------------------------------------------------------------------------------
@@ -328,7 +330,7 @@ def test_a_child_at_this_cosine_is_linked_by_its_hidden_units(cosine: float, lay
     parent = zoo.llama(1, layers=layers, hidden=64)
     for seed in range(3):
         child = zoo.finetune_noise(parent, cosine, seed)
-        result = exact.hidden_tests(fingerprint(parent).hidden, fingerprint(child).hidden)
+        result = hidden_units.hidden_tests(fingerprint(parent).hidden, fingerprint(child).hidden)
         assert result.log10_p < -7, (cosine, layers, seed)
 
 
@@ -337,7 +339,7 @@ def test_dropped_and_repeated_layers_are_linked_through_the_layer_map(parent: zo
     ours = fingerprint(parent).hidden
     for order in (keep, (0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)):
         child = zoo.finetune_noise(zoo.repeat_layers(parent, order), 0.5, 1)
-        result = exact.hidden_tests(ours, fingerprint(child).hidden)
+        result = hidden_units.hidden_tests(ours, fingerprint(child).hidden)
         assert result.log10_p < -100
         assert all(order[p.b] == p.a for p in result.pairs) and len(result.pairs) >= 10
 
@@ -346,11 +348,11 @@ def test_the_smallest_visible_cosine_is_about_right() -> None:
     """At twice the cosine that E1z promises to see, every child is linked; at a third of it, none."""
     parent = zoo.llama(2, layers=6, hidden=64)
     ours = fingerprint(parent).hidden
-    least = exact.hidden_tests(ours, ours).aligned.smallest
+    least = hidden_units.hidden_tests(ours, ours).aligned.smallest
     assert least is not None
 
     def linked(cosine: float) -> int:
         children = (zoo.finetune_noise(parent, cosine, seed) for seed in range(8))
-        return sum(exact.hidden_tests(ours, fingerprint(c).hidden).log10_p <= -6 for c in children)
+        return sum(hidden_units.hidden_tests(ours, fingerprint(c).hidden).log10_p <= -6 for c in children)
 
     assert linked(2 * least) == 8 and linked(least / 3) == 0

@@ -13,12 +13,13 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint, in_memory
 
-from provindex.errors import IndexFormatError, ModelError
-from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.common.errors import IndexFormatError, ModelError
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import COLUMNS, Row, from_row, to_row
 from provindex.formats.tensors import Tensor
-from provindex.rows import COLUMNS, Row, from_row, to_row
-from provindex.source import Model, open_model
-from provindex.verdict import Pair, compare
+from provindex.models.source import Model, open_model
+from provindex.verdict.pair import Pair, compare
 
 MAKERS: dict[str, Callable[[int], zoo.Checkpoint]] = {
     "llama": zoo.llama,

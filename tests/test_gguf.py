@@ -19,15 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from provindex.errors import ModelError
-from provindex.fingerprint import fingerprint_model
-from provindex.formats.gguf import read_gguf
-from provindex.formats.gguf_blocks import FORMATS
+from provindex.common.errors import ModelError
+from provindex.common.tokens import Tokenizer
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.formats.gguf.blocks import FORMATS
+from provindex.formats.gguf.files import read_gguf
 from provindex.formats.tensors import Contents, Extent
+from provindex.models.source import open_model
+from provindex.models.tokenizer import read_tokenizer
 from provindex.signals import tfv
 from provindex.signals.anchors import peer_anchors
-from provindex.source import open_model
-from provindex.tokenizer import Tokenizer, read_tokenizer
 
 gguf = pytest.importorskip("gguf")
 models = pytest.importorskip("gguf_models")

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from prints import fingerprint
 from quantizers import IN_GGUF, QUANTIZERS, Quantizer, gptq, in_gguf
 
+from provindex.api import Index
 from provindex.evidence import nearest
 from provindex.evidence.grids import CODEBOOKS, ROUNDED, Residual, grid_of, residual, together
 from provindex.evidence.panels import halved, round_bf16
-from provindex.fingerprint import Fingerprint
-from provindex.index import Index, Match
-from provindex.verdict import compare
+from provindex.fingerprint.record import Fingerprint
+from provindex.index.answer import Match
+from provindex.verdict.pair import compare
 
 F32 = NDArray[np.float32]
 MATRICES = 8

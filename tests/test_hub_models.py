@@ -16,8 +16,8 @@ from hub_server import Hub
 from hub_server.xet import XetHub
 from safetensors.numpy import save
 
-from provindex.errors import ModelError, ModelNotFoundError, NetworkError
-from provindex.source import Model, open_model
+from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
+from provindex.models.source import Model, open_model
 
 RNG = np.random.default_rng(1)
 WEIGHTS = {f"layers.{i}.w": RNG.standard_normal((64, 16)).astype(np.float32) for i in range(6)}

@@ -14,7 +14,7 @@ from hub_server import Hub
 from machines import Machine
 from peer_files import Database, zip_entries
 
-from provindex import cisco
+from provindex.peers import cisco
 
 REPO = "org/deep-signals"
 

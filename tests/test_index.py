@@ -23,15 +23,17 @@ import zoo
 from commands import environment
 
 from build_index.publish import publish
-from provindex import dataset
-from provindex.build import expand, fill
-from provindex.errors import IndexFormatError, ModelError, ModelNotFoundError, ProvindexError, UsageError
-from provindex.fingerprint import Fingerprint
-from provindex.formats import parquet_pages
-from provindex.index import Index
-from provindex.pull import pull
-from provindex.push import push
-from provindex.rows import COLUMNS, row_hash, to_row
+from provindex.api import Index, fill_index
+from provindex.common import files
+from provindex.common.errors import IndexFormatError, ModelError, ModelNotFoundError, ProvindexError, UsageError
+from provindex.fingerprint import parquet
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import COLUMNS, row_hash, to_row
+from provindex.formats.parquet import pages as parquet_pages
+from provindex.hub.pull import pull
+from provindex.hub.push import push
+from provindex.index import dataset
+from provindex.models.listing import expand
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -254,7 +256,7 @@ def test_the_answer_does_not_depend_on_threads(made: dict[str, Fingerprint], tmp
     index = saved(made, tmp_path)
     answers = set()
     for threads in (1, 2, 5):
-        monkeypatch.setattr("provindex.index._threads", lambda threads=threads: threads)
+        monkeypatch.setattr("provindex.index.collection.threads", lambda threads=threads: threads)
         answers.add(index.query(made["child"]).to_json())
     assert len(answers) == 1
 
@@ -308,7 +310,7 @@ def test_saving_nothing_new_changes_nothing(made: dict[str, Fingerprint], tmp_pa
 
 
 def test_saving_elsewhere_writes_everything(made: dict[str, Fingerprint], tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("provindex.index.ROWS_PER_SHARD", 2)
+    monkeypatch.setattr("provindex.index.collection.ROWS_PER_SHARD", 2)
     copy = Index.build(made.values()).save(tmp_path / "copy")
     assert [shard.rows for shard in copy.shards] == [2, 2, 2]
     assert Index.load(tmp_path / "copy").verify() == []
@@ -358,7 +360,7 @@ def test_processes_that_save_at_once_lose_nothing(made: dict[str, Fingerprint], 
     Index.build([made["parent"]], name="zoo").save(tmp_path / "zoo")
     running = []
     for number in range(4):
-        dataset.write_fingerprint(replace(made["other"], model_id=f"org/{number}"), tmp_path / f"{number}.parquet")
+        parquet.write_fingerprint(replace(made["other"], model_id=f"org/{number}"), tmp_path / f"{number}.parquet")
         command = [sys.executable, "-c", ADD, str(tmp_path / "zoo"), str(tmp_path / f"{number}.parquet")]
         pipe = subprocess.PIPE
         running.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()))
@@ -374,7 +376,7 @@ def test_processes_that_save_at_once_lose_nothing(made: dict[str, Fingerprint], 
 
 def test_a_saver_waits_for_the_lock(made: dict[str, Fingerprint], tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with dataset.locked(tmp_path):
+        with files.locked(tmp_path):
             saving = pool.submit(Index.build([made["parent"]]).save, tmp_path)
             with pytest.raises(FuturesTimeout):
                 saving.result(0.3)
@@ -409,26 +411,26 @@ def ids(index: Index) -> set[str]:
 def test_a_build_takes_models_folders_files_and_lists(
     models: Path, made: dict[str, Fingerprint], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    dataset.write_fingerprint(made["parent-int8"], tmp_path / "kept.parquet")
+    parquet.write_fingerprint(made["parent-int8"], tmp_path / "kept.parquet")
     listed = tmp_path / "list.txt"
     listed.write_text(f"\ufeff# models\n\n  {models / 'child'}  \r\n{models / 'other' / 'model.safetensors'}\n")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{models / 'stranger'}\n"))
     sources = [str(models / "parent"), str(tmp_path / "kept.parquet"), str(listed), "-"]
-    built = fill(tmp_path / "index", sources, create=True)
+    built = fill_index(tmp_path / "index", sources, create=True)
     assert ids(built.index) == {"parent", "org/parent", "child", "model.safetensors", "stranger"}
     assert len(built.added) == 5 and not built.failed and "org/parent [int8]" in built.added
-    whole = fill(tmp_path / "whole", [str(models)], create=True)
+    whole = fill_index(tmp_path / "whole", [str(models)], create=True)
     assert ids(whole.index) == {"parent", "child", "stranger", "other"}
 
 
 def test_a_second_build_adds_only_what_is_missing(models: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
-    fill(index, [str(models / "parent")], create=True)
+    fill_index(index, [str(models / "parent")], create=True)
     before = files_of(index)
-    more = fill(index, [str(models)], create=True)
+    more = fill_index(index, [str(models)], create=True)
     assert more.present == ("parent",) and set(more.added) == {"child", "stranger", "other"}
     assert before.items() <= files_of(index).items()
-    again = fill(index, [str(models)], create=False)
+    again = fill_index(index, [str(models)], create=False)
     assert again.added == () and len(again.present) == 4 and len(again.index) == 4
 
 
@@ -441,7 +443,7 @@ def test_one_failed_model_does_not_stop_the_rest(models: Path, tmp_path: Path) -
     (pickled / "pytorch_model.bin").write_bytes(b"PK")
     shutil.copytree(models / "child", tmp_path / "models" / "child")
     said: list[str] = []
-    built = fill(tmp_path / "index", [str(tmp_path / "models")], create=True, report=said.append)
+    built = fill_index(tmp_path / "index", [str(tmp_path / "models")], create=True, report=said.append)
     assert built.added == ("child",) and ids(built.index) == {"child"}
     assert [Path(source).name for source, _ in built.failed] == ["a-broken", "b-pickled"]
     assert [line.split()[0] for line in said] == ["failed", "failed", "added"]
@@ -453,7 +455,7 @@ def test_what_was_done_stays_done_when_a_build_is_interrupted(models: Path, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path / "index", [str(models / "child"), str(models / "other")], create=True, report=stop)
+        fill_index(tmp_path / "index", [str(models / "child"), str(models / "other")], create=True, report=stop)
     assert "child" in Index.load(tmp_path / "index")
 
 
@@ -466,9 +468,9 @@ def test_sources_that_name_nothing_are_refused(tmp_path: Path) -> None:
             list(expand([str(tmp_path / source)]))
     for sources in ([], [str(tmp_path / "blank.txt")]):
         with pytest.raises(UsageError, match="No model was named"):
-            fill(tmp_path / "index", sources, create=True)
+            fill_index(tmp_path / "index", sources, create=True)
     with pytest.raises(ModelNotFoundError, match="no index to add to"):
-        fill(tmp_path / "index", ["x"], create=False)
+        fill_index(tmp_path / "index", ["x"], create=False)
     assert not (tmp_path / "index").exists()
 
 
@@ -482,7 +484,7 @@ def test_candidates_are_verified_from_the_index_alone(
     models: Path, made: dict[str, Fingerprint], tmp_path: Path
 ) -> None:
     shutil.copytree(models, tmp_path / "models")
-    fill(tmp_path / "index", [str(tmp_path / "models")], create=True)
+    fill_index(tmp_path / "index", [str(tmp_path / "models")], create=True)
     shutil.rmtree(tmp_path / "models")
     result = Index.load(tmp_path / "index").query(replace(made["child"], model_id="mine"))
     assert [(m.entry.model_id, m.pair.relation) for m in result.matches] == [
@@ -513,12 +515,12 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
 def rewrite(folder: Path, table: str, change: Callable[[list[dict[str, Any]]], object], *, sign: bool = False) -> None:
     """Change rows of a shard and write it back; sign: give the manifest the new file's digest, as a forger would."""
     path = next((folder / "data" / table).glob("*.parquet"))
-    rows = dataset._read(path, table)
+    rows = parquet.read_rows(path, dataset.schema(table))
     change(rows)
-    dataset._write(path, rows, table, 1)
+    parquet.write(path, rows, dataset.schema(table), 1)
     if sign:
         name = f"data/{table}/{path.name}"
-        edit_manifest(folder, lambda d: d["shards"][0]["sha256"].update({name: dataset.file_sha256(path)}))
+        edit_manifest(folder, lambda d: d["shards"][0]["sha256"].update({name: files.file_sha256(path)}))
         edit_manifest(folder, lambda d: d.update(revision=dataset._manifest(d).revision))
 
 
@@ -710,13 +712,13 @@ ROWS: dict[str, Callable[[dict[str, Any]], None]] = {
 @pytest.fixture
 def kept(made: dict[str, Fingerprint], tmp_path: Path) -> Path:
     path = tmp_path / "kept.parquet"
-    dataset.write_fingerprint(made["child"], path)
+    parquet.write_fingerprint(made["child"], path)
     return path
 
 
 def refused(path: Path) -> None:
     with pytest.raises((IndexFormatError, ModelError)) as caught:
-        dataset.read_fingerprints(path)
+        parquet.read_fingerprints(path)
     one_sentence(caught.value)
 
 
@@ -734,7 +736,7 @@ def test_hostile_rows_with_a_hash_of_their_own(made: dict[str, Fingerprint], kep
         row["row_sha256"] = row_hash(row)
     else:
         ROWS[case](row)
-    dataset._write(kept, [row], "both", 1)
+    parquet.write(kept, [row], parquet.schema("both"), 1)
     refused(kept)
 
 
@@ -765,7 +767,7 @@ def test_every_flipped_byte_is_refused_or_harmless(made: dict[str, Fingerprint],
         changed[place] ^= 1 << int(rng.integers(8))
         kept.write_bytes(changed)
         try:
-            read = dataset.read_fingerprints(kept)
+            read = parquet.read_fingerprints(kept)
         except ProvindexError as error:
             one_sentence(error)
         else:
@@ -802,7 +804,7 @@ def test_bombs_are_not_unpacked(kept: Path, case: str) -> None:
     pq.write_table(change(pq.read_table(kept)), kept, compression="zstd")
     assert kept.stat().st_size < 1_000_000
     with pytest.raises(IndexFormatError, match=said) as caught:
-        dataset.read_fingerprints(kept)
+        parquet.read_fingerprints(kept)
     one_sentence(caught.value)
 
 
@@ -812,7 +814,7 @@ def test_many_columns_within_their_own_bound_are_too_much_together(kept: Path) -
         table = with_column(name, zeros(20_000_000, dtype))(table)
     pq.write_table(table, kept, compression="zstd")
     with pytest.raises(IndexFormatError, match="states more values"):
-        dataset.read_fingerprints(kept)
+        parquet.read_fingerprints(kept)
 
 
 # --- lists that are taken from their pages without Arrow ---
@@ -823,8 +825,8 @@ SPLIT = {"values.list.element": "BYTE_STREAM_SPLIT"}
 
 
 def direct(path: Path, dtype: str, group: int = 0) -> np.ndarray[Any, Any] | None:
-    field = pa.field("values", dataset._arrow_type(f"list<{dtype}>"))
-    return dataset._direct(dataset._mapped(path), group, field)
+    field = pa.field("values", parquet.arrow_type(f"list<{dtype}>"))
+    return parquet.direct_numbers(parquet.mapped_file(path), group, field)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -836,7 +838,7 @@ def test_lists_come_out_of_their_pages_as_they_went_in(tmp_path: Path, dtype: st
     lists = [
         rng.integers(0, 256, size * np.dtype(DTYPES[dtype]).itemsize, np.uint8).view(DTYPES[dtype]) for size in sizes
     ]
-    table = pa.table({"values": pa.array(lists, dataset._arrow_type(f"list<{dtype}>"))})
+    table = pa.table({"values": pa.array(lists, parquet.arrow_type(f"list<{dtype}>"))})
     pq.write_table(table, path, **{"compression": "zstd", "row_group_size": 1, "use_dictionary": False, **options})
     for number, wanted in enumerate(lists):
         found = direct(path, dtype, number)
@@ -865,7 +867,7 @@ def test_numbers_too_large_for_the_schema_are_left_to_arrow(tmp_path: Path) -> N
     table = pa.table({"values": pa.array([[1, 300]], pa.list_(pa.int32()))})
     pq.write_table(table, tmp_path / "x.parquet", use_dictionary=False, compression="none")
     assert direct(tmp_path / "x.parquet", "int8") is None
-    assert dataset._as(np.array([1, 300], np.int32), np.dtype(np.int8)) is None
+    assert parquet.as_dtype(np.array([1, 300], np.int32), np.dtype(np.int8)) is None
 
 
 def test_every_flipped_byte_of_a_shard_is_refused_or_harmless(three: Path, made: dict[str, Fingerprint]) -> None:
@@ -927,7 +929,7 @@ def test_a_footer_that_states_fewer_values_than_the_pages_have_is_not_believed(k
     assert footer != data[start:] and len(footer) == len(data) - start
     kept.write_bytes(data[:start] + footer)
     with pytest.raises(IndexFormatError, match="states 1,100,000 values and has 3,000,000"):
-        dataset.read_fingerprints(kept)
+        parquet.read_fingerprints(kept)
 
 
 def test_pages_that_unpack_to_more_than_is_read_are_refused(kept: Path, monkeypatch: Any) -> None:
@@ -937,7 +939,7 @@ def test_pages_that_unpack_to_more_than_is_read_are_refused(kept: Path, monkeypa
     noise = listed(pa.array(np.random.default_rng(0).standard_normal(200_000).astype(np.float16)))
     pq.write_table(with_column("wvc", noise)(pq.read_table(kept)), kept, use_dictionary=False)
     with pytest.raises(IndexFormatError, match="200,000 are the most"):
-        dataset.read_fingerprints(kept)
+        parquet.read_fingerprints(kept)
 
 
 PAGE = bytes([0x15, 0, 0x15, 8, 0x15, 8, 0x2C, 0x15, 6, 0, 0]) + b"data"  # 3 values in 4 bytes

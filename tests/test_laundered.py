@@ -16,14 +16,14 @@ from zoo.shrunk import shrunk
 
 from build_index.zoo import disguises
 from build_index.zoo.snapshot import Snapshot
-from provindex import relation
-from provindex.calibration import NO_CALIBRATION, Calibration
+from provindex.common.score import Outcome
+from provindex.common.threads import one_blas_thread
 from provindex.evidence import aligned, sketch
-from provindex.evidence.exact import Outcome
-from provindex.fingerprint import Fingerprint
-from provindex.index import calibration_of
-from provindex.verdict import Pair, compare
-from provindex.weights import one_blas_thread
+from provindex.fingerprint.record import Fingerprint
+from provindex.index.collection import calibration_of
+from provindex.verdict import relation
+from provindex.verdict.calibration import NO_CALIBRATION, Calibration
+from provindex.verdict.pair import Pair, compare
 
 KINDS: dict[str, Callable[[int], zoo.Checkpoint]] = {
     "llama": zoo.llama, "qwen2": zoo.qwen2, "gpt2": zoo.gpt2, "gpt_neox": zoo.neox, "bert": zoo.bert, "t5": zoo.t5,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from provindex.errors import ModelError
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.source import open_model
+from provindex.common.errors import ModelError
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.models.source import open_model
 
 LIMIT = 100_000_000  # bytes that Python and numpy may hold at once
 Shapes = dict[str, tuple[int, ...]]

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from provindex.architectures import KINDS, SCHEMES
-from provindex.names import GLOBAL_ROLES, LAYER_ROLES, Layout, Part, part_shape, resolve
+from provindex.roles.architectures import KINDS, SCHEMES
+from provindex.roles.names import GLOBAL_ROLES, LAYER_ROLES, Layout, Part, part_shape, resolve
 
 DATA = Path(__file__).parent / "data" / "architectures"
 NAMES = sorted(path.name.removesuffix(".json.gz") for path in DATA.glob("*.json.gz"))

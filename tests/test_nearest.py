@@ -14,11 +14,13 @@ import pytest
 import zoo
 from numpy.typing import NDArray
 
-from provindex import dataset, nearest, segments
-from provindex.fingerprint import Fingerprint
-from provindex.index import Index, _center
-from provindex.nearest import GROUPS, Coded, Segment
-from provindex.retrieval import BLOCKS, DIMENSIONS, searches
+from provindex.api import Index
+from provindex.fingerprint.record import Fingerprint
+from provindex.index import codes as nearest
+from provindex.index import dataset, segments
+from provindex.index.codes import GROUPS, Coded, Segment
+from provindex.index.entries import center
+from provindex.index.search import BLOCKS, DIMENSIONS, searches
 
 F32 = NDArray[np.float32]
 ROWS = 6000
@@ -43,8 +45,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_codes_find_what_a_search_of_everything_finds(vectors: F32) -> None:
-    halves = [Segment.of(vectors[:2500], _center()), Segment.of(vectors[2500:], _center())]
-    searcher = Coded(halves, _center())
+    halves = [Segment.of(vectors[:2500], center()), Segment.of(vectors[2500:], center())]
+    searcher = Coded(halves, center())
     by_search: dict[str, list[float]] = {}
     for child in crowd.Zoo(4).children(vectors[::600]):
         asked = searches(child)
@@ -65,12 +67,12 @@ def test_near_copies_come_in_their_order() -> None:
     noise = np.random.default_rng(5).standard_normal((1, DIMENSIONS)).astype(np.float32) / DIMENSIONS**0.5
     noise -= one * (noise @ one.T) / (one @ one.T)
     copies = (one * (1 - far) + far * noise)[::-1].copy()
-    rows = Coded([Segment.of(copies, _center())], _center()).search(one, 50)[1][0]
+    rows = Coded([Segment.of(copies, center())], center()).search(one, 50)[1][0]
     assert rows[0] >= 990 and (np.abs(rows - np.arange(999, 949, -1)) <= 10).all()
 
 
 def test_more_rows_than_there_are_candidates_are_found_exactly(vectors: F32) -> None:
-    searcher, asked = Coded([Segment.of(vectors, _center())], _center()), searches(vectors[0])
+    searcher, asked = Coded([Segment.of(vectors, center())], center()), searches(vectors[0])
     scores, rows = searcher.search(asked, ROWS)
     assert ROWS > nearest.FINALISTS and sorted(rows[0].tolist()) == list(range(ROWS))
     np.testing.assert_allclose(scores, -np.sort(-(asked @ vectors.T)), atol=1e-6)
@@ -80,19 +82,19 @@ def test_rows_without_a_place_are_not_found_and_ties_come_in_order(vectors: F32)
     twice = np.concatenate([vectors[:1000], vectors[:1000]])
     places = np.concatenate([np.arange(1000, 2000), np.arange(1000)])
     places[5] = -1
-    searcher = Coded([Segment.of(twice, _center())], _center(), [places])
+    searcher = Coded([Segment.of(twice, center())], center(), [places])
     rows = searcher.search(vectors[4:6], 2)[1]
     assert rows.tolist()[0] == [4, 1004] and rows[1, 0] == 5 and 1005 not in rows
-    small = Coded([Segment.of(vectors[:3], _center())], _center())
+    small = Coded([Segment.of(vectors[:3], center())], center())
     scores, rows = small.search(vectors[:1], 5)
     assert sorted(rows[0].tolist()) == [-1, -1, 0, 1, 2] and np.isneginf(scores[0, 3:]).all()
 
 
 def test_a_missing_group_is_as_far_as_a_cosine_of_zero(vectors: F32) -> None:
     """Not as far as a stranger: in `lengths` those agree."""
-    searcher = Coded([Segment.of(vectors, _center())], _center())
+    searcher = Coded([Segment.of(vectors, center())], center())
     asked = vectors[np.all([np.any(vectors[:, g.start : g.stop], axis=1) for g in GROUPS], axis=0)][7]
-    terms = nearest._terms(asked, _center())
+    terms = nearest._terms(asked, center())
     assert [term.number for term in terms] == list(range(len(GROUPS)))
     for term, group in zip(terms, GROUPS, strict=True):
         far, own = np.empty(ROWS, np.uint16), asked[group.start : group.stop]
@@ -111,7 +113,7 @@ def test_fixed_point_keeps_what_vectors_may_hold() -> None:
     rows[2, :3] = 2e-6, -1e-6, 3e-13
     rows[3] = np.random.default_rng(0).standard_normal(DIMENSIONS) / 100
     rows[4, :4] = np.nan, np.inf, -1e30, 0.1
-    segment = Segment.of(rows, _center())
+    segment = Segment.of(rows, center())
     back = segment.vectors(slice(None))
     np.testing.assert_allclose(back[:4], rows[:4], atol=largest / 2**23)
     np.testing.assert_allclose(back[2], rows[2], atol=2e-6 / 2**23)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from provindex.cli import app
+from provindex.cli.app import app
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NAMES = ("quickstart", "dataset_tour")

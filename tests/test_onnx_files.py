@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provindex.errors import ModelError
-from provindex.formats import onnx_graph, protobuf
-from provindex.formats.onnx_files import read_onnx
+from provindex.common.errors import ModelError
+from provindex.formats import protobuf
+from provindex.formats.onnx import graph as onnx_graph
+from provindex.formats.onnx.files import read_onnx
 from provindex.formats.tensors import Contents, Extent, Tensor
-from provindex.source import open_model
+from provindex.models.source import open_model
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto

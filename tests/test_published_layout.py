@@ -17,10 +17,12 @@ from machines import MAINTAINER
 from prints import fingerprint
 
 from build_index.publish import publish
-from provindex import dataset
-from provindex.index import SEED, Index
-from provindex.retrieval import DIMENSIONS
-from provindex.rows import COLUMNS, to_row
+from provindex.api import Index
+from provindex.fingerprint import parquet
+from provindex.fingerprint.rows import COLUMNS, to_row
+from provindex.index import dataset
+from provindex.index.entries import SEED
+from provindex.index.search import DIMENSIONS
 
 REPO = "org/layout"
 LOADED = """
@@ -77,7 +79,7 @@ def test_small_columns_come_without_the_arrays(hub: Hub, tmp_path: Path) -> None
         for n in range(300)
     ]
     path = tmp_path / "rows.parquet"
-    dataset._write(path, rows, "models", dataset.MODELS_PER_GROUP)
+    parquet.write(path, rows, dataset.schema("models"), dataset.MODELS_PER_GROUP)
     hub.publish("org/columns", {"data/models/rows.parquet": path.read_bytes()}, kind="dataset")
     files = HfFileSystem(token=MAINTAINER, skip_instance_cache=True)
     hub.log.clear()

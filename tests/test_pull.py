@@ -19,11 +19,17 @@ from hub_server import Hub
 from hub_server.store import Repo
 from prints import fingerprint
 
-from provindex import dataset, hub, pull, store
-from provindex.errors import IndexFormatError, NetworkError, UsageError
-from provindex.index import SEED, Index
-from provindex.retrieval import DIMENSIONS
-from provindex.rows import row_hash, to_row
+from provindex.api import Index
+from provindex.common import places
+from provindex.common.errors import IndexFormatError, NetworkError, UsageError
+from provindex.fingerprint import parquet
+from provindex.fingerprint.rows import row_hash, to_row
+from provindex.hub import client as hub
+from provindex.hub import pull
+from provindex.index import dataset
+from provindex.index import pulled as store
+from provindex.index.entries import SEED
+from provindex.index.search import DIMENSIONS
 
 NUMBERS = count(1)
 
@@ -52,10 +58,10 @@ def test_where_pulled_indexes_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert store.place("org/name") == cache / "indexes" / "datasets--org--name"
     monkeypatch.delenv("PROVINDEX_CACHE")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    assert store.root() == tmp_path / "home" / "provindex" / "indexes"
+    assert places.pulled_indexes() == tmp_path / "home" / "provindex" / "indexes"
     monkeypatch.delenv("HF_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert store.root() == tmp_path / "xdg" / "huggingface" / "provindex" / "indexes"
+    assert places.pulled_indexes() == tmp_path / "xdg" / "huggingface" / "provindex" / "indexes"
 
 
 @pytest.mark.parametrize("text", ["", "name", "a/b/c", "a/b@", "../b", "a/..", "a/b@../c", "a b/c", "a/" + "b" * 300])
@@ -65,9 +71,9 @@ def test_what_names_no_dataset(text: str) -> None:
 
 
 def test_the_default_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.default_repo() == "provindex/fingerprints"
+    assert places.default_dataset() == "provindex/fingerprints"
     monkeypatch.setenv("PROVINDEX_DATASET", "acme/prints")
-    assert store.default_repo() == "acme/prints"
+    assert places.default_dataset() == "acme/prints"
 
 
 def test_a_second_pull_asks_one_question(hub: Hub, files: dict[str, bytes]) -> None:
@@ -100,7 +106,7 @@ def test_without_hard_links_files_are_copied(
     def refused(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr("provindex.pull.os.link", refused)
+    monkeypatch.setattr("provindex.hub.pull.os.link", refused)
     repo = published(hub, files)
     pull.pull(repo)
     assert Index.load(repo).verify() == []
@@ -134,7 +140,7 @@ def test_a_file_that_comes_shorter_than_announced_is_given_up(
     hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Each answer ends well, and none brings what the list says."""
-    monkeypatch.setattr("provindex.hub.DOWNLOAD_WAIT", 0)
+    monkeypatch.setattr("provindex.hub.client.DOWNLOAD_WAIT", 0)
     repo = published(hub, files)
     remote = pull.hub.with_files(pull.hub.dataset_at(repo, None))
     shard = next(path for path in files if path.startswith("data/models/"))
@@ -167,11 +173,11 @@ def test_few_bytes_that_are_many_rows(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     names = ("row_sha256", "model_id")
-    for rows, text in ((dataset.MAX_SHARD_ROWS + 1, "a"), (90_000, "a" * 100_000)):
+    for rows, text in ((parquet.MAX_SHARD_ROWS + 1, "a"), (90_000, "a" * 100_000)):
         cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
         pq.write_table(pa.table(dict.fromkeys(names, cells)), tmp_path / "many", store_schema=False)
         with pytest.raises(IndexFormatError, match=r"at most|more text"):
-            dataset.read_identities(tmp_path / "many", names)
+            parquet.read_texts(tmp_path / "many", names)
 
 
 @pytest.mark.parametrize("date", ["\x1b[31mred", "2026-11-28T00:00:00Z\n", 7])
@@ -185,14 +191,14 @@ def test_a_full_disk_is_told_before_anything_comes(
     hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = published(hub, files)
-    monkeypatch.setattr("provindex.pull.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr("provindex.hub.pull.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(IndexFormatError, match=r"needs .* MB, and 0\.0 MB are free"):
         pull.pull(repo)
     assert not [path for _, path, *_ in hub.log if "/_lfs/" in path]
 
 
 def test_a_dataset_of_too_many_files(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provindex.hub.MAX_FILES", 2)
+    monkeypatch.setattr("provindex.hub.client.MAX_FILES", 2)
     with pytest.raises(IndexFormatError, match="more than 2 files"):
         pull.pull(published(hub, files))
 
@@ -286,7 +292,7 @@ def test_a_contributed_row_with_features_of_another_type(
     row |= {"row_sha256": row_hash(row), dataset.VECTOR: np.zeros(DIMENSIONS, np.float32)}
     added = {}
     for table in ("models", "panels"):
-        dataset._write(tmp_path / table, [row], table, 1)
+        parquet.write(tmp_path / table, [row], dataset.schema(table), 1)
         added[f"data/{table}/odd.parquet"] = (tmp_path / table).read_bytes()
     done = pull.pull(published(hub, {**files, **added}))
     assert [o.path for o in done.current.left_out] == ["data/models/odd.parquet"]
@@ -313,7 +319,7 @@ def test_a_footer_that_contradicts_itself_does_not_end_the_process(
     done = pull.pull(published(hub, {**files, **added}))
     assert "size statistics" in done.current.left_out[0].reason
     with pytest.raises(IndexFormatError, match="size statistics"):
-        dataset.read_fingerprints(tmp_path / "odd.parquet")
+        parquet.read_fingerprints(tmp_path / "odd.parquet")
 
 
 def test_a_calibration_that_is_not_what_its_name_says(hub: Hub, files: dict[str, bytes]) -> None:
@@ -362,7 +368,7 @@ def test_a_damaged_note_is_told(text: str, hub: Hub, files: dict[str, bytes]) ->
         Index.load(repo)
     with pytest.raises(IndexFormatError, match="is damaged"):
         Index.load()
-    (store.root() / store.DEFAULT).write_text("nonsense")
+    (places.pulled_indexes() / store.DEFAULT).write_text("nonsense")
     with pytest.raises(IndexFormatError, match="is damaged"):
         Index.load()
 

@@ -14,15 +14,16 @@ import zoo
 from packers import LAYOUTS, written
 from prints import fingerprint
 
-from provindex.errors import ModelError
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.formats import quantized_layouts
+from provindex.common.errors import ModelError
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
 from provindex.formats.dtypes import BITS
-from provindex.formats.quantized import assemble
+from provindex.formats.quantized import layouts as quantized_layouts
+from provindex.formats.quantized.assembly import assemble
 from provindex.formats.ranged import RangedFile, Reading
 from provindex.formats.tensors import ByteTensor, Extent, Tensor
-from provindex.source import open_model
-from provindex.verdict import compare
+from provindex.models.source import open_model
+from provindex.verdict.pair import compare
 
 RNG = np.random.default_rng(0)
 MATRIX = (RNG.standard_normal((96, 192)) * np.exp(0.5 * RNG.standard_normal((96, 1)))).astype(np.float32)

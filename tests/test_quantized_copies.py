@@ -14,10 +14,11 @@ import zoo
 from prints import fingerprint
 from quantizers import QUANTIZERS, Quantizer, in_gguf
 
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.index import Index
-from provindex.source import open_model
-from provindex.verdict import compare
+from provindex.api import Index
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.models.source import open_model
+from provindex.verdict.pair import compare
 
 TOLD = "quantized"
 REORDERED = "scales of reordered columns: neighbors along a row share none, so no grid is seen"
@@ -79,7 +80,7 @@ def test_the_source_of_a_file_is_told_from_a_sibling(
 
 
 def test_every_format_has_a_row() -> None:
-    from provindex.formats.gguf_blocks import FORMATS
+    from provindex.formats.gguf.blocks import FORMATS
 
     assert {form.name for form in FORMATS.values() if form.decode} == set(IN_GGUF)
 

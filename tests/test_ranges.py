@@ -17,14 +17,13 @@ from hub_server import Hub
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provindex import source
-from provindex.api import Resolved, compare_in_stages, query, resolve
-from provindex.errors import ModelError, NetworkError
-from provindex.fingerprint import NEEDS_STAGE_2, Fingerprint
+from provindex.api import Index, Resolved, compare_in_stages, query, resolve
+from provindex.common.errors import ModelError, NetworkError
+from provindex.fingerprint.record import NEEDS_STAGE_2, Fingerprint
+from provindex.fingerprint.rows import to_row
 from provindex.formats.ranged import GAP, RangedFile, Spans, prune, requests
 from provindex.formats.tensors import ByteTensor
-from provindex.index import Index
-from provindex.rows import to_row
+from provindex.models import source
 
 
 def large(seed: int = 1) -> zoo.Checkpoint:

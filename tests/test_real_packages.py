@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.source import open_model
-from provindex.verdict import compare
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.models.source import open_model
+from provindex.verdict.pair import compare
 
 REAL = Path(os.environ.get("PROVINDEX_REAL_MODELS", "~/.cache/provindex-tests/real-models")).expanduser()
 SAME = {

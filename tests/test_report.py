@@ -14,15 +14,17 @@ import pytest
 import zoo
 
 from build_index.calibrate import Compared, calibration_of
-from provindex import verdict
-from provindex.api import Comparison, compare
-from provindex.build import Built
-from provindex.calibration import STRATA
-from provindex.evidence.exact import Outcome
-from provindex.fingerprint import Fingerprint
-from provindex.index import Index, Problem
+from provindex.api import Index
+from provindex.common.score import Outcome
+from provindex.fingerprint.record import Fingerprint
+from provindex.api import compare
+from provindex.index.answer import Comparison
+from provindex.index.entries import Problem
+from provindex.index.fill import Built
 from provindex.report import document, text
-from provindex.verdict import Pair
+from provindex.verdict import pair as verdict
+from provindex.verdict.calibration import STRATA
+from provindex.verdict.pair import Pair
 
 STRATUM = STRATA[0]
 SIGNALS = ["MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC"]

@@ -15,11 +15,11 @@ import pytest
 import zoo
 from numpy.typing import NDArray
 
-from provindex.api import fingerprint
+from provindex.api import Index, fingerprint
 from provindex.evidence.panels import rounded
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.index import Index
-from provindex.source import open_model
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.models.source import open_model
 
 F32 = NDArray[np.float32]
 DISTRACTORS = 2000

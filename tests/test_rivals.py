@@ -20,7 +20,7 @@ from build_index.zoo.disguises import Refusal, disguise
 from build_index.zoo.parts import Parts
 from build_index.zoo.snapshot import Snapshot
 from build_index.zoo.vocabulary import renumber_vocabulary
-from provindex.errors import ProvindexError, UsageError
+from provindex.common.errors import ProvindexError, UsageError
 
 KINDS: dict[str, Callable[..., zoo.Checkpoint]] = {
     "llama": zoo.llama, "qwen2": zoo.qwen2, "gpt2": zoo.gpt2, "neox": zoo.neox, "bert": zoo.bert,

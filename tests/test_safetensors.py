@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 from provindex.formats.safetensors import Header, parse_header, read_header
 from provindex.formats.tensors import Extent
 

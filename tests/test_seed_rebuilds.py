@@ -9,7 +9,7 @@ import pytest
 from build_index.build_seed import BUILT, build
 from build_index.catalog import load_catalog
 from build_index.seed_sources import default_root
-from provindex.index import SEED
+from provindex.index.entries import SEED
 
 ROOT = default_root()
 CATALOG = Path(__file__).parent.parent / "build_index" / "seed.toml"

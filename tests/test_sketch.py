@@ -20,15 +20,18 @@ from zoo.shrunk import shrunk
 from build_index.zoo import disguises
 from build_index.zoo.freedoms.draws import rotation, rotation_keeping_ones
 from build_index.zoo.snapshot import Snapshot
-from provindex import branches, retrieval
+from provindex.common.threads import one_blas_thread
 from provindex.evidence import aligned, sketch
 from provindex.evidence.anchors import ANCHORS
 from provindex.evidence.sketch import Branches, BranchSketches
-from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.fingerprint.extract import units as branches
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
 from provindex.formats.tensors import tensor_from_array
-from provindex.names import Part, Placement
-from provindex.source import Model, open_model
-from provindex.weights import Weights, one_blas_thread
+from provindex.index import search as retrieval
+from provindex.models.source import Model, open_model
+from provindex.roles.names import Part, Placement
+from provindex.roles.weights import Weights
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from provindex.errors import ModelError, ModelNotFoundError
+from provindex.common.errors import ModelError, ModelNotFoundError
 from provindex.formats.tensors import tensor_from_array
-from provindex.source import Model, open_model
+from provindex.models.source import Model, open_model
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {

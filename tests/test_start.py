@@ -8,11 +8,11 @@ import pytest
 import zoo
 from trained_pairs import family
 
-from provindex.errors import IndexFormatError
+from provindex.common.errors import IndexFormatError
 from provindex.evidence import start, token_rows
 from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start, shared_start
 from provindex.evidence.token_rows import TokenRows
-from provindex.rows import from_row, to_row
+from provindex.fingerprint.rows import from_row, to_row
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -12,11 +12,12 @@ import tokenizer_files as made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provindex import tokenizer as reading
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
+from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.formats import sentencepiece as spm
-from provindex.signals import config_defaults
-from provindex.tokenizer import Tokenizer, TokenizerAbsence, read_tokenizer
+from provindex.models import tokenizer as reading
+from provindex.models.tokenizer import read_tokenizer
+from provindex.roles import config_defaults
 
 BERT = {"model_type": "bert"}
 GPT2 = {"model_type": "gpt2"}

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provindex.errors import ModelError
-from provindex.formats import pickle_machine
+from provindex.common.errors import ModelError
 from provindex.formats.tensors import Contents, Extent
-from provindex.formats.torch_files import read_torch
-from provindex.source import open_model
+from provindex.formats.torch import pickle_machine
+from provindex.formats.torch.files import read_torch
+from provindex.models.source import open_model
 
 DATA = Path(__file__).parent / "data" / "torch"
 FILES = sorted(path.name for path in DATA.iterdir())

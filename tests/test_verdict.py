@@ -15,12 +15,13 @@ import pytest
 import zoo
 from prints import fingerprint, independent_pairs, trained
 
-from provindex.calibration import Calibration
-from provindex.evidence import exact
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.index import calibration_of
-from provindex.source import open_model
-from provindex.verdict import LayerRange, Pair, compare
+from provindex.evidence import exact, hidden_units, residual_basis
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.index.collection import calibration_of
+from provindex.models.source import open_model
+from provindex.verdict.calibration import Calibration
+from provindex.verdict.pair import LayerRange, Pair, compare
 
 Trained = tuple[zoo.Family, Mapping[str, Fingerprint]]
 MIRROR = {"ancestor": "descendant", "descendant": "ancestor", "unknown": "unknown", None: None}
@@ -92,15 +93,15 @@ def test_no_pair_of_one_config_is_linked(same_config: list[tuple[Fingerprint, Fi
 def log10_p_by_test(a: Fingerprint, b: Fingerprint) -> dict[str, float]:
     """Each test alone, and what the verdict is made of."""
     assert a.hidden is not None and b.hidden is not None and a.residual is not None and b.residual is not None
-    left, right = exact._distinct(a.hidden, None), exact._distinct(b.hidden, None)
-    identity = [exact.LayerPair(*place, place[1]) for place in sorted(left.layers.keys() & right.layers.keys())]
-    matched, cost = exact._best_map(left, right)
+    left, right = hidden_units._distinct(a.hidden, None), hidden_units._distinct(b.hidden, None)
+    identity = [hidden_units.LayerPair(*place, place[1]) for place in sorted(left.layers.keys() & right.layers.keys())]
+    matched, cost = hidden_units._best_map(left, right)
     found: dict[str, float | None] = {}
     for name, pairs, price in (("identity", identity, 0.0), ("map", matched, cost)):
-        result = exact._test_map(left, right, pairs, exact._measured(left, right, pairs), price)
+        result = hidden_units._test_map(left, right, pairs, hidden_units._measured(left, right, pairs), price)
         found |= {f"E1 {name}": result.fixed.log10_p or 0.0, f"E1z {name}": result.aligned.log10_p or 0.0}
-    found["E2"] = exact.residual_test(a.residual, b.residual).log10_p
-    unit = [exact._unit_columns(panel.values) for panel in (a.residual, b.residual)]
+    found["E2"] = residual_basis.residual_test(a.residual, b.residual).log10_p
+    unit = [residual_basis._unit_columns(panel.values) for panel in (a.residual, b.residual)]
     similarity = unit[0].T @ unit[1]
     points = max(exact.fixed_points(similarity))
     found["E2 fixed points"] = min(0.0, exact.log10_fixed_points(points, 1) + math.log10(2))

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
+from provindex.common.score import Score
 from provindex.signals import eas, end, lep, nlf, pipeline, wvc
-from provindex.signals.score import Score
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 from commands import CLOSED, environment
 
 REPOSITORY = Path(__file__).parent.parent
-SEED = REPOSITORY / "provindex" / "seed"
+SEED = REPOSITORY / "provindex" / "index" / "seed"
 MAX_WHEEL = 30_000_000
 MAX_SEED = 24_000_000
 
@@ -37,10 +37,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_the_seed_index_and_nothing_of_the_workshop(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        manifest = json.loads(archive.read("provindex/seed/manifest.json"))
-    shards = {f"provindex/seed/{shard[kind]}" for shard in manifest["shards"] for kind in ("models", "panels")}
+        manifest = json.loads(archive.read("provindex/index/seed/manifest.json"))
+    shards = {f"provindex/index/seed/{shard[kind]}" for shard in manifest["shards"] for kind in ("models", "panels")}
     assert shards and shards <= names
-    assert {"provindex/py.typed", "provindex/signals/config_defaults.json", "provindex/cli.py"} <= names
+    assert {"provindex/py.typed", "provindex/roles/config_defaults.json", "provindex/cli/app.py"} <= names
     assert not [n for n in names if n.startswith(("tests/", "build_index/", "notebooks/")) or "__pycache__" in n]
 
 

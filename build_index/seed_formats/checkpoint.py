@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 
 from . import Arrays
 from .cursor import Cursor

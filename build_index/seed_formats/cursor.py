@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 
 
 class Cursor:

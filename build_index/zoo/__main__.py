@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from provindex.errors import ProvindexError
+from provindex.common.errors import ProvindexError
 
 from .plan import ZOOS
 from .store import complete, default_root, facts_of, jobs_of

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.architectures import (
+from provindex.roles.architectures import (
     ALIASES,
     CLASSIFIER,
     LATENT,
@@ -26,8 +26,8 @@ from provindex.architectures import (
     SHARED_GATE,
     TRANSFORM,
 )
-from provindex.evidence.canonical import PartKey, key_of
-from provindex.names import Arch, Layout, Part, Placement, part_shape, resolve
+from provindex.roles.canonical import PartKey, key_of
+from provindex.roles.names import Arch, Layout, Part, Placement, part_shape, resolve
 
 from .snapshot import Snapshot
 

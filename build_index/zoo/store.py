@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from provindex.errors import ProvindexError, UsageError
+from provindex.common.errors import ProvindexError, UsageError
 
 from .descendants import Truth, free_descendants
 from .plan import ZOOS, Job, config_of

@@ -15,9 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.evidence.canonical import F64
-from provindex.evidence.exact import Outcome, absent, monotone_matching
+from provindex.common.score import Outcome, absent
+from provindex.evidence.exact import monotone_matching
 from provindex.evidence.sketch import BranchSketches, LayerKey, similarities
+from provindex.roles.canonical import F64
 
 NEURONS = 512  # at most, of one layer
 TOTAL = 2_048  # about, of one model: as many layers share them

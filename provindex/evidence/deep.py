@@ -26,8 +26,9 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.score import Outcome, absent
 from provindex.evidence.aligned import OTHER_KIND, log10_poisson_tail
-from provindex.evidence.exact import F64, Outcome, absent
+from provindex.evidence.exact import F64
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from provindex.evidence.aligned import Agreement, LayerKeys, Naming, NeuronPanels, agreements, namings
-from provindex.evidence.exact import LOG10_THRESHOLD, LayerPair
+from provindex.evidence.exact import LOG10_THRESHOLD
+from provindex.evidence.hidden_units import LayerPair
 from provindex.evidence.sketch import BranchSketches, similarities
 
 LEAST_SHARE = 0.1  # of the neurons of two layers, to call them the same layer

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.evidence.anchors import ANCHORS
-from provindex.evidence.canonical import F32, F64, unit_rows
+from provindex.roles.canonical import F32, F64, unit_rows
 
 PANELS_VERSION = 4  # goes into cache keys: what is kept, and how
 PROJECTION = 128

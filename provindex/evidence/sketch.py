@@ -16,8 +16,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.evidence.canonical import F32, F64
 from provindex.evidence.panels import anchor_table, signs
+from provindex.roles.canonical import F32, F64
 
 ANCHORS_KEPT = 64  # virtual anchors in which neurons are described
 SKETCHED = 32  # the first of them, from which sketches are made

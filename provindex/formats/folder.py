@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from provindex.errors import ModelError
-from provindex.formats.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
+from provindex.common.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
+from provindex.common.errors import ModelError
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"

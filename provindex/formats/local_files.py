@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from provindex.errors import ModelError
-from provindex.formats.bounded_json import JsonError, load_object
+from provindex.common.bounded_json import JsonError, load_object
+from provindex.common.errors import ModelError
 
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning

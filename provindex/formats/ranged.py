@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 from provindex.formats.tensors import Extent
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from provindex.errors import ModelError
-from provindex.formats.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
+from provindex.common.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
+from provindex.common.errors import ModelError
 from provindex.formats.dtypes import BITS, element_bytes
 from provindex.formats.tensors import Extent
 

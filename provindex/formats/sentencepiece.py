@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 
 UNIGRAM, BPE = 1, 2  # trainer_spec.model_type; 3 (word) and 4 (char) are not used by published models
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # a piece's type

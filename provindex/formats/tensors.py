@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 from provindex.formats.dtypes import STORED, decode
 
 F32 = NDArray[np.float32]

@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-import provindex
-from provindex.api import Comparison
-from provindex.build import Built
-from provindex.calibration import NO_CALIBRATION
-from provindex.evidence.exact import Outcome
-from provindex.fingerprint import FINGERPRINT_VERSION, Fingerprint
-from provindex.gate import Denied
-from provindex.index import Entry, Index, IndexInfo, Match, Problem, QueryResult
-from provindex.pull import Origin, Pulled
-from provindex.push import Sent
-from provindex.relation import LOG10_P_LINKED
-from provindex.rows import to_row
-from provindex.signals.score import Chance, Score
-from provindex.store import Current
-from provindex.tokenizer import NO_TOKENIZER
-from provindex.verdict import LOG10_E_LINKED, Pair
+from provindex.audit.gate import Denied
+from provindex.common.score import Chance, Outcome, Score
+from provindex.common.tokens import NO_TOKENIZER
+from provindex.common.version import __version__
+from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
+from provindex.fingerprint.rows import to_row
+from provindex.hub.pull import Origin, Pulled
+from provindex.hub.push import Sent
+from provindex.index.answer import Comparison, Match, QueryResult
+from provindex.index.collection import Index
+from provindex.index.entries import Entry, IndexInfo, Problem
+from provindex.index.fill import Built
+from provindex.index.pulled import Current
+from provindex.verdict.calibration import NO_CALIBRATION
+from provindex.verdict.pair import LOG10_E_LINKED, Pair
+from provindex.verdict.relation import LOG10_P_LINKED
 
 Document = dict[str, Any]
 
@@ -44,7 +44,7 @@ def dumps(document: Document) -> str:
 def _head(schema: str, index: IndexInfo | None, settings: Mapping[str, object], status: str) -> Document:
     return {
         "schema": schema,
-        "tool": {"name": "provindex", "version": provindex.__version__},
+        "tool": {"name": "provindex", "version": __version__},
         "index": _index(index),
         "settings": {**settings, "log10_p_linked": LOG10_P_LINKED, "log10_e_linked": LOG10_E_LINKED},
         "warnings": [],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from provindex.errors import printable
+from provindex.common.errors import printable
 
 Document = dict[str, Any]
 Column = tuple[str, list[str], int, bool]  # heading, cells, priority, right-aligned

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.signals.score import Score
+from provindex.common.score import Score
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
 BINS = 20

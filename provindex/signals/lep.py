@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.errors import ModelError
-from provindex.signals.score import Score
+from provindex.common.errors import ModelError
+from provindex.common.score import Score
 from provindex.signals.similarity import SIDES, not_finite, pearson_score
 
 MAX_LAYERS = 100_000  # a tensor named layers.999999999999.x must not allocate a profile of that length

@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from provindex.signals import config_defaults as defaults
-from provindex.signals.score import Score
+from provindex.common.score import Score
+from provindex.roles import config_defaults as defaults
 
 if TYPE_CHECKING:
-    from provindex.tokenizer import Tokenizer
+    from provindex.common.tokens import Tokenizer
 
 # Tier 3: part, its weight.
 WEIGHTS = {

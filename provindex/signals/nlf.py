@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.score import Score
 from provindex.signals.imported import apart
-from provindex.signals.score import Score
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
 MIN_ELEMENTS = 64

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from provindex.signals.score import Score
+from provindex.common.score import Score
 
 IDENTITY_WEIGHTS = {"EAS": 0.36, "NLF": 0.08, "LEP": 0.16, "END": 0.19, "WVC": 0.21}
 TOKENIZER_WEIGHTS = {"TFV": 0.25, "VOA": 0.75}

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from provindex.signals.score import Score
+from provindex.common.score import Score
 from provindex.signals.scripts import shares
 
 if TYPE_CHECKING:
-    from provindex.tokenizer import Tokenizer
+    from provindex.common.tokens import Tokenizer
 
 # Part, its weight; the sum is 1.
 WEIGHTS = {

@@ -20,7 +20,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.signals.score import Score
+from provindex.common.score import Score
 
 K = 1024
 EMPTY = np.iinfo(np.uint64).max  # fills the sketch of a vocabulary of fewer than K tokens

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.score import Score
 from provindex.signals.imported import apart, how_taken
-from provindex.signals.score import Score
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
 SAMPLES = 4096

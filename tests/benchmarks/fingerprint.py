@@ -145,10 +145,12 @@ def parts(folder: Path) -> Numbers:
     import hashlib
     from concurrent.futures import ThreadPoolExecutor
 
-    from provindex.fingerprint import _scan, workers
+    from provindex.common.threads import workers
+    from provindex.common.tokens import Tokenizer
+    from provindex.fingerprint.extract.model import _scan
+    from provindex.models.source import open_model
+    from provindex.models.tokenizer import read_tokenizer
     from provindex.signals import tfv, voa
-    from provindex.source import open_model
-    from provindex.tokenizer import Tokenizer, read_tokenizer
 
     model = open_model(str(folder))
 

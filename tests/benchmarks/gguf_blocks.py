@@ -11,7 +11,7 @@ from collections.abc import Callable
 import gguf
 import numpy as np
 
-from provindex.formats.gguf_blocks import FORMATS
+from provindex.formats.gguf.blocks import FORMATS
 
 ELEMENTS = 1 << 22  # the piece that Tensor.chunks hands out
 ROW = 4096  # elements of a row, as in a model of 7B

@@ -134,8 +134,8 @@ def print_false(folders: Sequence[str]) -> None:
 
 def matrices(folder: str) -> list[F32]:
     """The first values of every layer's matrix of a model."""
-    from provindex.fingerprint import fingerprint_model
-    from provindex.source import open_model
+    from provindex.fingerprint.extract.model import fingerprint_model
+    from provindex.models.source import open_model
 
     blocks = fingerprint_model(open_model(folder)).blocks
     if blocks is None:

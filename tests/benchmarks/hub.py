@@ -26,7 +26,7 @@ import retrieval
 from hub_server import Hub
 from hub_server.store import Repo, git_oid, pointer
 
-from provindex import dataset
+from provindex.index import dataset
 
 SMALL = "org1/small1"  # a row that every index of more than 200 models has
 
@@ -70,7 +70,7 @@ def limits(folder: Path, scratch: Path) -> tuple[float, float]:
     """Seconds that a plain copy and a plain sha256 of all shards take, one after the other."""
     files = sorted(folder.glob("data/*/*.parquet"))
     copied = seconds(lambda: [shutil.copyfile(f, scratch / f"{n}") for n, f in enumerate(files)])
-    hashed = seconds(lambda: [dataset.file_sha256(f) for f in files])
+    hashed = seconds(lambda: [files.file_sha256(f) for f in files])
     return copied, hashed
 
 
@@ -83,7 +83,7 @@ def measure(hub: Hub, folder: Path, work: Path) -> dict[str, float]:
     hub.log.clear()
     _, nothing = command(machine, "index", "pull", repo)
     requests = len(hub.log)
-    from provindex.index import Index
+    from provindex.api import Index
 
     more = retrieval.fingerprint(retrieval.zoo.llama(5, layers=1, hidden=32), "org/one-more")
     extended = work / "extended"

@@ -32,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import crowd
 
-from provindex import nearest, segments
-from provindex.index import _center
-from provindex.nearest import Coded
-from provindex.retrieval import BLOCKS, RERANKED, searches
+from provindex.index import codes as nearest
+from provindex.index import segments
+from provindex.index.codes import Coded
+from provindex.index.entries import _center
+from provindex.index.search import BLOCKS, RERANKED, searches
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from provindex.evidence import hidden_units, residual_basis
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import zoo
 from prints import fingerprint
 
-from provindex.evidence import exact
-from provindex.fingerprint import Fingerprint
-from provindex.verdict import compare
+from provindex.fingerprint.record import Fingerprint
+from provindex.verdict.pair import compare
 
 COSINES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
 SHAPES = ((2, 64), (8, 64), (15, 64), (4, 256), (12, 256))  # layers, residual width
@@ -32,8 +33,8 @@ HEAD = f"{'layers':>6} {'width':>5} {'child':>12} {'E1':>8} {'E1z':>8} {'E2':>8}
 
 def log10_ps(a: Fingerprint, b: Fingerprint) -> tuple[float, float, float, bool]:
     """E1, E1z, E2 and whether the pair is linked."""
-    hidden = exact.hidden_tests(a.hidden, b.hidden)
-    residual = exact.residual_test(a.residual, b.residual)
+    hidden = hidden_units.hidden_tests(a.hidden, b.hidden)
+    residual = residual_basis.residual_test(a.residual, b.residual)
     values = (hidden.fixed.log10_p or 0.0, hidden.aligned.log10_p or 0.0, residual.log10_p or 0.0)
     return *values, compare(a, b).verdict == "linked"
 

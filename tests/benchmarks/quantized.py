@@ -20,7 +20,7 @@ from dtypes import best
 from packers import Stored, save
 
 from provindex.formats.tensors import Tensor
-from provindex.source import Model, open_model
+from provindex.models.source import Model, open_model
 
 OUT, IN, ROWS = 4096, 4096, 128
 CHUNK = 1 << 18

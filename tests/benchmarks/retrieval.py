@@ -28,20 +28,26 @@ from typing import Any
 
 import numpy as np
 
+from provindex.common import files
+from provindex.fingerprint import parquet
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import zoo
 from prints import fingerprint, in_memory
 
-from provindex import dataset
-from provindex.fingerprint import Fingerprint, fingerprint_model
+from provindex.api import Index
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import COLUMNS, Row, from_row, row_hash, to_row
 from provindex.formats.tensors import tensor_from_array
-from provindex.index import ROWS_PER_SHARD, SEED, Index
-from provindex.retrieval import BLOCKS, DIMENSIONS, vector
-from provindex.rows import COLUMNS, Row, from_row, row_hash, to_row
-from provindex.source import Model
-from provindex.verdict import compare
+from provindex.index import dataset
+from provindex.index.collection import ROWS_PER_SHARD
+from provindex.index.entries import SEED
+from provindex.index.search import BLOCKS, DIMENSIONS, vector
+from provindex.models.source import Model
+from provindex.verdict.pair import compare
 
 HERE = Path(__file__).resolve()
 LARGE, FAMILY = 200, 20  # rows of the size of a 7B model, and how many of them have one parent
@@ -144,8 +150,8 @@ def shard(folder: Path, start: int, count: int, made: Templates) -> dataset.Shar
     paths = {table: f"data/{table}/synthetic-{start:05}.parquet" for table in ("models", "panels")}
     for table, path in paths.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        dataset._write(folder / path, rows, table, 1 if table == "panels" else dataset.MODELS_PER_GROUP)
-    digests = {path: dataset.file_sha256(folder / path) for path in paths.values()}
+        parquet.write(folder / path, rows, dataset.schema(table), 1 if table == "panels" else dataset.MODELS_PER_GROUP)
+    digests = {path: files.file_sha256(folder / path) for path in paths.values()}
     sizes = {path: (folder / path).stat().st_size for path in paths.values()}
     return dataset.Shard(paths["models"], paths["panels"], len(rows), digests, sizes)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from provindex.errors import ProvindexError
+from provindex.common.errors import ProvindexError
 
 MAX_MESSAGE = 4096  # characters of a refusal
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -98,7 +98,7 @@ def gguf_seeds() -> list[bytes]:
 
 
 def gguf(data: bytes) -> None:
-    from provindex.formats.gguf import read_gguf
+    from provindex.formats.gguf.files import read_gguf
 
     look(read_gguf(extent(data), "m.gguf"))
 
@@ -170,14 +170,14 @@ def torch_seeds() -> list[bytes]:
 
 
 def torch(data: bytes) -> None:
-    from provindex.formats.torch_files import read_torch
+    from provindex.formats.torch.files import read_torch
 
     look(read_torch(extent(data), "m.bin"))
 
 
 def pickles(data: bytes) -> None:
     """The machine alone, so that it is not only reached through archives that are whole."""
-    from provindex.formats.pickle_machine import PickleError, run
+    from provindex.formats.torch.pickle_machine import PickleError, run
 
     try:
         run(io.BytesIO(data), len(data))
@@ -240,7 +240,7 @@ def onnx_seeds() -> list[bytes]:
 
 
 def onnx(data: bytes) -> None:
-    from provindex.formats.onnx_files import read_onnx
+    from provindex.formats.onnx.files import read_onnx
 
     files = parts(data, ("model.onnx",))
     folder = scratch()
@@ -330,7 +330,7 @@ def quantized_seeds() -> list[bytes]:
 
 
 def quantized(data: bytes) -> None:
-    from provindex.formats.quantized import assemble
+    from provindex.formats.quantized.assembly import assemble
 
     files = parts(data, ("config.json", "model.safetensors"))
     tensors = {tensor.name: tensor for tensor in safetensors_tensors(files["model.safetensors"])}
@@ -352,8 +352,8 @@ def adapter_seeds() -> list[bytes]:
 
 
 def adapter(data: bytes) -> None:
-    from provindex.adapters import read_claim
     from provindex.formats import local_files
+    from provindex.models.adapters import read_claim
 
     folder = scratch()
     (folder / "adapter_config.json").write_bytes(data)

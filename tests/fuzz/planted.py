@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from fuzz.guard import Target
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 
 
 def _raise(data: bytes) -> None:

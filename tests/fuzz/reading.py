@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fuzz.mutate import PART
-from provindex.errors import ModelError
+from provindex.common.errors import ModelError
 from provindex.formats.safetensors import read_header
 from provindex.formats.tensors import ByteTensor, Extent, Tensor
 

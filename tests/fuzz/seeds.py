@@ -21,9 +21,10 @@ import zoo
 from prints import fingerprint
 from tokenizers import models, pre_tokenizers
 
-from provindex import dataset
-from provindex.fingerprint import Fingerprint
-from provindex.rows import COLUMNS, to_row
+from provindex.fingerprint import parquet
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import COLUMNS, to_row
+from provindex.index import dataset
 
 CORPUS = Path(__file__).parents[1] / "data" / "fuzz"
 PART = b"\n@@%b@@\n"  # before each file of an input that is several
@@ -247,7 +248,7 @@ def print_of_llama() -> Fingerprint:
 def _fingerprint_file() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.parquet"
-        dataset.write_fingerprint(print_of_llama(), path)
+        parquet.write_fingerprint(print_of_llama(), path)
         return path.read_bytes()
 
 

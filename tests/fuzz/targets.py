@@ -19,27 +19,30 @@ import numpy as np
 from fuzz import optional, seeds
 from fuzz.guard import Target
 from fuzz.reading import given, look_at_tensors, parts, safetensors_tensors, scratch
-from provindex import calibration, cisco, cisco_signals, dataset, hub, names, pull, store
-from provindex.errors import IndexFormatError, ModelError, UsageError
-from provindex.fingerprint import Fingerprint, fingerprint_model
-from provindex.formats import (
-    bounded_json,
-    folder,
-    local_files,
-    long_form,
-    parquet_footer,
-    parquet_pages,
-    ranged,
-    unpack,
-)
+from provindex.common import bounded_json, places
+from provindex.common.errors import IndexFormatError, ModelError, UsageError
+from provindex.common.tokens import Tokenizer, guarded
+from provindex.fingerprint import parquet
+from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import COLUMNS, from_row, row_hash, to_row
+from provindex.formats import folder, local_files, ranged
 from provindex.formats import sentencepiece as spm
-from provindex.index import verify_rows
-from provindex.retrieval import vector
-from provindex.rows import COLUMNS, from_row, row_hash, to_row
-from provindex.signals import config_defaults, mfi, tfv, voa
-from provindex.source import open_model
-from provindex.tokenizer import Tokenizer, guarded, read_tokenizer
-from provindex.verdict import compare
+from provindex.formats.parquet import footer as parquet_footer
+from provindex.formats.parquet import pages as parquet_pages
+from provindex.hub import client as hub
+from provindex.hub import pull
+from provindex.index import dataset
+from provindex.index import pulled as store
+from provindex.index.search import vector
+from provindex.index.verify import verify_rows
+from provindex.models.source import open_model
+from provindex.models.tokenizer import read_tokenizer
+from provindex.peers import cisco, cisco_signals, long_form, unpack
+from provindex.roles import config_defaults, names
+from provindex.signals import mfi, tfv, voa
+from provindex.verdict import calibration
+from provindex.verdict.pair import compare
 
 WORDS = (" the", "of", "7", "ni", "Ġ", "", "\U0001f600" * 3, "a" * 200)
 
@@ -192,7 +195,7 @@ def _file(data: bytes) -> Path:
 
 
 def _fingerprint_file(data: bytes) -> None:
-    for found in dataset.read_fingerprints(_file(data)):
+    for found in parquet.read_fingerprints(_file(data)):
         to_row(found)
 
 
@@ -201,11 +204,11 @@ def _shard(data: bytes) -> None:
     for name, raw in listed.items():
         (here / name).write_bytes(raw)
     with contextlib.suppress(IndexFormatError):
-        dataset.read_identities(here / "models", ("model_id", "revision", "variant"))
+        parquet.read_texts(here / "models", ("model_id", "revision", "variant"))
     listed_so = dataset.Shard("models", "panels", 1, {}, {})
     for read in (dataset.read_names, dataset.read_files):
         with contextlib.suppress(IndexFormatError):
-            dataset.check_footer(here / "models")  # as a pull does once, for all later reads
+            parquet.check_footer(here / "models")  # as a pull does once, for all later reads
             read(here, listed_so)
     found = dataset.described(here, "models", "panels")
     for problem in verify_rows(here, found):
@@ -288,7 +291,7 @@ def _model(data: bytes) -> None:
     (here / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + weights)
     with np.errstate(all="ignore"):
         row = to_row(fingerprint_model(open_model(here)))
-        vector(dataset.checked(row))
+        vector(parquet.checked(row))
 
 
 # --- what indexes are described with ---
@@ -364,7 +367,7 @@ def _read_notes(data: bytes) -> None:
     here = store.place("org/x")
     here.mkdir(parents=True)
     for name, raw in parts(data, ("current.json", "default")).items():
-        (here / name if name == "current.json" else store.root() / name).write_bytes(raw)
+        (here / name if name == "current.json" else places.pulled_indexes() / name).write_bytes(raw)
     with contextlib.suppress(IndexFormatError):
         now = store.current("org/x")
         assert now is None or store.revision_folder("org/x", now.commit).parent == here
@@ -426,11 +429,11 @@ _ALL = (
     _target("spans", seeds.spans, _spans, refusals=NONE),
     _target("notes", seeds.notes, _notes),
     _target("listing", seeds.listing, _listing),
-    _target("gguf", optional.gguf_seeds, optional.gguf, needs="provindex.formats.gguf"),
-    _target("torch", optional.torch_seeds, optional.torch, needs="provindex.formats.torch_files"),
-    _target("pickle", optional.pickle_seeds, optional.pickles, needs="provindex.formats.pickle_machine"),
-    _target("onnx", optional.onnx_seeds, optional.onnx, needs="provindex.formats.onnx_files"),
-    _target("quantized", optional.quantized_seeds, optional.quantized, needs="provindex.formats.quantized"),
-    _target("adapter", optional.adapter_seeds, optional.adapter, needs="provindex.adapters"),
+    _target("gguf", optional.gguf_seeds, optional.gguf, needs="provindex.formats.gguf.files"),
+    _target("torch", optional.torch_seeds, optional.torch, needs="provindex.formats.torch.files"),
+    _target("pickle", optional.pickle_seeds, optional.pickles, needs="provindex.formats.torch.pickle_machine"),
+    _target("onnx", optional.onnx_seeds, optional.onnx, needs="provindex.formats.onnx.files"),
+    _target("quantized", optional.quantized_seeds, optional.quantized, needs="provindex.formats.quantized.assembly"),
+    _target("adapter", optional.adapter_seeds, optional.adapter, needs="provindex.models.adapters"),
 )  # fmt: skip
 TARGETS: Mapping[str, Target] = {t.name: t for t in _ALL if not t.needs or find_spec(t.needs)}

@@ -154,8 +154,9 @@ class Differences:
 
 def differences(dumped: dict[str, Any], folders: list[Path]) -> Differences:
     """Compare ours with the peer's dump, model by model and pair by pair."""
+    from provindex.common.tokens import TokenizerAbsence
+    from provindex.models.tokenizer import read_tokenizer
     from provindex.signals import anchors, mfi, tfv, voa
-    from provindex.tokenizer import TokenizerAbsence, read_tokenizer
 
     found = Differences()
     ours: dict[str, Any] = {}

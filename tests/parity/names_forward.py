@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from make_architectures import NATIVE
 
-from provindex.names import Arch, Layout, Part, part_shape, resolve
+from provindex.roles.names import Arch, Layout, Part, part_shape, resolve
 
 SMALL = {
     "hidden_size": 96, "d_model": 96, "n_embd": 96, "dim": 96, "embedding_size": 48, "word_embed_proj_dim": 96,

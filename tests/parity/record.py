@@ -63,14 +63,14 @@ def compared(task: tuple[str, str, str, str]) -> dict[str, Any]:
         from provindex.api import default_calibration as calibration_of  # as it is called now
         from provindex.report.document import compare_document
     except ImportError:
-        from provindex.index import calibration_of
+        from provindex.index.collection import calibration_of
         from provindex.report.document import compare_document
     a, b, left, right = task
     x, y = pv.fingerprint(left), pv.fingerprint(right)
     try:
         from provindex.verdict.pair import compare as judge
     except ImportError:
-        from provindex.verdict import compare as judge
+        from provindex.verdict.pair import compare as judge
     pair = judge(x, y, calibration=calibration_of())
     info = pv.Index.load("embedded").info
     return {"kind": "pair", "name": f"{a} | {b}", "document": compare_document(Comparison(x, y, pair, info, {}))}

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from provindex.common.score import Score
+from provindex.common.tokens import Tokenizer
 from provindex.formats.tensors import Tensor
-from provindex.names import Placement, resolve
+from provindex.models.source import open_model
+from provindex.models.tokenizer import read_tokenizer
+from provindex.roles.names import Placement, resolve
 from provindex.signals import eas, end, lep, nlf, wvc
 from provindex.signals.anchors import peer_anchors
-from provindex.signals.score import Score
-from provindex.source import open_model
-from provindex.tokenizer import Tokenizer, read_tokenizer
 
 LAYER = re.compile(r"(?:layers?|h|block)\.\s*(\d+)\.")
 CHANGES = {

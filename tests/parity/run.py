@@ -184,8 +184,8 @@ def fingerprints(job: dict[str, Any], peer: dict[str, Any]) -> dict[str, tuple[A
     """(fingerprint, seconds) of every model that the peer reads; its files are in the page cache by then, as
     for the peer.
     """
-    from provindex.fingerprint import fingerprint_model
-    from provindex.source import open_model
+    from provindex.fingerprint.extract.model import fingerprint_model
+    from provindex.models.source import open_model
 
     made = {}
     for name in (n for n, facts in peer["models"].items() if "error" not in facts):
@@ -200,7 +200,7 @@ def fingerprints(job: dict[str, Any], peer: dict[str, Any]) -> dict[str, tuple[A
 
 def compare_all(pairs: Sequence[dict[str, Any]], ours: dict[str, tuple[Any, float]]) -> dict[tuple[str, str], Any]:
     """provindex's signals by pair."""
-    from provindex.verdict import compare
+    from provindex.verdict.pair import compare
 
     return {(p["a"], p["b"]): compare(ours[p["a"]][0], ours[p["b"]][0]).signals for p in pairs}
 

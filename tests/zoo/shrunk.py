@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_index.zoo.snapshot import Snapshot
-from provindex.names import Arch, Layout, Part, Placement, part_shape, resolve
+from provindex.roles.names import Arch, Layout, Part, Placement, part_shape, resolve
 
 FOLDER = Path(__file__).parents[1] / "data" / "architectures"
 VOCABULARY, PLACES, HEADS, UNITS, EXPERT_UNITS, WIDTH, TABLE = 40, 16, 4, 40, 20, 32, 16

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from provindex.names import Arch
+from provindex.roles.names import Arch
 
 from ..parts import Change, Parts
 from ..snapshot import Snapshot

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from provindex.evidence.canonical import PartKey
-from provindex.names import Arch
+from provindex.roles.canonical import PartKey
+from provindex.roles.names import Arch
 
 from ..parts import Parts
 from ..snapshot import Snapshot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from provindex.evidence.canonical import PartKey
+from provindex.roles.canonical import PartKey
 
 from ..parts import READERS, WRITERS, Change, Parts
 from ..snapshot import Snapshot

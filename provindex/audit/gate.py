@@ -1,0 +1,44 @@
+"""The gate of `query --deny`: is a model linked to something that is not allowed?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from provindex.index.answer import QueryResult
+from provindex.index.collection import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """One denied id. status: what the command would exit with for it alone: 1 linked, 3 cannot be told, 0 unrelated."""
+
+    id: str
+    status: int
+    reason: str
+
+
+def gate(result: QueryResult, deny: Sequence[str], index: Index) -> list[Denied]:
+    """What a query's answer says of each denied id; an id that no row has may be a family, whose rows all count.
+
+    The answer must have compared these rows: `Index.query(..., also=deny)`. To deny the model that is asked about is to
+    deny a linked one.
+    """
+    return [Denied(reference, *_judged(result, reference, index)) for reference in deny]
+
+
+def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, str]:
+    rows = index.named(reference)
+    if not rows:
+        return 3, "it is neither a model nor a family of the index"
+    if result.own is not None and any(entry is result.own for entry in rows):
+        return 1, "it is the model itself"
+    keys = {entry.key for entry in rows}
+    linked = [m for m in result.linked if m.entry.key in keys]
+    if linked:
+        member = "" if linked[0].entry.model_id == reference else f" to {linked[0].entry.label}"
+        return 1, f"linked{member} ({linked[0].pair.relation})"
+    untested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict != "unrelated"]
+    if untested:
+        return 3, f"could not be tested: {'; '.join(untested[0].pair.reasons)}"
+    return 0, "unrelated"

@@ -1,0 +1,63 @@
+"""Every environment variable that provindex reads, and the folders that follow from them; read at each call.
+
+What Hub users know (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE) is read by the Hub's own client; HF_HOME here too,
+because pulled indexes lie below it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DEFAULT_DATASET = "provindex/fingerprints"  # nobody has published it yet; PROVINDEX_DATASET names another
+
+
+def cache() -> Path:
+    """Our cache: PROVINDEX_CACHE, else `provindex` in the user's cache folder."""
+    chosen = os.environ.get("PROVINDEX_CACHE")
+    return Path(chosen) if chosen else _user_cache() / "provindex"
+
+
+def pulled_indexes() -> Path:
+    """The folder of all pulled indexes: in PROVINDEX_CACHE if that is set, else beside the Hub's other files."""
+    chosen = os.environ.get("PROVINDEX_CACHE")
+    if chosen:
+        return Path(chosen) / "indexes"
+    home = os.environ.get("HF_HOME") or _user_cache() / "huggingface"
+    return Path(home).expanduser() / "provindex" / "indexes"
+
+
+def default_indexes() -> list[str]:
+    """What PROVINDEX_INDEX names: folders or datasets, separated like PATH; empty if it is not set."""
+    return [name for name in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if name]
+
+
+def default_dataset() -> str:
+    """The dataset that is meant where none is named: PROVINDEX_DATASET, else the public one."""
+    return os.environ.get("PROVINDEX_DATASET") or DEFAULT_DATASET
+
+
+def epoch() -> int | None:
+    """SOURCE_DATE_EPOCH in seconds, for builds that repeat byte for byte; None if it is not set."""
+    said = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(said) if said.isdigit() else None
+
+
+def debug() -> bool:
+    """Whether PROVINDEX_DEBUG=1 asks for tracebacks."""
+    return os.environ.get("PROVINDEX_DEBUG") == "1"
+
+
+def color() -> bool:
+    """Whether colors are allowed: NO_COLOR is not set."""
+    return not os.environ.get("NO_COLOR")
+
+
+def limit_blas_threads() -> None:
+    """Let OpenBLAS start no threads of its own, unless the user said how many; before numpy is imported."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _user_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base) if base else Path.home() / ".cache"

@@ -1,0 +1,67 @@
+"""Facts of a tokenizer, as the room that reads models states them and the signals use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from provindex.common.errors import ModelError
+
+NO_TOKENIZER = "There is no tokenizer file."
+SPECIAL = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Facts of one tokenizer.
+
+    kind: "BPE", "WordPiece", "Unigram" or "WordLevel". class_name: as transformers 5.5.0 names it ("BertTokenizer";
+    "TokenizersBackend" where it keeps no class). vocab: id by token string, added tokens included.
+    merges: "a b", in order of rank; empty for kinds without merges. special: ids of SPECIAL, None where there is none.
+    added: number of added tokens. special_count: number of different special token strings.
+    backend_sha256: of the serialized backend (`Tokenizer.to_str()` of the tokenizers package), hexadecimal.
+    notes: sentences about files that were left out. backend: the live tokenizer, used by `first_id` only.
+    """
+
+    kind: str
+    class_name: str
+    vocab: Mapping[str, int]
+    merges: tuple[str, ...]
+    special: Mapping[str, int | None]
+    added: int
+    special_count: int
+    backend_sha256: str
+    notes: tuple[str, ...] = ()
+    backend: Any = field(default=None, repr=False, compare=False)
+
+    def first_id(self, text: str) -> int | None:
+        """First id of the encoded text without special tokens; None if it encodes to nothing or cannot be encoded."""
+        try:
+            ids = guarded(lambda: self.backend.encode(text, add_special_tokens=False).ids)
+        except ModelError:  # e.g. a word-level vocabulary without an unknown token: this text has no id
+            return None
+        return int(ids[0]) if ids else None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerAbsence:
+    """There is no usable tokenizer, and why, in one sentence."""
+
+    reason: str
+
+
+def guarded(action: Callable[[], Any]) -> Any:
+    """Run one call of the tokenizers package; ModelError for whatever it raises.
+
+    It raises bare Exception for bad data, and a Rust panic arrives as PanicException, which is no Exception.
+    """
+    try:
+        return action()
+    except ModelError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        detail = " ".join(str(error).split())[:200]
+        raise ModelError(f"The tokenizers package refuses it: {detail or type(error).__name__}.") from error

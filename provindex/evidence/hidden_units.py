@@ -1,0 +1,317 @@
+"""E1 and E1z: hidden units whose best match stands at the same place, by fixed points and by ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.common.score import Outcome, absent
+from provindex.evidence.exact import (
+    F64,
+    LOG10_THRESHOLD,
+    MIN_UNITS,
+    log10_alignment,
+    log10_binomial,
+    log10_fixed_points,
+    monotone_matching,
+    ranked,
+    smallest_cosine,
+)
+from provindex.evidence.panels import PROJECTION, HiddenPanels
+
+MAX_LAYERS = 1024  # of one stack; the deepest published models have about 200
+NO_PANELS = "no hidden units with a known role in one of the models"
+NO_BLOCKS = "no block of hidden units in common (other stacks, experts or head sizes, or only zeros)"
+Numbers = dict[tuple[str, int], int]  # (kind, expert) -> panel number
+Layers = dict[tuple[str, int], Numbers]  # (stack, layer) -> its panels
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """Two layers of one stack, laid side by side: a of A, b of B."""
+
+    stack: str
+    a: int
+    b: int
+
+
+@dataclass(frozen=True)
+class HiddenResult:
+    """Both hidden tests, the layer pairs of the better map, and the cosine of each pair's matched units."""
+
+    fixed: Outcome
+    aligned: Outcome
+    pairs: tuple[LayerPair, ...] = ()
+    cosines: tuple[float, ...] = ()
+
+    @property
+    def log10_p(self) -> float:
+        return min(self.fixed.log10_p or 0.0, self.aligned.log10_p or 0.0)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One model's panels as the tests see them.
+
+    layers: (stack, layer) -> its panels. repeats: blocks (panel, first row) that repeat an earlier block of the same
+    model: copied layers, upcycled experts, repeated value heads. They share one permutation, so only one may count.
+    """
+
+    panels: HiddenPanels
+    layers: Layers
+    repeats: frozenset[tuple[int, int]] = frozenset()
+
+    @cached_property
+    def wide(self) -> F64:
+        """All panels in double precision."""
+        return self.panels.values.astype(np.float64)
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_]:
+        """(T, R): which units are not zero."""
+        return np.asarray(self.panels.values.any(axis=2))
+
+
+def hidden_tests(a: HiddenPanels | None, b: HiddenPanels | None, stacks: frozenset[str] | None = None) -> HiddenResult:
+    """E1 (fixed points) and E1z (rank alignment) over layer maps.
+
+    Two kinds of map are tried: layer l to layer l, and the best order-preserving partial matching. The second pays
+    for every such matching that could have been chosen (a union bound), and both pay for there being two. stacks: which
+    stacks count, all if None.
+    """
+    reason = _incomparable(a, b)
+    if reason or a is None or b is None:
+        return HiddenResult(absent(reason or NO_PANELS), absent(reason or NO_PANELS))
+    left, right = _distinct(a, stacks), _distinct(b, stacks)
+    identity = [LayerPair(s, layer, layer) for s, layer in sorted(left.layers.keys() & right.layers.keys())]
+    matched, log10_maps = _best_map(left, right)
+    results = [
+        _test_map(left, right, pairs, _measured(left, right, pairs), cost + math.log10(2))
+        for pairs, cost in ((identity, 0.0), (matched, log10_maps))
+        if pairs
+    ]
+    if not results:
+        return HiddenResult(absent(NO_BLOCKS), absent(NO_BLOCKS))
+    return min(results, key=lambda r: (r.log10_p, -sum(r.cosines)))
+
+
+def _incomparable(a: HiddenPanels | None, b: HiddenPanels | None) -> str | None:
+    if a is None or b is None:
+        return NO_PANELS
+    if a.width != b.width:
+        return f"residual widths differ ({a.width} and {b.width})"
+    if max(len({key.layer for key in side.keys}) for side in (a, b)) > MAX_LAYERS:
+        return f"more than {MAX_LAYERS:,} layers in one of the models"
+    return None
+
+
+def _side(panels: HiddenPanels, stacks: frozenset[str] | None = None) -> _Side:
+    layers: Layers = {}
+    for number, key in enumerate(panels.keys):
+        if (stacks is None or key.stack in stacks) and (key.kind == "mlp" or key.group > 0):
+            layers.setdefault((key.stack, key.layer), {})[key.kind, key.expert] = number
+    return _Side(panels, layers)
+
+
+def _distinct(panels: HiddenPanels, stacks: frozenset[str] | None) -> _Side:
+    """A side without blocks that repeat an earlier one, and without layers that have no other."""
+    whole = _side(panels, stacks)
+    numbers = sorted(n for layer in whole.layers.values() for n in layer.values())
+    repeats = _repeats(panels, numbers)
+    layers = {
+        at: layer
+        for at, layer in whole.layers.items()
+        if any((n, start) not in repeats for n in layer.values() for start, _ in _spans(panels, n))
+    }
+    return _Side(panels, layers, repeats)
+
+
+def _spans(panels: HiddenPanels, number: int, height: int | None = None) -> list[tuple[int, int]]:
+    """The rows (start, stop) of each permutable block of a panel: all of an MLP, each head of v."""
+    rows = int(panels.heights[number]) if height is None else height
+    step = panels.keys[number].group or rows
+    return [(start, min(start + step, rows)) for start in range(0, rows, max(step, 1))]
+
+
+def _repeats(panels: HiddenPanels, numbers: Sequence[int]) -> frozenset[tuple[int, int]]:
+    """Blocks whose units stand as those of an earlier block: mean cosine eight standard deviations above chance."""
+    alike: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for number in numbers:
+        for start, stop in _spans(panels, number):
+            alike.setdefault((panels.keys[number].kind, stop - start), []).append((number, start))
+    out: set[tuple[int, int]] = set()
+    for (_, height), places in alike.items():
+        rows = np.stack([panels.values[n, start : start + height] for n, start in places]).astype(np.float32)
+        flat = rows.reshape(len(places), -1)
+        means = rows.mean(axis=1)
+        scores = flat @ flat.T - height * (means @ means.T)
+        limit = 8 * math.sqrt(height * (1 / PROJECTION + 1 / max(panels.width, 1)))
+        above = np.triu(scores > limit, 1).any(axis=0)
+        for j, place in ((int(j), places[j]) for j in np.flatnonzero(above)):
+            if any(scores[i, j] > limit and places[i] not in out for i in range(j)):
+                out.add(place)
+    return frozenset(out)
+
+
+def _scores(left: _Side, right: _Side, stack: str, rows: Sequence[int], cols: Sequence[int]) -> F64:
+    """Mean cosine of units at equal positions, centered, for every pair of layers: (len(rows), len(cols)).
+
+    One matrix product a kind, so that choosing a map is cheap; what is chosen is then tested with ranks.
+    """
+    ours, theirs = [left.layers[stack, i] for i in rows], [right.layers[stack, j] for j in cols]
+    height = min(left.panels.values.shape[1], right.panels.values.shape[1])
+    kinds = sorted({k for d in ours for k in d} & {k for d in theirs for k in d})
+    total = np.zeros((len(rows), len(cols)))
+    for kind in kinds:
+        x, y = _gather(left.panels, ours, kind, height), _gather(right.panels, theirs, kind, height)
+        flat = x.reshape(len(rows), -1) @ y.reshape(len(cols), -1).T
+        total += flat / height - x.mean(axis=1) @ y.mean(axis=1).T
+    return total / max(1, len(kinds))
+
+
+def _gather(panels: HiddenPanels, side: Sequence[Numbers], kind: tuple[str, int], height: int) -> NDArray[np.float32]:
+    out = np.zeros((len(side), height, PROJECTION), np.float32)
+    for i, numbers in enumerate(side):
+        if kind in numbers:
+            out[i] = panels.values[numbers[kind], :height]
+    return out
+
+
+def _best_map(left: _Side, right: _Side) -> tuple[list[LayerPair], float]:
+    """The order-preserving partial matching of layers with the largest sum of cosines, and log10 of their number."""
+    pairs: list[LayerPair] = []
+    log10_maps = 0.0
+    for stack, rows, cols in _common_stacks(left, right):
+        scores = _scores(left, right, stack, rows, cols)
+        pairs += [LayerPair(stack, rows[i], cols[j]) for i, j in monotone_matching(scores)]
+        log10_maps += log10_binomial(len(rows) + len(cols), len(rows))
+    return pairs, log10_maps
+
+
+def _common_stacks(left: _Side, right: _Side) -> Iterator[tuple[str, list[int], list[int]]]:
+    """(stack, layers of A, layers of B) of every stack that both have."""
+    for stack in sorted({s for s, _ in left.layers} & {s for s, _ in right.layers}):
+        rows, cols = (sorted(layer for s, layer in side.layers if s == stack) for side in (left, right))
+        yield stack, rows, cols
+
+
+def _blocks(left: _Side, right: _Side, pair: LayerPair) -> list[tuple[F64, F64]]:
+    """The permutable blocks that two layers have in common: units of both, each (m, 128).
+
+    Units that are zero in either model are left out: they are alike, but stand where a pruning tool or padding put
+    them, so counting them would make two classes of units at fixed places.
+    """
+    ours, theirs = left.layers[pair.stack, pair.a], right.layers[pair.stack, pair.b]
+    out: list[tuple[F64, F64]] = []
+    for kind in sorted(ours.keys() & theirs.keys()):
+        x, y = ours[kind], theirs[kind]
+        if left.panels.keys[x].group != right.panels.keys[y].group:  # other head sizes: positions do not correspond
+            continue
+        height = int(min(left.panels.heights[x], right.panels.heights[y]))
+        for start, stop in _spans(left.panels, x, height):
+            if (x, start) in left.repeats or (y, start) in right.repeats:
+                continue
+            a, b = left.wide[x, start:stop], right.wide[y, start:stop]
+            live = left.live[x, start:stop] & right.live[y, start:stop]
+            if live.all() and stop - start > 1:
+                out.append((a, b))
+            elif live.sum() > 1:
+                out.append((a[live], b[live]))
+    return out
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the blocks of one pair of layers say together, their sizes in order, the mean cosine of matched units."""
+
+    across: int = 0
+    down: int = 0
+    excess: float = 0.0
+    sizes: tuple[int, ...] = ()
+    cosine: float = 0.0
+
+
+def _measured(left: _Side, right: _Side, pairs: Sequence[LayerPair]) -> list[_Measured]:
+    """What each pair of layers says. Blocks of one size go through numpy together: they are small and many."""
+    blocks = [_blocks(left, right, pair) for pair in pairs]
+    places: dict[int, list[tuple[int, int]]] = {}
+    for i, own in enumerate(blocks):
+        for j, (a, _) in enumerate(own):
+            places.setdefault(len(a), []).append((i, j))
+    seen: dict[tuple[int, int], tuple[int, int, float, F64]] = {}
+    for some in places.values():
+        ours, theirs = (np.stack([blocks[i][j][side] for i, j in some]) for side in (0, 1))
+        similarity = ours @ theirs.swapaxes(1, 2)
+        counts = (column.tolist() for column in ranked(similarity))
+        seen.update(zip(some, zip(*counts, np.diagonal(similarity, 0, 1, 2), strict=True), strict=True))
+    return [_together([seen[i, j] for j in range(len(own))]) for i, own in enumerate(blocks)]
+
+
+def _together(found: Sequence[tuple[int, int, float, F64]]) -> _Measured:
+    if not found:
+        return _Measured()
+    across, down, excess, diagonals = zip(*found, strict=True)
+    cosine = float(np.mean(np.concatenate(diagonals)))
+    return _Measured(sum(across), sum(down), sum(excess), tuple(map(len, diagonals)), cosine)
+
+
+def _test_map(
+    left: _Side, right: _Side, pairs: Sequence[LayerPair], found: Sequence[_Measured], log10_cost: float
+) -> HiddenResult:
+    """E1 and E1z of one layer map, from what its pairs say.
+
+    log10_cost: log10 of how many maps this one had to compete with.
+    """
+    sizes = [m for one in found for m in one.sizes]
+    across, down = sum(one.across for one in found), sum(one.down for one in found)
+    excess = sum((one.excess for one in found), 0.0)
+    blocks, rows, ceiling = len(sizes), sum(sizes), sum(m * (m - 1) / 2 for m in sizes)
+    variance = 0.0
+    for m in sizes:  # not with sum, which rounds differently from Python 3.12 on
+        variance += m * m * (m + 1) / 12
+    if rows < MIN_UNITS:
+        why = (
+            f"only {rows} hidden units in common that are neither zero nor NaN, {MIN_UNITS} needed"
+            if rows
+            else NO_BLOCKS
+        )
+        return HiddenResult(absent(why), absent(why))
+    points = max(across, down)
+    fixed_p = min(0.0, log10_fixed_points(points, blocks) + math.log10(2) + log10_cost)
+    aligned_p = min(0.0, log10_alignment(excess, variance) + log10_cost)
+    noise = 1 / PROJECTION + 1 / max(left.panels.width, 1)
+    smallest = smallest_cosine(variance, ceiling, log10_cost, noise)
+    return HiddenResult(
+        Outcome(points / rows, rows, fixed_p, blocks / rows),
+        Outcome(excess / ceiling, rows, aligned_p, 0.0, smallest=smallest),
+        tuple(pairs),
+        tuple(one.cosine for one in found),
+    )
+
+
+def layer_matches(
+    a: HiddenPanels, b: HiddenPanels, stacks: frozenset[str] | None = None
+) -> list[tuple[LayerPair, float]]:
+    """(pair, log10_p): for each layer of either model, its best layer of the other if significant at 1e-6.
+
+    Unlike the maps of `hidden_tests`, one layer may have several layers of the other model: that is how repeated layers
+    show, on whichever side they are. Reported for linked pairs only; it decides nothing.
+    """
+    left, right = _side(a, stacks), _side(b, stacks)
+    out: list[tuple[LayerPair, float]] = []
+    for stack, rows, cols in _common_stacks(left, right):
+        scores = _scores(left, right, stack, rows, cols)
+        cost = math.log10(len(rows) * len(cols))
+        best = {(i, int(row.argmax())) for i, row in enumerate(scores)}
+        best |= {(int(column.argmax()), j) for j, column in enumerate(scores.T)}
+        pairs = [LayerPair(stack, rows[i], cols[j]) for i, j in sorted(best)]
+        for pair, measured in zip(pairs, _measured(left, right, pairs), strict=True):
+            found = _test_map(left, right, [pair], [measured], cost + math.log10(2))
+            if found.log10_p <= LOG10_THRESHOLD:
+                out.append((pair, found.log10_p))
+    return out

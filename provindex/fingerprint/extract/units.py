@@ -1,0 +1,276 @@
+"""From a model's tensors to what its branches look like in anchor coordinates: sketches (VABS) and neuron panels (E3).
+
+Layer after layer: reader rows and writer columns are multiplied with the virtual anchors while they stream by, so that
+no matrix is held as a whole. Norms are folded into the anchors instead of the matrices, which is the same product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.evidence import aligned, sketch
+from provindex.evidence.sketch import SKETCHED, LayerKey
+from provindex.roles import canonical
+from provindex.roles.canonical import F64
+from provindex.roles.names import Arch, Part, Placement
+from provindex.roles.weights import Weights
+
+PIECE = 1 << 18  # elements multiplied at a time: 2 MB of float64, which stay in cache
+LEVELS = 31
+MAX_UNITS = 1 << 18  # of one matrix: some 130 MB of products; the widest MLPs have a fifth of that
+TURNED = 1 << 24  # the same for matrices that are stored transposed, of which every piece touches every page
+READERS = ("q", "k", "v", "gate", "up")
+WRITERS = ("o", "down")
+ATTENTION = ("q", "k", "v")
+
+Found = list[tuple[Placement, Part]]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The virtual anchors of a model: (64, d) at the anchor strings, at fixed token ids; None where there are none."""
+
+    by_string: F64 | None
+    by_id: F64 | None
+
+    def stacked(self, count: int) -> F64:
+        """The first `count` anchors of each naming, one below the other."""
+        return np.concatenate([a[:count] for a in (self.by_string, self.by_id) if a is not None])
+
+    def split(self, values: NDArray[np.generic], axis: int = 0) -> tuple[NDArray[np.generic] | None, ...]:
+        """What was made with `stacked`, by naming again."""
+        there = [a is not None for a in (self.by_string, self.by_id)]
+        pieces = iter(np.split(values, sum(there), axis=axis))
+        return tuple(next(pieces) if is_there else None for is_there in there)
+
+
+@dataclass(frozen=True)
+class Branched:
+    """What is kept of the branches of a model."""
+
+    by_string: sketch.BranchSketches | None = None
+    by_id: sketch.BranchSketches | None = None
+    neurons: aligned.NeuronPanels | None = None
+
+
+@dataclass(frozen=True)
+class _Neurons:
+    """The kept of a layer's `width` neurons: positions, lengths (n, P), coordinates (n, P, anchors of both namings)."""
+
+    width: int
+    units: NDArray[np.int64]
+    lengths: F64
+    coordinates: F64
+
+
+def branches(w: Weights, anchors: Anchors, pool: Executor, before: Callable[[LayerKey], None]) -> Branched:
+    """Sketches and neuron panels of the text tower's stacks; in sampled mode of the layers at 1/3 and 2/3 only.
+
+    before: what else is to be done with a layer, just before it is read, so that its bytes are fetched once.
+    """
+    if anchors.by_string is None and anchors.by_id is None:
+        return Branched()
+    layers = _layers(w)
+    kept = aligned.neurons_kept(len(layers)) if w.exact else aligned.NEURONS
+
+    def read(key: LayerKey) -> tuple[tuple[F64 | None, F64 | None], _Neurons | None]:
+        before(key)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out afterwards
+            return _layer(w, anchors, key, layers[key], kept)
+
+    made = dict(zip(layers, pool.map(read, layers), strict=True))
+    full = {key: found for key, (found, _) in made.items()}
+    return Branched(
+        sketch.projected({key: s for key, (s, _) in full.items() if s is not None}),
+        sketch.projected({key: s for key, (_, s) in full.items() if s is not None}),
+        _panels({key: neurons for key, (_, neurons) in made.items() if neurons is not None}, anchors),
+    )
+
+
+def _layers(w: Weights) -> dict[LayerKey, dict[str, Found]]:
+    """The parts of every layer by role, of the stacks that are as wide as the text tower."""
+    width = w.arch.hidden if w.arch else 0
+    stacks = {s for s, arch in w.layout.archs.items() if arch.hidden == width and s not in ("vision", "audio")}
+    layers: dict[LayerKey, dict[str, Found]] = {}
+    for role in READERS + WRITERS:
+        for place, part in w.parts(role):
+            if part.stack in stacks and part.layer is not None and not part.cross and w.kept(part):
+                layers.setdefault((part.stack, part.layer), {}).setdefault(role, []).append((place, part))
+    if w.exact:
+        return layers
+    return {key: layers[key] for key in _thirds(layers)}
+
+
+def _thirds(layers: dict[LayerKey, dict[str, Found]]) -> list[LayerKey]:
+    """Of each stack the layers at one and at two thirds of its depth."""
+    chosen = []
+    for stack in sorted({stack for stack, _ in layers}):
+        depth = sorted(layer for s, layer in layers if s == stack)
+        chosen += [(stack, depth[i]) for i in sorted({len(depth) // 3, 2 * len(depth) // 3})]
+    return chosen
+
+
+def _layer(
+    w: Weights, anchors: Anchors, key: LayerKey, roles: dict[str, Found], kept: int
+) -> tuple[tuple[F64 | None, F64 | None], _Neurons | None]:
+    arch = w.layout.archs[key[0]]
+    units: dict[str, F64] = {}
+    lengths: dict[str, F64] = {}
+    for role, found in roles.items():
+        if all(_fits(w, role, place, part, arch.hidden) for place, part in found):
+            units[role], lengths[role] = _products(w, anchors.stacked(SKETCHED), arch, key, role, found)
+    gains = {r: g for r, n in (("q", "norm_q"), ("k", "norm_k")) if (g := w.gains.get((key[0], n, key[1]))) is not None}
+    gains = {role: (arch.norm_offset + gain).astype(np.float32) for role, gain in gains.items()}
+    relu = arch.activation.startswith("relu")
+    views = {role: anchors.split(values) for role, values in units.items()}
+
+    def seen(naming: int, own: F64 | None) -> F64 | None:
+        if own is None:
+            return None
+        mine = {role: np.asarray(view[naming], np.float64) for role, view in views.items()}
+        return sketch.full_sketch(sketch.Branches(mine, arch.head_dim, gains, relu), own)
+
+    return (seen(0, anchors.by_string), seen(1, anchors.by_id)), _neurons(w, anchors, arch, key, roles, lengths, kept)
+
+
+def _fits(w: Weights, role: str, place: Placement, part: Part, width: int) -> bool:
+    """Whether a matrix reads or writes the residual stream, with no more units than a model has."""
+    rows, columns = canonical.part_shape(w.model.tensors[place.name].shape, part)
+    inside, outside = (columns, rows) if role in READERS else (rows, columns)
+    return inside == width and outside <= MAX_UNITS
+
+
+def _folded(w: Weights, left: F64, arch: Arch, key: LayerKey, role: str) -> tuple[F64, F64]:
+    """The anchors with the norm folded in that stands between them and a matrix, and that norm's gain; (k, d), (d,)."""
+    branch = "attn" if role in ATTENTION or role == "o" else "mlp"
+    if role in READERS:
+        gain = canonical.find_gain(w.gains, key[0], arch, branch, key[1])
+    else:
+        gain = w.gains.get((key[0], f"norm_{branch}_out", key[1])) if arch.norm_place != "post" else None
+    if gain is None or gain.size != left.shape[1]:
+        return left, np.ones(left.shape[1])
+    full = arch.norm_offset + gain.astype(np.float64)
+    return left * full, full
+
+
+def _products(w: Weights, left: F64, arch: Arch, key: LayerKey, role: str, found: Found) -> tuple[F64, F64]:
+    """Anchors times the units of a role, (k, units), and their folded lengths, (units,); experts one after another."""
+    folded, gain = _folded(w, left, arch, key, role)
+    made = [_times(w, folded, gain, arch.norm == "layer", role, place, part) for place, part in found]
+    return np.concatenate([p for p, _ in made], axis=1), np.concatenate([n for _, n in made])
+
+
+def _times(
+    w: Weights, left: F64, gain: F64, centered: bool, role: str, place: Placement, part: Part
+) -> tuple[F64, F64]:
+    tensor = w.model.tensors[place.name]
+    rows, columns = canonical.part_shape(tensor.shape, part)
+    reads = role in READERS
+    out = np.zeros((len(left) + 1, rows if reads else columns))
+    energy = np.zeros(out.shape[1])
+    wide = np.concatenate([left, gain[None]])  # the last row gives what LayerNorm takes away
+    step = max(1, (TURNED if part.transposed else PIECE) // columns)
+    for start in range(0, rows, step):
+        piece = w.rows(place, part, start, start + step).astype(np.float64)
+        stop = start + len(piece)
+        if reads:
+            out[:, start:stop] = wide @ piece.T
+            energy[start:stop] = np.square(piece) @ np.square(gain)
+        else:
+            out += wide[:, start:stop] @ piece
+            energy += np.square(gain[start:stop]) @ np.square(piece)
+    if centered:
+        energy -= np.square(out[-1]) / len(gain)
+    return out[:-1], np.sqrt(np.maximum(energy, 0.0))
+
+
+def _neurons(
+    w: Weights, anchors: Anchors, arch: Arch, key: LayerKey, roles: dict[str, Found], lengths: dict[str, F64], kept: int
+) -> _Neurons | None:
+    """The neurons with the longest gate rows; without a gate, with the largest product of up and down lengths."""
+    parts = [role for role in ("gate", "up", "down") if role in lengths]
+    if parts[-2:] != ["up", "down"] or len({lengths[p].size for p in parts}) > 1:
+        return None
+    size = lengths["gate"] if "gate" in parts else lengths["up"] * lengths["down"]
+    if not np.isfinite(size).all():
+        return None
+    chosen = np.argsort(-size.astype(np.float32), kind="stable")[:kept].astype(np.int64)
+    left = anchors.stacked(sketch.ANCHORS_KEPT)
+    coordinates = [_chosen(w, left, arch, key, role, roles[role], chosen) for role in parts]
+    return _Neurons(
+        size.size, chosen, np.stack([lengths[p][chosen] for p in parts], axis=1), np.stack(coordinates, axis=1)
+    )
+
+
+def _chosen(
+    w: Weights, left: F64, arch: Arch, key: LayerKey, role: str, found: Found, chosen: NDArray[np.int64]
+) -> F64:
+    """Anchors times some units of a role, (units, k)."""
+    folded, _ = _folded(w, left, arch, key, role)
+    out = np.zeros((chosen.size, len(left)))
+    first = 0
+    for place, part in found:
+        rows, columns = canonical.part_shape(w.model.tensors[place.name].shape, part)
+        units = rows if role in READERS else columns
+        here = np.flatnonzero((chosen >= first) & (chosen < first + units))
+        out[here] = _some(w, folded, role, place, part, chosen[here] - first)
+        first += units
+    return out
+
+
+def _some(w: Weights, left: F64, role: str, place: Placement, part: Part, units: NDArray[np.int64]) -> F64:
+    tensor = w.model.tensors[place.name]
+    rows, columns = canonical.part_shape(tensor.shape, part)
+    if role in READERS and not part.transposed:
+        sources = canonical.source_rows(part, 0, rows)[units]
+        ascending = np.argsort(sources, kind="stable")
+        picked = w.rows(place, replace(part, rows=sources[ascending]), 0, units.size).astype(np.float64)
+        out = np.empty((units.size, len(left)))
+        out[ascending] = picked @ left.T
+        return out
+    out = np.zeros((units.size, len(left)))
+    step = max(1, (TURNED if part.transposed else PIECE) // columns)
+    for start in range(0, rows, step):
+        piece = w.rows(place, part, start, start + step)
+        stop = start + len(piece)
+        if role in READERS:
+            here = np.flatnonzero((units >= start) & (units < stop))
+            out[here] = piece[units[here] - start].astype(np.float64) @ left.T
+        else:
+            out += piece[:, units].astype(np.float64).T @ left[:, start:stop].T
+    return out
+
+
+def _panels(made: dict[LayerKey, _Neurons], anchors: Anchors) -> aligned.NeuronPanels | None:
+    if not made:
+        return None
+    keys = sorted(made)
+    parts = max(made[key].lengths.shape[1] for key in keys)
+    keys = [key for key in keys if made[key].lengths.shape[1] == parts]
+    coordinates = np.concatenate([made[key].coordinates for key in keys])
+    halves = [None if v is None else _directions(v) for v in anchors.split(coordinates, axis=2)]
+    return aligned.NeuronPanels(
+        keys=tuple(keys),
+        heights=np.array([made[key].units.size for key in keys], np.int32),
+        widths=np.array([made[key].width for key in keys], np.int32),
+        units=np.concatenate([made[key].units for key in keys]).astype(np.int32),
+        lengths=np.concatenate([made[key].lengths for key in keys]).astype(np.float32),
+        by_string=halves[0],
+        by_id=halves[1],
+    )
+
+
+def _directions(values: NDArray[np.generic]) -> NDArray[np.int8]:
+    """Vectors as directions, 31 for the largest coordinate: cosines of .9995, in 5 bits when compressed.
+
+    One that is not finite becomes zeros.
+    """
+    wide = np.asarray(values, np.float64)
+    top = np.abs(wide).max(axis=-1, keepdims=True)
+    good = np.isfinite(top) & (top > 0)
+    return np.round(np.where(good, wide, 0.0) * LEVELS / np.where(good, top, 1.0)).astype(np.int8)

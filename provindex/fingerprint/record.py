@@ -1,0 +1,93 @@
+"""The record: all that provindex keeps of a model, and nothing about how it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.common.files import FileFact
+from provindex.evidence import aligned, panels, sketch
+from provindex.evidence.token_rows import TokenRows
+from provindex.signals import mfi, nlf, tfv, wvc
+
+FINGERPRINT_VERSION = 1
+MODES = ("exact", "sampled")
+NEEDS_STAGE_2 = "not read: sampled mode reads whole layers only if nothing else shows a link"
+NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts of the weights that a reader wants to see; none of them decides anything.
+
+    architecture: model type of the text tower. main: its stack ("decoder" or "encoder"). parameters: elements of all
+    weight tensors, a tied head counted once. hidden, layers, vocabulary: width, depth and embedding rows of the text
+    tower (0 if unknown). precision: narrowest of "bf16", "f16", "f32" that holds most parameters exactly ("" in
+    sampled mode). nonfinite: NaNs and infinities found.
+    """
+
+    architecture: str
+    main: str
+    parameters: int
+    hidden: int
+    layers: int
+    vocabulary: int
+    precision: str
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that provindex keeps of a model.
+
+    The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, None in sampled
+    mode. A signal or panel that is None is explained in `absences` under its name (EAS, hidden, ...). `indexed`: loaded
+    from a row of an index.
+    """
+
+    model_id: str
+    facts: Facts
+    mode: str
+    content_sha256: str | None
+    mfi: mfi.MfiFeatures
+    revision: str | None = None
+    variant: str = ""
+    family: str | None = None
+    license: str | None = None
+    parents: tuple[str, ...] = ()
+    source: str | None = None
+    id_certainty: str | None = None
+    version: int = FINGERPRINT_VERSION
+    tfv: tfv.TfvFeatures | None = None
+    vocabulary_sketch: NDArray[np.uint64] | None = None
+    vocabulary_size: int = 0
+    eas: F32 | None = None
+    eas_by_id: F32 | None = None
+    end: NDArray[np.float64] | None = None
+    nlf: nlf.NormTensors | None = None
+    lep: Mapping[str, F32] = field(default_factory=dict)
+    wvc: wvc.Samples | None = None
+    hidden: panels.HiddenPanels | None = None
+    residual: panels.ResidualPanel | None = None
+    residual_by_id: panels.ResidualPanel | None = None
+    sketches: sketch.BranchSketches | None = None
+    sketches_by_id: sketch.BranchSketches | None = None
+    neurons: aligned.NeuronPanels | None = None
+    token_rows: TokenRows | None = None
+    blocks: panels.BlockDigests | None = None
+    absences: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    files: tuple[FileFact, ...] = ()
+    bytes_read: int = 0
+    bytes_total: int = 0
+    indexed: bool = False
+
+    @property
+    def label(self) -> str:
+        """The id, with the variant in brackets, as people write it."""
+        return f"{self.model_id} [{self.variant}]" if self.variant else self.model_id

@@ -1,0 +1,232 @@
+"""What an ONNX file says: its initializers, wherever their bytes are, and its nodes. Nothing is inferred here.
+
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Functions, subgraphs and sparse initializers are passed over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from provindex.common.bounded_json import shown
+from provindex.common.errors import ModelError
+from provindex.formats.dtypes import BITS, STORED
+from provindex.formats.protobuf import BYTES, FIXED32, VARINT, Field, ProtobufError, Reader, signed, varints
+from provindex.formats.tensors import ByteTensor, Extent
+
+MAX_NODES = 1 << 17
+MAX_TENSORS = 1 << 17
+MAX_STRINGS = 1 << 20  # of all nodes together
+MAX_RANK = 8
+MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
+MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
+_MAX_ELEMENTS = 1 << 60
+_AGAIN = "Download it again, or export it anew."
+
+# Field numbers of the messages in onnx.proto.
+_MODEL_GRAPH = 7
+_NODE, _INITIALIZER = 1, 5
+_INPUT, _OUTPUT, _NAME, _OP, _ATTRIBUTE = 1, 2, 3, 4, 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 2, 3, 5, 8
+_DIMS, _TYPE, _FLOATS, _INT32S, _INT64S, _TENSOR_NAME, _RAW, _DOUBLES, _UINT64S = 1, 2, 4, 5, 7, 8, 9, 10, 11
+_EXTERNAL, _LOCATION = 13, 14
+
+DTYPES: Mapping[int, str] = {
+    1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 12: "U32",
+    13: "U64", 16: "BF16", 17: "F8_E4M3", 18: "F8_E4M3FNUZ", 19: "F8_E5M2", 20: "F8_E5M2FNUZ", 24: "F8_E8M0",
+}  # fmt: skip
+_BITS_OF = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # floats that are written as integers: their bits
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. numbers: its integer attributes by name, single ones as tuples of one. floats: likewise, raw."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    floats: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """nodes: in order. stored: initializers, and values of Constant nodes, by name. skipped: initializers whose type
+    is not read (4-bit numbers, strings)."""
+
+    nodes: tuple[Node, ...]
+    stored: Mapping[str, ByteTensor]
+    skipped: tuple[str, ...]
+
+
+def read_graph(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Graph:
+    """Parse a model file. beside: another file of the model's folder, for tensors that are stored outside.
+
+    ModelError if it is no ONNX file, is damaged, or lacks a file that it refers to.
+    """
+    try:
+        return _Parser(file, label, beside).graph()
+    except ProtobufError as fault:
+        raise ModelError(f"{label} is no ONNX file, or damaged: {fault}.", _AGAIN) from None
+
+
+class _Parser:
+    def __init__(self, file: Extent, label: str, beside: Callable[[str], Extent | None]) -> None:
+        self._file, self._label, self._beside = file, label, beside
+        self._reader = Reader(file)
+        self._outside: dict[PurePosixPath, Extent] = {}
+        self._strings, self._decoded = MAX_STRINGS, MAX_DECODED
+        self._stored: dict[str, ByteTensor] = {}
+        self._skipped: list[str] = []
+
+    def graph(self) -> Graph:
+        graphs = [f for f in self._reader.fields(0, self._file.size) if f.number == _MODEL_GRAPH and f.wire == BYTES]
+        if len(graphs) != 1:
+            raise ProtobufError("it has no graph, or several")
+        nodes: list[Node] = []
+        for part in self._reader.fields(graphs[0].start, graphs[0].stop):
+            if part.number == _NODE:
+                nodes.append(self._node(part))
+            elif part.number == _INITIALIZER:
+                self._keep(*self._tensor(part))
+            if len(nodes) > MAX_NODES or len(self._stored) + len(self._skipped) > MAX_TENSORS:
+                raise ProtobufError("it has more nodes or tensors than any we know")
+        return Graph(tuple(nodes), self._stored, tuple(self._skipped))
+
+    def _keep(self, name: str, tensor: ByteTensor | None) -> None:
+        if name in self._stored:
+            raise ProtobufError(f"it has two tensors {shown(name)}")
+        if tensor is None:
+            self._skipped.append(name)
+        else:
+            self._stored[name] = tensor
+
+    def _text(self, part: Field) -> str:
+        self._strings -= 1
+        if self._strings < 0:
+            raise ProtobufError(f"it has more than {MAX_STRINGS:,} names")
+        return self._reader.text(part)
+
+    def _inside(self, part: Field) -> Iterator[Field]:
+        if part.wire != BYTES:
+            raise ProtobufError("it has a number where something larger belongs")
+        return self._reader.fields(part.start, part.stop)
+
+    def _node(self, message: Field) -> Node:
+        texts: dict[int, list[str]] = {_INPUT: [], _OUTPUT: [], _NAME: [], _OP: []}
+        numbers: dict[str, tuple[int, ...]] = {}
+        floats: dict[str, bytes] = {}
+        values: list[Field] = []
+        for part in self._inside(message):
+            if part.number in texts:
+                texts[part.number].append(self._text(part))
+            elif part.number == _ATTRIBUTE:
+                values += self._attribute(part, numbers, floats)
+        op, name = "".join(texts[_OP][-1:]), "".join(texts[_NAME][-1:])
+        if op == "Constant" and texts[_OUTPUT] and values:
+            made, tensor = texts[_OUTPUT][0], self._tensor(values[0])[1]
+            self._keep(made, replace(tensor, name=made) if tensor else None)
+        return Node(op, name, tuple(texts[_INPUT]), tuple(texts[_OUTPUT]), numbers, floats)
+
+    def _attribute(
+        self, message: Field, numbers: dict[str, tuple[int, ...]], floats: dict[str, bytes]
+    ) -> Iterator[Field]:
+        """Note an attribute's integers or float; yield its tensor."""
+        name, found = "", []
+        for part in self._inside(message):
+            if part.number == _ATTRIBUTE_NAME:
+                name = self._text(part)
+            elif part.number == _ATTRIBUTE_INT and part.wire == VARINT:
+                found.append(signed(part.value))
+            elif part.number == _ATTRIBUTE_INTS and len(found) <= MAX_RANK:
+                found += self._reader.integers(part, 1 << 16)[: MAX_RANK + 1]
+            elif part.number == _ATTRIBUTE_FLOAT:
+                if part.wire != FIXED32:
+                    raise ProtobufError("it has an attribute that should be a float and is none")
+                floats[name] = self._file.now(part.start, part.stop)
+            elif part.number == _ATTRIBUTE_TENSOR:
+                yield part
+        if found:
+            numbers[name] = tuple(found)
+
+    def _tensor(self, message: Field) -> tuple[str, ByteTensor | None]:
+        """A tensor's name and, unless its type is not read, where it is."""
+        name, dims, kind, outside = "", [], 0, False
+        data: list[Field] = []
+        entries: dict[str, str] = {}
+        for part in self._inside(message):
+            if part.number == _DIMS:
+                dims += self._reader.integers(part, MAX_RANK)
+                if len(dims) > MAX_RANK:
+                    raise ProtobufError(f"it has a tensor of more than {MAX_RANK} dimensions")
+            elif part.number == _TYPE:
+                kind = part.value
+            elif part.number == _TENSOR_NAME:
+                name = self._text(part)
+            elif part.number in (_FLOATS, _INT32S, _INT64S, _RAW, _DOUBLES, _UINT64S):
+                data = [*data[-1:], part]  # more than one is an error below
+            elif part.number == _EXTERNAL and len(entries) < 16:
+                entries.update(self._entry(part))
+            elif part.number == _LOCATION:
+                outside = part.value == 1
+        if kind not in DTYPES:
+            return name, None
+        elements = math.prod(dims)
+        if min(dims, default=0) < 0 or math.prod(max(1, extent) for extent in dims) > _MAX_ELEMENTS:
+            raise self._broken(f"gives {shown(name)} an absurd shape")
+        size = elements * BITS[DTYPES[kind]] // 8
+        extent = self._external(name, entries, size) if outside else self._inline(name, data, DTYPES[kind], size)
+        if extent.size != size:
+            raise self._broken(f"gives {shown(name)} {extent.size} bytes, which do not fit {DTYPES[kind]} of {dims}")
+        return name, ByteTensor(name, DTYPES[kind], tuple(dims), extent)
+
+    def _entry(self, message: Field) -> dict[str, str]:
+        texts = [self._text(part) for part in self._inside(message) if part.number in (1, 2)]
+        return {texts[0]: texts[1]} if len(texts) == 2 else {}
+
+    def _inline(self, name: str, data: list[Field], dtype: str, size: int) -> Extent:
+        """The bytes of a tensor, of which there should be `size`: raw data as it lies in the file, numbers decoded."""
+        if not data:
+            return self._file.part(0, 0)
+        part = data[0]
+        if len(data) > 1 or part.wire != BYTES:
+            raise self._broken(f"stores {shown(name)} in pieces, which is not read")
+        if {_RAW: dtype, _FLOATS: "F32", _DOUBLES: "F64"}.get(part.number) == dtype:
+            return self._file.part(part.start, part.stop)
+        if part.number in (_RAW, _FLOATS, _DOUBLES) or part.stop - part.start > MAX_NUMBERS:
+            raise self._broken(f"stores {shown(name)} as numbers of another type, or as too many")
+        self._decoded -= size
+        if self._decoded < 0:
+            raise self._broken(f"stores more than {MAX_DECODED >> 20} MB as single numbers, {shown(name)} among them")
+        numbers = varints(self._file.now(part.start, part.stop))
+        return Extent(numbers.astype(STORED[dtype] if dtype[0] != "F" else _BITS_OF[BITS[dtype]]).view(np.uint8))
+
+    def _external(self, name: str, entries: Mapping[str, str], size: int) -> Extent:
+        """The bytes of a tensor that lies in another file of the folder."""
+        location = entries.get("location", "")
+        path = PurePosixPath(location)  # a file is opened once, however it is spelt
+        if path not in self._outside:
+            found = self._beside(location)
+            if found is None:
+                what = f"{self._label} has its weights in {shown(location)}, which is not there."
+                raise ModelError(what, "Put that file beside it.")
+            self._outside[path] = found
+        file = self._outside[path]
+        offset = self._number(name, entries.get("offset", "0"))
+        length = self._number(name, entries.get("length", str(size)))
+        if offset + length > file.size:
+            raise self._broken(f"puts {shown(name)} behind the end of {shown(location)}")
+        return file.part(offset, offset + length)
+
+    def _number(self, name: str, text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise self._broken(f"says where {shown(name)} lies in a way that is no number")
+        return int(text)
+
+    def _broken(self, what: str) -> ModelError:
+        return ModelError(f"{self._label} {what}.", _AGAIN)

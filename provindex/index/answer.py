@@ -1,0 +1,162 @@
+"""What a query answers: candidates after re-verification, families, and what else a reader must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from provindex.evidence.merge import MAX_CANDIDATES
+from provindex.fingerprint.record import NEEDS_STAGE_2, Fingerprint
+from provindex.index.entries import Entry, IndexInfo, Key
+from provindex.verdict.descent import TRAINED_ON, Sampled, parents_of, sampled
+from provindex.verdict.pair import Pair
+from provindex.verdict.quantized_source import source_among
+
+
+@dataclass(frozen=True)
+class Match:
+    """A candidate after re-verification. pair: A is the query, B the candidate; direction is the candidate's role."""
+
+    entry: Entry
+    pair: Pair
+    rank: int
+    score: float
+
+    @property
+    def direction(self) -> str | None:
+        """The candidate's role: "ancestor" means that the query descends from it.
+
+        A variant (the same id in another dress) is never called an ancestor of its source.
+        """
+        flipped = {"ancestor": "descendant", "descendant": "ancestor"}
+        return flipped.get(self.pair.direction or "", self.pair.direction)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Matches of one weight lineage: the closest of them, how many matched, how many the index has of it."""
+
+    family: str
+    best_model_id: str
+    matches: int
+    models: int
+    log10_p: float
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """The answer to a query.
+
+    linked: every linked candidate, closest first. matches: the first `top` of them. candidates: the others that were
+    compared, in order of retrieval. status: "decided" if something is linked, "none" if nothing is and at least one
+    candidate could be tested, else "inconclusive".
+    """
+
+    query: Fingerprint
+    index: IndexInfo
+    linked: tuple[Match, ...]
+    candidates: tuple[Match, ...]
+    families: tuple[Family, ...]
+    status: str
+    top: int
+    own: Entry | None
+    settings: Mapping[str, object]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        return self.linked[: self.top]
+
+
+def variant_rule(fp: Fingerprint, entry: Entry, pair: Pair) -> Pair:
+    """A variant is the same model in another dress: never an ancestor of its source."""
+    same_model = fp.model_id == entry.model_id and fp.variant != entry.variant
+    wrong = (pair.direction == "descendant" and not fp.variant) or (pair.direction == "ancestor" and not entry.variant)
+    return replace(pair, direction="unknown") if same_model and wrong else pair
+
+
+def with_parents(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sampled]) -> list[Match]:
+    """The same matches; if the query is a merge of some, those are its ancestors, by `merge`, and so is its base.
+
+    weights: samples of those that training may have made of each other.
+    """
+    kin = [m for m in matches if m.entry.key in weights and m.pair.relation in TRAINED_ON][:MAX_CANDIDATES]
+    merged = parents_of(sampled(fp), [weights[m.entry.key] for m in kin])
+    if merged is None:
+        return matches
+    told: dict[Key, Pair] = {}
+    for parent in merged.parents:
+        why = f"{parent.coefficient:.2f} of it" if merged.base is None else f"{parent.coefficient:.2f} of its changes"
+        pair = replace(kin[parent.candidate].pair, relation="merge", direction="descendant")
+        told[kin[parent.candidate].entry.key] = replace(pair, reasons=(f"merged from {len(merged.parents)}: {why}",))
+    if merged.base is not None:
+        told[kin[merged.base].entry.key] = replace(kin[merged.base].pair, direction="descendant")
+    return [replace(m, pair=told.get(m.entry.key, m.pair)) for m in matches]
+
+
+def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sampled]) -> list[Match]:
+    """The same matches; of those that a quantized query may have been made of, only the nearest stay `quantized`.
+
+    weights: samples of those that training or quantization may have made of each other.
+    """
+    relatives = [(m.entry.label, m.pair, weights.get(m.entry.key, (None, None))[0]) for m in matches]
+    return [replace(m, pair=pair) for m, pair in zip(matches, source_among(fp.blocks, relatives), strict=True)]
+
+
+def closeness(match: Match) -> tuple[bool, bool, float, float, str]:
+    """Copies first, then what a quantized query was made of, then by the cosine of the samples."""
+    pair = match.pair
+    source = pair.relation == "quantized" and pair.direction != "ancestor"
+    closeness = -round(pair.closeness, 4)
+    return (pair.relation != "identical", not source, closeness, pair.log10_p or 0.0, match.entry.label)
+
+
+def status_of(matches: Sequence[Match], rest: Sequence[Match]) -> str:
+    if matches:
+        return "decided"
+    return "none" if any(m.pair.verdict == "unrelated" for m in rest) else "inconclusive"
+
+
+def _numberless(reason: str) -> str:
+    """A reason without the figures of one pair, which stand in brackets at its end."""
+    return reason.rpartition(" (")[0] if reason.endswith(")") and " (" in reason else reason
+
+
+def warnings_of(
+    fp: Fingerprint, matches: Sequence[Match], rest: Sequence[Match], top: int, models: int
+) -> tuple[str, ...]:
+    out = list(fp.warnings)
+    if len(matches) > top:
+        out.append(f"{len(matches) - top} more matches are not shown (--top {top})")
+    open_ones = [m for m in rest if m.pair.verdict == "inconclusive"]
+    if open_ones:
+        # Without the candidates' names, so that what holds for all of them is said once.
+        said = (r.replace(f"{m.entry.model_id}: ", "") for m in open_ones for r in m.pair.reasons)
+        why = dict.fromkeys(_numberless(reason) for reason in said)
+        out.append(f"{len(open_ones)} of {len(matches) + len(rest)} candidates could not be tested: {'; '.join(why)}")
+    if matches and fp.absences.get("branches") == NEEDS_STAGE_2:
+        out.append(
+            "what was read first showed a link, and no whole layer was read: copies in disguise were not looked for"
+        )
+    started = [m.entry.label for m in rest if m.pair.relation == "shared-init"]
+    if started:
+        out.append(f"the same random start, trained apart, which is no descent: {', '.join(started)}")
+    if models == 0:
+        out.append("the index is empty")
+    return tuple(out)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer of `compare`: both sides, the verdict, and the index whose calibration and ids were used."""
+
+    a: Fingerprint
+    b: Fingerprint
+    pair: Pair
+    index: IndexInfo
+    settings: Mapping[str, object]
+
+    @property
+    def status(self) -> str:
+        """ "decided" when linked or unrelated, else "inconclusive"."""
+        return "inconclusive" if self.pair.verdict == "inconclusive" else "decided"

@@ -1,0 +1,476 @@
+"""An index of fingerprints: load, build, add, query, save, verify. Several indexes act as one.
+
+Retrieval brings candidates (FAISS searches over every vector, exact or, of many, by codes, see `nearest`; nothing is
+filtered; the first few hundred are ranked again by their layers); each is then compared in full, from its stored
+fingerprint alone. A candidate is not a claim. An open index holds who its rows are, and their vectors; all
+else stays on disk until a row is a candidate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.common import places
+from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError
+from provindex.common.files import locked, now
+from provindex.common.threads import one_blas_thread
+from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
+from provindex.fingerprint.rows import context, to_row
+from provindex.index import codes, dataset
+from provindex.index import pulled as store
+from provindex.index.answer import (
+    Family,
+    Match,
+    QueryResult,
+    closeness,
+    status_of,
+    variant_rule,
+    warnings_of,
+    with_parents,
+    with_source,
+)
+from provindex.index.entries import (
+    F32,
+    SEED,
+    Entry,
+    Held,
+    IndexInfo,
+    Key,
+    Problem,
+    Stored,
+    center,
+    merged,
+    open_folder,
+    threads,
+)
+from provindex.index.search import DIMENSIONS, RERANKED, in_turn, rerank, searches, vector
+from provindex.index.verify import verify_folder
+from provindex.signals import mfi, tfv
+from provindex.verdict.calibration import Calibration
+from provindex.verdict.calibration import load as load_calibration
+from provindex.verdict.descent import TRAINED_ON, Sampled, sampled
+from provindex.verdict.pair import compare
+
+EMBEDDED = "embedded"  # what --index calls it
+ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
+Progress = Callable[[int, int], None]
+
+
+class Index:
+    """Fingerprints that can be searched.
+
+    `Index.load()` opens the default index; `index[model_id]` is a Fingerprint; `index.query(fingerprint)` finds its
+    relatives; `index.add(fingerprint)` and `index.save(folder)` keep a private one in the same format.
+    """
+
+    result_type: type[QueryResult] = QueryResult
+
+    def __init__(self, info: IndexInfo, entries: Iterable[Entry], folders: Sequence[Path] = ()) -> None:
+        self.info = info
+        self.folders = tuple(folders)
+        self._entries = {entry.key: entry for entry in entries}
+        self._searched: tuple[list[Entry], list[Entry], Any] | None = None  # made when needed
+        self._by_id: dict[str, list[Entry]] = {}
+        for entry in self:
+            self._by_id.setdefault(entry.model_id, []).append(entry)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The chance levels of the first folder that has some; else those of the embedded index."""
+        return calibration_of(self.folders)
+
+    # --- opening and filling ---
+
+    @classmethod
+    def load(cls, *references: str | os.PathLike[str]) -> Self:
+        """Open indexes: folders, or `org/name[@revision]` of a dataset that was pulled; several act as one.
+
+        Without any, PROVINDEX_INDEX if set, else the index that was pulled last, else the seed index that comes with
+        the package. Raises IndexFormatError if one is missing, damaged or of another version.
+        """
+        return cls._loaded(_folders(references), None)
+
+    @classmethod
+    def check(cls, *references: str | os.PathLike[str], progress: Progress | None = None) -> tuple[Self, list[Problem]]:
+        """Open an index as `load` does and verify it: shards that cannot be read are problems, and are left out.
+
+        Raises IndexFormatError only if there is no manifest that can be read.
+        """
+        problems: list[Problem] = []
+        index = cls._loaded(_folders(references), problems)
+        seen = {p.where for p in problems}
+        return index, problems + [p for p in index.verify(progress) if p.where not in seen]
+
+    @classmethod
+    def _loaded(cls, folders: Sequence[Path], problems: list[Problem] | None) -> Self:
+        parts = [open_folder(folder, problems) for folder in folders]
+        infos = [info for info, _ in parts]
+        info = infos[0] if len(infos) == 1 else merged(infos)
+        index = cls(info, (entry for _, entries in parts for entry in entries), folders)
+        index.info = replace(info, models=len(index))
+        return index
+
+    @classmethod
+    def build(cls, fingerprints: Iterable[Fingerprint], *, name: str = "private") -> Self:
+        """A new index in memory."""
+        index = cls(IndexInfo(name, "unsaved", "", 0), ())
+        for fp in fingerprints:
+            index.add(fp)
+        return index
+
+    def add(self, fp: Fingerprint) -> bool:
+        """Add a fingerprint; False if the very same row (id, revision, variant, content) is already there."""
+        if fp.version != FINGERPRINT_VERSION:
+            raise IndexFormatError(
+                f"The fingerprint of {fp.model_id} has version {fp.version}, the index has {FINGERPRINT_VERSION}.",
+                "Make the fingerprint again with this provindex.",
+            )
+        row = to_row(fp)
+        held = Held(fp, row, vector(fp)[None])
+        entry = Entry(fp.model_id, fp.revision, fp.variant, fp.family, row["row_sha256"], held)
+        if entry.key in self._entries:
+            return False
+        self._entries[entry.key] = entry
+        self._by_id.setdefault(entry.model_id, []).append(entry)
+        self._searched = None
+        self.info = replace(self.info, revision="unsaved", models=len(self))
+        return True
+
+    def save(self, folder: str | os.PathLike[str], *, who: str = "local") -> dataset.Manifest:
+        """Write what is new as one more shard, then the manifest; shards that are there stay as they are.
+
+        Saving to the folder that an index was loaded from appends; saving elsewhere writes everything. Savers of one
+        folder wait for each other, and each adds to what the others left there.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            return self._saved(target, who)
+
+    def _saved(self, target: Path, who: str) -> dataset.Manifest:
+        """`save`, while nobody else writes the manifest."""
+        old = dataset.read_manifest(target) if (target / dataset.MANIFEST).exists() else None
+        there = {entry.key for entry in open_folder(target)[1]} if old else set()
+        fresh = sorted((e for e in self if e.key not in there), key=lambda e: e.key)
+        shards = list(old.shards) if old else []
+        for start in range(0, len(fresh), ROWS_PER_SHARD):
+            loaded = (entry.load() for entry in fresh[start : start + ROWS_PER_SHARD])
+            shards.append(dataset.write_shard(target, loaded, who))
+        built = old.built if old and not fresh else f"{now():%Y-%m-%dT%H:%M:%SZ}"
+        calibration = old.calibration if old else None
+        manifest = dataset.Manifest(old.id if old else self.info.id, built, tuple(shards), calibration=calibration)
+        dataset.write_manifest(target, manifest)
+        return manifest
+
+    # --- looking things up ---
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def find(self, reference: str) -> list[Entry]:
+        """Rows of `model_id[@revision][#variant]`, originals before variants; empty if the id is not in the index.
+
+        Rows whose commit is known come before others of their id: those that were imported have none.
+
+        The spelling of reports, `model_id [variant]`, is understood too.
+        """
+        if reference.endswith("]"):
+            reference = reference[:-1].replace(" [", "#", 1)
+        name, _, variant = reference.partition("#")
+        model_id, _, revision = name.partition("@")
+        found = [
+            entry
+            for entry in self._by_id.get(model_id, ())
+            if (not revision or (entry.revision or "").startswith(revision))
+            and (not variant or entry.variant == variant)
+        ]
+        return sorted(found, key=lambda e: (e.variant, e.revision is None, e.key))
+
+    def of_files(self, digests: Sequence[str | None], model_id: str) -> Entry | None:
+        """A row that was made, reading every byte, from files with these sha256 digests and no others: that of the id
+        that is asked for, if it is among them.
+
+        Which files a row was made from is its contributor's word. Rows that say the same of the same files and hold
+        different weights cannot all be right: then there is none.
+        """
+        if not digests or None in digests:
+            return None
+        found, wanted = [], sorted(map(str, digests))
+        held: dict[int, Sequence[str]] = {}
+        for entry in self:
+            if id(entry.rows) not in held:
+                held[id(entry.rows)] = entry.rows.files()
+            files = held[id(entry.rows)][entry.number]
+            if wanted[0] in files and _digests(files) == wanted and entry.row["mode"] == "exact":
+                found.append(entry)
+        agreed = len({entry.row["content_sha256"] for entry in found}) == 1
+        return min(found, key=lambda e: (e.model_id != model_id, e.variant, e.key)) if agreed else None
+
+    def named(self, reference: str) -> list[Entry]:
+        """Rows of an id, or of a family if no row has that id."""
+        return self.find(reference) or [entry for entry in self if entry.family == reference]
+
+    def __contains__(self, reference: str) -> bool:
+        return bool(self.find(reference))
+
+    def __getitem__(self, reference: str) -> Fingerprint:
+        found = self.find(reference)
+        if not found:
+            raise ModelNotFoundError(
+                f"{reference} is not in the index {self.info.id}@{self.info.revision}.",
+                "`provindex index status` lists its ids.",
+            )
+        return found[0].load()
+
+    # --- asking ---
+
+    def query(
+        self,
+        fp: Fingerprint,
+        top: int = 10,
+        candidates: int = 50,
+        *,
+        also: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> QueryResult:
+        """The likely relatives of a model.
+
+        top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also:
+        ids that are compared whatever retrieval says. The query's own row is left out; another id with equal content
+        is a match.
+        """
+        if top < 1 or candidates < 1:
+            raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
+        own = self.own(fp)
+        ranked, calibration = self._nearest(fp, own, candidates, also), self.calibration
+
+        weights: dict[Key, Sampled] = {}
+
+        def verified(candidate: tuple[Entry, int, float]) -> Match:
+            entry, rank, score = candidate
+            other = entry.load()
+            pair = compare(fp, other, models=len(self), calibration=calibration)
+            if pair.relation in TRAINED_ON or pair.relation == "quantized":
+                weights[entry.key] = sampled(other)
+            return Match(entry, variant_rule(fp, entry, pair), rank, score)
+
+        found: list[Match] = []
+        with one_blas_thread(), ThreadPoolExecutor(threads()) as pool:
+            for match in pool.map(verified, ranked):  # in the order of `ranked`, whichever is done first
+                found.append(match)
+                if progress:
+                    progress(len(found), len(ranked))
+        matches = sorted((m for m in found if m.pair.verdict == "linked"), key=closeness)
+        matches = sorted(with_source(fp, with_parents(fp, matches, weights), weights), key=closeness)
+        rest = tuple(m for m in found if m.pair.verdict != "linked")
+        return self.result_type(
+            query=fp,
+            index=self.info,
+            linked=tuple(matches),
+            candidates=rest,
+            families=self._families(matches),
+            own=own,
+            status=status_of(matches, rest),
+            top=top,
+            settings={"top": top, "candidates": candidates, "mode": fp.mode},
+            warnings=warnings_of(fp, matches, rest, top, len(self)),
+        )
+
+    def nearest(self, fp: Fingerprint, count: int, also: Sequence[str] = ()) -> list[tuple[Entry, int, float]]:
+        """(row, rank from 1, score) of the `count` candidates for a fingerprint, then of ids asked for besides.
+
+        score: the inner product of the whole vectors. Rows that have none, or all rows if the query has none (imported
+        features without weight signals), come last, with 0.0: the nearest by config and tokenizer first. The query's
+        own row is left out.
+        """
+        return self._nearest(fp, self.own(fp), count, also)
+
+    def _nearest(
+        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str]
+    ) -> list[tuple[Entry, int, float]]:
+        if not len(self) or (own and len(self) == 1):
+            return []
+        asking = own.vector if own else vector(fp)
+        entries, bare, _ = self._searcher()
+        wanted = len(entries) if also else min(max(count, RERANKED) + 1, len(entries))  # one may be its own row
+        order = self._by_weights(fp, asking, own, wanted) if wanted and asking.any() else []
+        order = order if also else order[:count]
+        ranked = [(entries[i], float(asking @ entries[i].vector)) for i in order]
+        if len(ranked) < count or also:
+            left = [e for e in (bare if asking.any() else entries + bare) if e is not own]
+            ranked += [(entry, 0.0) for entry in _by_context(fp, left)]
+        asked = {entry.key for reference in also for entry in self.named(reference)}
+        numbered = [(entry, rank, score) for rank, (entry, score) in enumerate(ranked, 1)]
+        return [r for r in numbered if r[1] <= count or r[0].key in asked]
+
+    def _by_weights(self, fp: Fingerprint, asking: F32, own: Entry | None, wanted: int) -> list[int]:
+        """The first `wanted` rows of each search, by their number in the searcher, in turn."""
+        entries, _, searcher = self._searcher()
+        found = []
+        asked_with = searches(asking)
+        for one, scores, found_at in zip(asked_with, *searcher.search(asked_with, wanted), strict=True):
+            kept = np.array([i >= 0 and entries[i] is not own for i in found_at])
+            found.append((found_at[kept], scores[kept] / max(float(one @ one), 1e-9)))  # cosines
+        again = self._ranked_again(fp, in_turn(found)[:RERANKED], entries)
+        return in_turn([*found, again] if again else found)
+
+    def _searcher(self) -> tuple[list[Entry], list[Entry], Any]:
+        """Rows with a vector, rows without, and what searches the former, in their order; made when needed.
+
+        Both in the order of their keys, so that ties do not depend on which shard a row is in. A row without any weight
+        signal has a vector of zeros.
+        """
+        if self._searched is None:
+            rows = sorted(self, key=lambda entry: entry.key)
+            told, searcher = (_flat if len(rows) < codes.FLAT else _coded)(rows)
+            split = [[row for row, has in zip(rows, told, strict=True) if has == wanted] for wanted in (True, False)]
+            self._searched = split[0], split[1], searcher
+        return self._searched
+
+    def _ranked_again(
+        self, fp: Fingerprint, places: Sequence[int], entries: Sequence[Entry]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Some rows in the order of their layers' sketches, with scores; None for a model without sketches."""
+        asking = (fp.sketches, fp.sketches_by_id)
+        if asking == (None, None):
+            return None
+        with ThreadPoolExecutor(threads()) as pool:
+            sketched = list(pool.map(lambda i: entries[i].rows.sketches(entries[i].number), places))
+        scores = rerank(asking, sketched)
+        order = np.argsort(-scores, kind="stable")
+        return np.array(places, np.int64)[order], scores[order]
+
+    def own(self, fp: Fingerprint) -> Entry | None:
+        """The row of the same id, revision, variant and content, which a query leaves out; None if there is none."""
+        alike = [e for e in self._by_id.get(fp.model_id, ()) if e.key[1:3] == (fp.revision or "", fp.variant)]
+        digest = to_row(fp)["row_sha256"] if alike else ""  # hashing a large fingerprint takes a while
+        return next((entry for entry in alike if entry.row_sha256 == digest), None)
+
+    def _families(self, matches: Sequence[Match]) -> tuple[Family, ...]:
+        groups: dict[str, list[Match]] = {}
+        for match in matches:
+            groups.setdefault(match.entry.family, []).append(match)
+        sizes = Counter(entry.family for entry in self)
+        return tuple(
+            Family(name, group[0].entry.model_id, len(group), sizes[name], min(m.pair.log10_p or 0.0 for m in group))
+            for name, group in groups.items()
+        )
+
+    def verify(self, progress: Progress | None = None) -> list[Problem]:
+        """Check every digest, every row's hash and every vector against its row; an empty list if all is well.
+
+        progress: called with (rows done, rows in all) after each shard.
+        """
+        problems, done = [], 0
+        for folder in self.folders:
+            for problem, rows in verify_folder(folder):
+                problems += problem
+                done += rows
+                if progress:
+                    progress(done, max(done, len(self)))
+        return problems
+
+
+def _flat(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], Any]:
+    """Which rows have a vector, and a FAISS index of those."""
+    vectors = _vectors(rows)
+    told = np.any(vectors, axis=1)
+    return told, codes.flat(vectors if told.all() else vectors[told])
+
+
+def _coded(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], codes.Coded]:
+    """As `_flat`, by codes: those of rows that are in no segment are made in memory."""
+    told, loose = np.zeros(len(rows), np.bool_), []
+    held: dict[int, tuple[codes.Segment, NDArray[np.int64]]] = {}  # segments, and which row each of theirs is
+    for together in _by_shard(rows):
+        stored, numbers = rows[together[0]].rows, [rows[i].number for i in together]
+        if isinstance(stored, Stored) and stored.segment is not None:
+            segment = stored.segment
+            inside = np.array(numbers) + stored.first
+            held.setdefault(id(segment), (segment, np.full(len(segment), -1)))[1][inside] = together
+            told[together] = segment.told[inside]
+        else:
+            loose += together
+    if loose:
+        segment = codes.Segment.of(_vectors([rows[i] for i in loose]), center())
+        held[id(segment)] = segment, np.array(loose)
+        told[loose] = segment.told
+    numbered = np.where(told, np.cumsum(told) - 1, -1)
+    places = [np.where(which >= 0, numbered[which], -1) for _, which in held.values()]
+    return told, codes.Coded([segment for segment, _ in held.values()], center(), places)
+
+
+def _vectors(rows: Sequence[Entry]) -> F32:
+    vectors = np.empty((len(rows), DIMENSIONS), np.float32)
+    for together in _by_shard(rows):
+        vectors[together] = rows[together[0]].rows.vectors[[rows[i].number for i in together]]
+    return vectors
+
+
+def _digests(files: str) -> list[str]:
+    """sha256 of each file that a row says it was made from; empty if that is no list of files."""
+    try:
+        return sorted(str(file["sha256"]) for file in json.loads(files))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def _by_shard(rows: Sequence[Entry]) -> list[list[int]]:
+    """Places of the rows of each shard."""
+    places: dict[int, list[int]] = {}
+    for place, entry in enumerate(rows):
+        places.setdefault(id(entry.rows), []).append(place)
+    return list(places.values())
+
+
+def calibration_of(folders: Sequence[Path] | None = None) -> Calibration | None:
+    """The chance levels of the first folder that has some, else those of the embedded index.
+
+    folders: of an index; None for the default one, which is not opened for it.
+    """
+    for folder in (*(_folders(()) if folders is None else folders), SEED):
+        name = dataset.read_manifest(folder).calibration
+        if name is not None:
+            return load_calibration(folder, name)
+    return None
+
+
+def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The folders that were named, else those of PROVINDEX_INDEX, else the index that was pulled last, else the seed.
+
+    IndexFormatError if a dataset of the Hub was named that was not pulled: only `index pull` fetches.
+    """
+    named = references or places.default_indexes()
+    if named:
+        return [_folder(os.fspath(reference)) for reference in named]
+    return [store.default_folder() or SEED]
+
+
+def _folder(reference: str) -> Path:
+    if reference == EMBEDDED and not Path(reference).exists():
+        return SEED
+    return store.pulled(reference) if store.is_reference(reference) else Path(reference)
+
+
+def _by_context(fp: Fingerprint, entries: Iterable[Entry]) -> list[Entry]:
+    """Rows in the order of the mean of MFI and TFV with a fingerprint: where no weights tell which are near."""
+    features = [(entry, *context(entry.row)) for entry in entries]
+    scored = [
+        (((mfi.compare(fp.mfi, m).score.value or 0.0) + (tfv.compare(fp.tfv, t).value or 0.0)) / 2, entry)
+        for entry, m, t in features
+    ]
+    return [entry for _, entry in sorted(scored, key=lambda s: (-s[0], s[1].key))]

@@ -1,0 +1,466 @@
+"""Model references in, tensors out: the only reader of models.
+
+Weights are memory-mapped: pages come in as they are read and belong to the file, so anonymous memory is what
+the caller asks for at once. There is nothing to close: a file's mapping lives as long as a tensor of it does,
+and Python drops it with the last one (the file itself is closed as soon as it is mapped).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from provindex.common.bounded_json import shown
+from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
+from provindex.common.files import FileFact
+from provindex.formats import folder as layout
+from provindex.formats import local_files
+from provindex.formats.local_files import Folder
+from provindex.formats.quantized import assembly as quantized
+from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
+from provindex.formats.safetensors import read_header
+from provindex.formats.tensors import ByteTensor, Contents, Extent, Tensor
+from provindex.models import adapters
+from provindex.roles.architectures import ALIASES, KINDS
+
+if TYPE_CHECKING:
+    from provindex.hub.client import Remote
+
+DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
+SMALL = 1 << 14  # bytes of a tensor up to which it is fetched at once
+MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
+_HUB_ID = re.compile(
+    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w.+-]+(/[\w.+-]+)*))?(@(?P<revision>[\w.-]+(/[\w.-]+)*))?"
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is open for reading.
+
+    model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
+    none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
+    file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
+    base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader. reads: what
+    is looked at of each file. variant: the one file of a repository that was asked for.
+    """
+
+    model_id: str
+    revision: str | None
+    config: Mapping[str, Any]
+    config_reason: str | None
+    tensors: Mapping[str, Tensor]
+    tokenizer_files: Mapping[str, Path | bytes]
+    files: tuple[FileFact, ...]
+    license: str | None = None
+    base_models: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reads: tuple[Reading, ...] = ()
+    variant: str = ""
+
+    @property
+    def ranged(self) -> bool:
+        """Whether weights are elsewhere, and what is looked at is fetched: not for reading everything."""
+        return any(isinstance(file, RangedFile) for file in self.reads)
+
+    @property
+    def transferred(self) -> int:
+        """Bytes of weight files that were fetched for this model."""
+        return sum(file.transferred for file in self.reads if isinstance(file, RangedFile))
+
+
+def open_model(
+    reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None, found: Remote | None = None
+) -> Model:
+    """Open a folder, a weight file, or `org/name[/file][@revision]` (from the Hub cache, else from the Hub).
+
+    offline: never ask the Hub. mode: how it will be read. Weights on the Hub are downloaded for "exact", read by ranges
+    for "sampled", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference.
+    ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be read, NetworkError if the
+    Hub was needed and did not answer.
+    """
+    reference = os.fspath(reference)
+    if not reference:  # Path("") would be the current folder
+        raise ModelNotFoundError("The model's name is empty.", "Name a folder, a weight file, or org/name.")
+    path = Path(reference)
+    with local_files.refusals_told(reference):
+        if _is_usable(path) and path.exists():
+            return _open_folder(path) if path.is_dir() else _open_file(path)
+        return _open_hub(reference, offline, mode, found)
+
+
+def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None) -> Remote | None:
+    """What the Hub says of a model that is not in its cache: its commit, its files and their digests.
+
+    None if its weights are at hand, if the Hub may not be asked, and for "exact", which reads every byte. Raises as
+    `open_model`.
+    """
+    text, path = os.fspath(reference), Path(reference)
+    if offline or mode == "exact" or not text or (_is_usable(path) and path.exists()):
+        return None
+    from provindex.hub import client as hub
+
+    asked = _hub_id(text)
+    cached = hub.cached_model(*asked)
+    if hub.offline_by_environment() or (cached and cached.whole):
+        return None
+    try:
+        return hub.model_at(*asked)
+    except NetworkError:
+        if cached is None:
+            raise
+        return None
+
+
+def _by_ranges(found: Remote, weights: Collection[str], mode: str | None) -> bool:
+    listed = found.files or {}
+    size = sum(listed[name].size for name in (*weights, *layout.data_files(listed, weights)))
+    return mode == "sampled" or (mode is None and size > DOWNLOADED)
+
+
+def _is_usable(path: Path) -> bool:
+    """Whether any file could have this name: not too long, no zero byte."""
+    try:
+        path.exists()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _open_folder(path: Path, warnings: tuple[str, ...] = ()) -> Model:
+    place = local_files.look_at(path)
+    names = local_files.list_names(place)
+    chosen = layout.weight_files(names, str(path))
+    if chosen.index:
+        index = local_files.read_bounded(_needed(place, chosen.index), layout.MAX_INDEX)
+        promised: Mapping[str, Sequence[str] | None] = layout.shards_of(index, chosen.index, str(path))
+    else:
+        promised = dict.fromkeys(chosen.files)
+    return _open_files(place, promised, _local(place), warnings + layout.remarks(names, promised))
+
+
+def _open_file(path: Path) -> Model:
+    """One weight file; the config and tokenizer beside it are used."""
+    format_name = layout.FOREIGN.get(path.suffix.lower())
+    if format_name:
+        raise ModelError(f"{path} is a {format_name} file, which is not read.", layout.CONVERT)
+    place = local_files.look_at(path.parent)
+    # A file that is named may be a link to anywhere: the person chose it, not the folder.
+    model_id = place.model_id if place.revision else path.name
+    place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
+    if path.suffix.lower() == layout.GGUF:  # llama.cpp opens all parts when the first one is named
+        parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+        return _open_files(place, dict.fromkeys(parts), _local(place))
+    shard = layout.SHARD.fullmatch(path.name)
+    notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
+    return _open_files(place, {path.name: None}, _local(place), notes)
+
+
+class HubId(NamedTuple):
+    """What a reference to the Hub names: a repository, a branch, tag or commit of it, and one of its weight files."""
+
+    repo: str
+    revision: str | None
+    file: str
+
+
+def _hub_id(reference: str) -> HubId:
+    match = _HUB_ID.fullmatch(reference)
+    if not match or ".." in reference or max(map(len, reference.split("/"))) > MAX_NAME:
+        raise ModelNotFoundError(
+            f"{reference[:200]!r} is no file or folder.", "Name a folder, a weight file, org/name or org/name/file."
+        )
+    return HubId(match["repo"], match["revision"], match["file"] or "")
+
+
+def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | None) -> Model:
+    from provindex.hub import client as hub
+
+    asked = _hub_id(reference)
+    offline = offline or hub.offline_by_environment()
+    cached = hub.cached_model(asked.repo, asked.revision, asked.file)
+    if cached and (offline or cached.whole):
+        said = f"read from the Hub cache at commit {cached.folder.name}, the Hub was not asked"
+        online = () if asked.revision == cached.folder.name else (f"{said} whether it has a newer one",)
+        return _open_snapshot(cached.folder, asked, (f"offline: {said}",) if offline else online)
+    if offline:
+        what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
+        raise NetworkError(
+            what, "Run once without --offline and HF_HUB_OFFLINE (above 1 GB with --mode exact), or name a folder."
+        )
+    try:
+        found = found or hub.model_at(*asked)
+        weights = hub.weights_at(found)
+        if _by_ranges(found, weights, mode):
+            return _open_ranges(found, weights)
+        folder = hub.fetch_model(found, weights)
+    except NetworkError as error:
+        if cached is None:
+            raise
+        said = f"read from the Hub cache at commit {cached.folder.name}, without what else the Hub may have"
+        return _open_snapshot(cached.folder, asked, (f"{error.message} {said}",))
+    return _open_snapshot(folder, asked)
+
+
+def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[str, ...] = ()) -> Model:
+    """A model in the Hub cache, or the one file of it that was asked for."""
+    if not asked.file:
+        return _open_folder(folder, warnings)
+    place = local_files.look_at(folder)
+    names = [str(path.relative_to(folder).as_posix()) for path in (folder / asked.file).parent.iterdir()]
+    parts = layout.named_files(asked.file, names, asked.repo)
+    return replace(_open_files(place, dict.fromkeys(parts), _local(place), warnings), variant=asked.file)
+
+
+def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> Model:
+    """A model whose weights stay where they are: config, card and tokenizer are downloaded."""
+    from provindex.common import places
+    from provindex.hub import client as hub
+
+    place = local_files.look_at(hub.fetch_model(found, ()))
+    place = replace(place, model_id=found.repo, revision=found.commit)
+    listed = found.files or {}
+    folder = places.cache() / "ranges"
+    opened: list[RangedFile] = []
+
+    def kept(name: str) -> Path:
+        """Named by content and by the Hub that said so: one model's serve another with the same file."""
+        told = f"{hub.endpoint()} {listed[name].sha256 or listed[name].blob}"
+        return folder / f"{hashlib.sha256(told.encode()).hexdigest()}.part"
+
+    def open_one(name: str) -> _File | None:
+        if name not in listed:
+            return None
+        opened.append(RangedFile(kept(name), listed[name].size, hub.ranges_of(found, name)))
+        return _File(name, opened[-1], listed[name].sha256)
+
+    prune(folder, map(kept, weights))
+    remarks = () if found.file else layout.remarks(listed, weights)
+    try:
+        return replace(_open_files(place, weights, open_one, remarks), variant=found.file)
+    except ModelError as error:  # of the model, or of what came over the network: the next run must not see it again
+        for file in opened:
+            file.forget()
+        what = error.message.replace(str(place.path), found.named)
+        raise ModelError(
+            what, "Run the command again: what was fetched of it was removed. If it says the same, tell its publisher."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file with weights: who watches its bytes, and its digest if somebody said it."""
+
+    name: str
+    reading: Mapped | RangedFile
+    sha256: str | None = None
+
+
+_Open = Callable[[str], _File | None]  # a file of the model by its name, None if there is none
+
+
+def _local(place: Folder) -> _Open:
+    """Opens files of a folder, with the digest by which a Hub cache calls them."""
+
+    def open_one(name: str) -> _File | None:
+        path = local_files.find(place, name)
+        return None if path is None else _File(name, _mapped(path), local_files.blob_digest(path))
+
+    return open_one
+
+
+def _open_files(
+    place: Folder, promised: Mapping[str, Sequence[str] | None], open_one: _Open, warnings: tuple[str, ...] = ()
+) -> Model:
+    """The model in some files; `promised` are the tensors that an index says are in each (None: whatever it has)."""
+    tensors: dict[str, Tensor] = {}
+    opened: list[_File] = []
+    said = Contents(())  # config and tokenizer of the weights' own file, in formats that carry them
+
+    def beside(name: str) -> _File | None:
+        file = open_one(name)
+        opened.extend([file] if file else [])
+        return file
+
+    for together in _together(promised):
+        name = together[-1]
+        files = [beside(one) or _missing(place, one) for one in together]
+        label = str(place.path / name)
+        found = _reader(files[-1], label)(files, place, beside)
+        _check_promise(label, found.tensors, promised[name])
+        said = found if found.config is not None else said
+        warnings += tuple(warning.replace(label, name) for warning in found.warnings)  # they go into answers: no paths
+        twice = next((tensor.name for tensor in found.tensors if tensor.name in tensors), None)
+        if twice is not None:
+            raise ModelError(
+                f"{place.path} has tensor {shown(twice)} in two files, {name} is the second.",
+                "Remove one, or name one file.",
+            )
+        tensors.update((tensor.name, tensor) for tensor in found.tensors)
+    config, config_reason = local_files.read_config(place, layout.CONFIG)
+    reads = tuple(file.reading for file in opened)
+    _small_ones(tensors.values(), reads)
+    tensors, notes = quantized.assemble(tensors, config)
+    warnings += notes
+    license_name, base_models = local_files.read_card(place, layout.CARD)
+    claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
+    if claim is not None:
+        warnings += (claim.sentence,)
+        base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
+    found_ones = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in found_ones if path}
+    if said.config is not None:
+        config, config_reason, tokenizer, notes = _of_file_or_beside(said, config, config_reason, tokenizer)
+        warnings += notes
+    return Model(
+        model_id=place.model_id,
+        revision=place.revision,
+        config=config,
+        config_reason=config_reason,
+        tensors=tensors,
+        tokenizer_files=tokenizer,
+        files=tuple(FileFact(file.name, file.reading.extent.size, file.sha256) for file in opened),
+        license=license_name,
+        base_models=base_models,
+        warnings=warnings,
+        reads=reads,
+    )
+
+
+def _small_ones(tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:
+    """Fetch the small tensors of a model on the Hub together: norms, and what says how others are quantized."""
+    if any(isinstance(file, RangedFile) for file in reads):
+        small = [tensor for tensor in tensors if tensor.nbytes <= SMALL]
+        settled(reads, lambda: [tensor.raw() for tensor in small])
+
+
+def _read_safetensors(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
+    file, label = files[0].reading.extent, str(place.path / files[0].name)
+    header = read_header(file, label)
+    return Contents(tuple(ByteTensor(e.name, e.dtype, e.shape, file.part(e.start, e.stop)) for e in header.entries))
+
+
+def _read_gguf(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
+    from provindex.formats.gguf.files import read_parts
+
+    return read_parts([(file.reading.extent, str(place.path / file.name)) for file in files])
+
+
+def _read_torch(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
+    from provindex.formats.torch.files import read_torch
+
+    return read_torch(files[0].reading.extent, str(place.path / files[0].name))
+
+
+def _read_onnx(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
+    from provindex.formats.onnx.files import read_onnx
+
+    name = files[0].name
+
+    def beside(location: str) -> Extent | None:
+        if not layout.is_plain_path(location):
+            raise ModelError(
+                f"{place.path / name} sends to {shown(location)}, which is no file inside the model.", "Export it anew."
+            )
+        found = more((PurePosixPath(name).parent / location).as_posix())
+        return None if found is None else found.reading.extent
+
+    return read_onnx(files[0].reading.extent, str(place.path / name), beside)
+
+
+# Readers by suffix; files of other names are read as safetensors. Files that are one model (parts of a GGUF) are read
+# together; ONNX files name others that hold their data.
+_Reader = Callable[[Sequence[_File], Folder, _Open], Contents]
+_READERS: Mapping[str, _Reader] = {
+    layout.GGUF: _read_gguf,
+    **dict.fromkeys(layout.CHECKPOINTS, _read_torch),
+    layout.ONNX: _read_onnx,
+}
+
+
+def _reader(file: _File, label: str) -> _Reader:
+    """By what a file begins with where that tells, else by its suffix."""
+    begin = file.reading.extent.now(0, 8)
+    if not begin:
+        raise ModelError(f"{label} is empty.", "Download it again.")
+    suffix = PurePosixPath(file.name).suffix.lower()
+    known = _READERS.get(suffix)
+    if begin.startswith(b"GGUF"):
+        return _read_gguf
+    if suffix != ".safetensors" and known is None and begin.startswith((b"PK\3\4", b"\x80\2")):
+        return _read_torch
+    return known or _read_safetensors
+
+
+def _together(names: Collection[str]) -> list[list[str]]:
+    """The files that are read at once."""
+    if all(name.lower().endswith(layout.GGUF) for name in names):
+        return [list(names)]
+    return [[name] for name in names]
+
+
+def _of_file_or_beside(
+    said: Contents, config: Mapping[str, Any], reason: str | None, tokenizer: Mapping[str, Path | bytes]
+) -> tuple[Mapping[str, Any], str | None, Mapping[str, Path | bytes], tuple[str, ...]]:
+    """Config and tokenizer of a file that carries its own: what lies beside it is the original, and wins if it is one.
+
+    Else it is some other model's, in a folder of downloads.
+    """
+    own = said.config or {}
+    if config and not _of_one_model(own, config):
+        other = shown(str(config.get("model_type")))
+        what = f"config.json says {other}, the weights' file {own.get('model_type')!r}: the file's is used"
+        return own, None, said.tokenizer, (what,)
+    vocabulary = [name for name in tokenizer if name in layout.VOCABULARIES]
+    return config or own, None, tokenizer if vocabulary else said.tokenizer, ()
+
+
+def _of_one_model(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configs can be one model's: of one type, or of one scheme and size (GGUF calls a Mistral llama)."""
+    types = [str(config.get("model_type")) for config in (own, other)]
+    kinds = [KINDS.get(ALIASES.get(name, name)) for name in types]
+    sizes = [[config.get(key) for key in ("hidden_size", "num_hidden_layers")] for config in (own, other)]
+    scheme = kinds[0] is not None and kinds[1] is not None and kinds[0].scheme == kinds[1].scheme
+    return types[0] == types[1] or (scheme and sizes[0] == sizes[1])
+
+
+def _mapped(path: Path) -> Mapped:
+    with local_files.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            return Mapped(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
+
+
+def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] | None) -> None:
+    """A shard has exactly the tensors that the index says."""
+    if expected is None:
+        return
+    names = {tensor.name for tensor in found}
+    absent = sorted(set(expected) - names)
+    extra = sorted(names - set(expected))
+    if absent:
+        raise ModelError(
+            f"{path} lacks tensor {shown(absent[0])}, which the index says it has.", "Download the model again."
+        )
+    if extra:
+        raise ModelError(
+            f"{path} has tensor {shown(extra[0])}, which the index does not list.", "Download the model again."
+        )
+
+
+def _needed(place: Folder, name: str) -> Path:
+    return local_files.find(place, name) or _missing(place, name)
+
+
+def _missing(place: Folder, name: str) -> NoReturn:
+    raise ModelError(f"{place.path} lacks {name}, which its index lists.", "Download the missing file.")

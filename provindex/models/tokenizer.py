@@ -1,0 +1,275 @@
+"""Tokenizer files in, facts out: vocabulary, merges, special ids, and the first id of a text.
+
+Read with the `tokenizers` package; nothing is downloaded and nothing from the model is executed. Understood, in this
+order: tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); a SentencePiece model
+(formats/sentencepiece.py decodes it). tokenizer_config.json, special_tokens_map.json and added_tokens.json are
+read beside each of them. What cannot be read gives a sentence, never an invented tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from provindex.common.errors import ModelError
+from provindex.common.tokens import NO_TOKENIZER, SPECIAL, Tokenizer, TokenizerAbsence, guarded
+from provindex.roles.config_defaults import assumed_tokens, tokenizer_class
+
+MAX_BYTES = 200_000_000
+MAX_ID = 1 << 24  # the tokenizers package takes time and memory for each id that is left out below the highest
+SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
+
+# Classes whose ids are not those of their SentencePiece file. A row says how the ids are made (the four first tokens,
+# how many pieces of the file they replace, what follows); None: language codes or a table of its own come in between.
+REORDERED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]] | None] = {
+    "XLMRobertaTokenizer": (("<s>", "<pad>", "</s>", "<unk>"), 3, ("<mask>",)),
+    "CamembertTokenizer": None,
+    "BarthezTokenizer": None,
+    "MBartTokenizer": None,
+    "MBart50Tokenizer": None,
+    "NllbTokenizer": None,
+    "M2M100Tokenizer": None,
+    "MarianTokenizer": None,
+    "XGLMTokenizer": None,
+    "PegasusTokenizer": None,
+    "DebertaV2Tokenizer": None,
+}
+
+
+def read_tokenizer(files: Mapping[str, Path | bytes], config: Mapping[str, Any]) -> Tokenizer | TokenizerAbsence:
+    """Read a model's tokenizer from its files (path or bytes by file name) and its config.json ({} if there is none).
+
+    Never raises for what the files hold: a missing, oversized or broken tokenizer comes back as a TokenizerAbsence.
+    The first source that can be read wins; the ones that could not are in `notes`.
+    """
+    settings, notes = _settings(files)
+    name = tokenizer_class(settings["tokenizer_config.json"], config)
+    for source in _sources(files):
+        try:
+            return _facts(source(files, name), name, settings, tuple(notes), source is not _from_json)
+        except ModelError as error:
+            notes.append(error.message)
+    return TokenizerAbsence(" ".join(notes) or NO_TOKENIZER)
+
+
+def read_bytes(path: Path | bytes, name: str) -> bytes:
+    """A whole file of at most MAX_BYTES. ModelError when it is larger or cannot be read."""
+    try:
+        size = len(path) if isinstance(path, bytes) else path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelError(f"{name} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
+        return path if isinstance(path, bytes) else path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{name} cannot be read: {error.strerror or type(error).__name__}.") from error
+
+
+def read_object(path: Path | bytes, name: str) -> dict[str, Any]:
+    """A JSON file whose value is an object. ModelError for anything else."""
+    try:
+        value = json.loads(read_bytes(path, name))
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
+        raise ModelError(f"{name} is not readable JSON ({type(error).__name__}).") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{name} holds a {type(value).__name__}, not an object.")
+    return value
+
+
+def _settings(files: Mapping[str, Path | bytes]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The small JSON files by name ({} where missing or broken), and a sentence for each broken one."""
+    found: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        found[name] = {}
+        if name in files:
+            try:
+                found[name] = read_object(files[name], name)
+            except ModelError as error:
+                notes.append(error.message)
+    return found, notes
+
+
+def _sources(files: Mapping[str, Path | bytes]) -> Iterator[Callable[[Mapping[str, Path | bytes], str], Any]]:
+    """The readers for which there are files, best first."""
+    if "tokenizer.json" in files:
+        yield _from_json
+    if "vocab.txt" in files:
+        yield _from_vocab_txt
+    if "vocab.json" in files:
+        yield _from_vocab_json
+    if any(name in files for name in SENTENCEPIECE_FILES):
+        yield _from_sentencepiece
+
+
+def _from_json(files: Mapping[str, Path | bytes], name: str) -> Any:
+    """Backend from tokenizer.json."""
+    import tokenizers
+
+    data = read_bytes(files["tokenizer.json"], "tokenizer.json")
+    try:
+        return guarded(lambda: tokenizers.Tokenizer.from_buffer(data))
+    except ModelError as error:
+        raise ModelError(f"tokenizer.json is not a tokenizer. {error.message}") from error
+
+
+def _from_vocab_txt(files: Mapping[str, Path | bytes], name: str) -> Any:
+    """WordPiece from one token a line; the line number is the id."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    text = _text(files["vocab.txt"], "vocab.txt")
+    vocab = {token: index for index, token in enumerate(text.split("\n")) if token}
+    if not vocab:
+        raise ModelError("vocab.txt is empty.")
+    lower = not any(token.isalpha() and token.isascii() and not token.islower() for token in vocab)
+    backend = guarded(lambda: Backend(models.WordPiece(vocab, unk_token="[UNK]")))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+def _from_vocab_json(files: Mapping[str, Path | bytes], name: str) -> Any:
+    """Byte-level BPE from vocab.json and merges.txt."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+
+    if "merges.txt" not in files:
+        raise ModelError("vocab.json has no merges.txt beside it.")
+    vocab = read_object(files["vocab.json"], "vocab.json")
+    if not all(isinstance(index, int) and 0 <= index < 1 << 32 for index in vocab.values()):
+        raise ModelError("vocab.json holds ids that are not whole numbers.")
+    lines = _text(files["merges.txt"], "merges.txt").split("\n")
+    words = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    if not all(len(pair) == 2 for pair in words):
+        raise ModelError("merges.txt has lines that are not two words.")
+    merges = [(left, right) for left, right in words]
+    backend = guarded(lambda: Backend(models.BPE(vocab, merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return backend
+
+
+def _from_sentencepiece(files: Mapping[str, Path | bytes], name: str) -> Any:
+    """Unigram or BPE from a SentencePiece model, with the ids that the tokenizer class gives to its pieces."""
+    from provindex.formats import sentencepiece as spm
+
+    stored = next(file for file in SENTENCEPIECE_FILES if file in files)
+    order = REORDERED.get(name, ((), 0, ()))
+    if order is None:
+        raise ModelError(f"{stored}: a {name} gives its pieces other ids than this file does.")
+    proto = spm.parse(read_bytes(files[stored], stored), stored)
+    first, skip, last = order
+    special = {piece.text: piece for piece in proto.pieces}
+    made = [special.get(text, spm.Piece(text, 0.0, spm.CONTROL)) for text in first]
+    more = [spm.Piece(text, 0.0, spm.CONTROL) for text in last if text not in special]
+    ordered = spm.Model(proto.kind, (*made, *proto.pieces[skip:], *more), proto.dummy_prefix)
+    return guarded(lambda: spm.backend(ordered, stored))
+
+
+def _text(path: Path | bytes, name: str) -> str:
+    try:
+        return read_bytes(path, name).decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{name} is not UTF-8 text.") from error
+
+
+def _facts(
+    backend: Any, name: str, settings: dict[str, dict[str, Any]], notes: tuple[str, ...], bare: bool
+) -> Tokenizer:
+    """Add the declared tokens that the backend lacks, then read everything off it.
+
+    bare: made from a vocabulary file, which leaves T5's sentinels to the tokenizer class.
+    """
+    tokens = _special_tokens(backend, name, settings)
+    present = [token for token in tokens.values() if backend.token_to_id(token) is not None]
+    sentinels = settings["tokenizer_config.json"].get("extra_ids", 100 if bare else 0) if name == "T5Tokenizer" else 0
+    _add(backend, [*_declared(settings, tokens, sentinels if isinstance(sentinels, int) else 0), *present])
+    vocab: dict[str, int] = guarded(lambda: backend.get_vocab(with_added_tokens=True))
+    if not vocab:
+        raise ModelError("The tokenizer has no tokens.")
+    if max(vocab.values()) > MAX_ID:
+        raise ModelError(f"The tokenizer has the id {max(vocab.values()):,}, {MAX_ID:,} is the highest that is read.")
+    text = guarded(backend.to_str)
+    kind = type(backend.model).__name__
+    merges: tuple[str, ...] = ()
+    if kind == "BPE":
+        listed = json.loads(text)["model"].get("merges") or ()
+        merges = tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in listed)
+    backend.no_padding()  # after to_str: both are part of what is hashed, and neither of what a text encodes to
+    backend.no_truncation()
+    return Tokenizer(
+        kind=kind,
+        class_name=name,
+        vocab=vocab,
+        merges=merges,
+        special={key: vocab.get(tokens[key]) if key in tokens else None for key in SPECIAL},
+        added=len(backend.get_added_tokens_decoder()),
+        special_count=len({token for token in tokens.values() if token in vocab}),
+        backend_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        notes=notes,
+        backend=backend,
+    )
+
+
+def _content(value: Any) -> str | None:
+    """A token as the JSON files write it: a string, or an object with `content`. JSON may hold half characters, which
+    are no text to the tokenizers package."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) and value and value == value.encode(errors="ignore").decode() else None
+
+
+def _special_tokens(backend: Any, name: str, settings: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Special token strings by SPECIAL name: declared in the files, else assumed by the class, else the padding's.
+
+    A null in tokenizer_config.json is a declaration too: that token is not there.
+    """
+    declared = settings["special_tokens_map.json"] | settings["tokenizer_config.json"]
+    assumed = assumed_tokens(name)
+    found: dict[str, str] = {}
+    for key in SPECIAL:
+        token = _content(declared[f"{key}_token"]) if f"{key}_token" in declared else assumed.get(key)
+        if token is None and key == "pad" and "pad_token" not in declared and backend.padding:
+            token = backend.padding["pad_token"]
+        if token is not None:
+            found[key] = token
+    return found
+
+
+def _declared(settings: dict[str, dict[str, Any]], tokens: Mapping[str, str], sentinels: int) -> list[str]:
+    """Tokens that the files declare, in the order in which they get ids; T5's sentinels count downwards.
+
+    A special token that only the class assumes is not among them: it is looked up, never added.
+    """
+    settled = settings["tokenizer_config.json"]
+    by_id: dict[int, str] = {}
+    listed = settled.get("added_tokens_decoder")
+    for index, value in (listed if isinstance(listed, dict) else {}).items():
+        token = _content(value)
+        if token and isinstance(index, str) and index.isdecimal() and len(index) < 10:
+            by_id[int(index)] = token
+    for text, place in settings["added_tokens.json"].items():
+        if isinstance(place, int) and place >= 0 and _content(text):
+            by_id.setdefault(place, text)
+    ordered = [by_id[index] for index in sorted(by_id)]
+    ordered += [f"<extra_id_{number}>" for number in reversed(range(min(sentinels, 1000)))]
+    declared = settings["special_tokens_map.json"] | settled
+    ordered += [token for key, token in tokens.items() if _content(declared.get(f"{key}_token")) == token]
+    return list(dict.fromkeys(ordered))
+
+
+def _add(backend: Any, tokens: list[str]) -> None:
+    """Make these tokens added tokens, which a text is cut at before anything else, as transformers does.
+
+    Those that the vocabulary has keep their ids, others are appended in this order.
+    """
+    from tokenizers import AddedToken
+
+    known = {token.content for token in guarded(backend.get_added_tokens_decoder).values()}
+    missing = [AddedToken(token, special=True) for token in dict.fromkeys(tokens) if token not in known]
+    if missing:
+        guarded(lambda: backend.add_tokens(missing))
+
+
+__all__ = ["MAX_BYTES", "NO_TOKENIZER", "SPECIAL", "Tokenizer", "TokenizerAbsence", "read_tokenizer"]

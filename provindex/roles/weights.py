@@ -1,0 +1,121 @@
+"""A model being fingerprinted: its tensors by role, and what was read of them so far."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from provindex.common.errors import ModelError
+from provindex.evidence import panels
+from provindex.formats.tensors import Tensor
+from provindex.models.source import Model
+from provindex.roles import canonical
+from provindex.roles.canonical import F32
+from provindex.roles.names import Arch, Layout, Part, Placement
+
+MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
+MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model
+NORMS = ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_embed", "norm_q", "norm_k")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a tensor's elements gives. samples: WVC's, where it takes some of this tensor."""
+
+    sum_of_squares: float
+    nonfinite: int
+    precision: str
+    digest: str
+    row_norms: F32 | None
+    stored: bool  # whether the digest is that of the stored bytes
+    samples: F32 | None = None
+
+
+class Meter:
+    """Counts the bytes that were read, and tells whoever wants to know; for several threads."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._progress:
+                self._progress(self._done, self._total)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model being fingerprinted, as the extractors see it. exact: every element is read; scans: by tensor name, what
+    that gave so far."""
+
+    model: Model
+    layout: Layout
+    places: tuple[Placement, ...]
+    scans: dict[str, Scan]
+    absences: dict[str, str]
+    exact: bool = False
+
+    @property
+    def arch(self) -> Arch | None:
+        return self.layout.archs.get(self.layout.main)
+
+    @cached_property
+    def gains(self) -> dict[tuple[str, str, int | None], F32]:
+        """Norm gains by (stack, role, layer); cross-attention's under canonical.CROSS + role."""
+        found: dict[tuple[str, str, int | None], F32] = {}
+        for role in NORMS:
+            for place, part in self.parts(role):
+                if self.model.tensors[place.name].size <= MAX_VECTOR:
+                    at = canonical.CROSS + role if part.cross else role
+                    found[part.stack, at, part.layer] = self.model.tensors[place.name].flat()
+        return found
+
+    @cached_property
+    def experts(self) -> dict[tuple[str, int], tuple[int, ...]]:
+        """The experts kept of each MoE layer: the four whose folded router rows are longest."""
+        chosen: dict[tuple[str, int], tuple[int, ...]] = {}
+        for place, part in self.parts("router"):
+            shape, arch = self.model.tensors[place.name].shape, self.layout.archs.get(part.stack)
+            if part.layer is not None and len(shape) == 2 and arch is not None:
+                rows = self.rows(place, part, 0, canonical.part_shape(shape, part)[0])
+                gain = canonical.find_gain(self.gains, part.stack, arch, "mlp", part.layer)
+                energy = np.square(canonical.fold(rows, arch, gain)).sum(axis=1)
+                order = np.argsort(-energy, kind="stable")
+                chosen[part.stack, part.layer] = tuple(sorted(int(i) for i in order[: panels.EXPERTS]))
+        return chosen
+
+    def kept(self, part: Part) -> bool:
+        """Whether a part is dense, or belongs to one of the experts that are kept."""
+        if part.expert is None or part.layer is None:
+            return True
+        return part.expert in self.experts.get((part.stack, part.layer), range(panels.EXPERTS))
+
+    def parts(self, role: str, param: str = "weight") -> list[tuple[Placement, Part]]:
+        """Every part with a role, in canonical order; a second part at one address is left out."""
+        found: dict[canonical.PartKey, tuple[Placement, Part]] = {}
+        for place in self.places:
+            for part in place.parts:
+                if part.role == role and part.param == param:
+                    found.setdefault(canonical.key_of(part), (place, part))
+        return [found[key] for key in sorted(found, key=str)]
+
+    def rows(self, place: Placement, part: Part, start: int, stop: int) -> F32:
+        """Rows of a part. Raises ModelError for rows that no model has."""
+        tensor = self.model.tensors[place.name]
+        height, columns = canonical.part_shape(tensor.shape, part)
+        if max((min(stop, height) - start) * columns, *tensor.shape) > MAX_PANEL:
+            shape = "x".join(map(str, tensor.shape))
+            raise ModelError(f"Tensor {place.name} is {shape}; no weight matrix is that large.", "Check its shape.")
+        return canonical.read_rows(tensor, part, start, stop)
+
+
+def element_width(tensor: Tensor) -> int:
+    return tensor.nbytes // tensor.size if tensor.size else 0

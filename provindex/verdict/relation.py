@@ -1,0 +1,353 @@
+"""What a linked pair is to each other: the relation from effect sizes, what a disguise changed, what else it could be.
+
+Labels decide nothing: the verdict is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.common.score import Outcome
+from provindex.evidence.aligned import Agreement
+from provindex.evidence.effects import ON_GRID, Effects
+from provindex.evidence.grids import MIN_VALUES, Residual
+from provindex.evidence.hidden_units import LayerPair
+from provindex.evidence.layers import Matches
+from provindex.evidence.panels import MIN_ANCHORS, HiddenPanels
+from provindex.fingerprint.record import Fingerprint
+
+LOG10_P_LINKED = -6.0
+EQUAL = 0.999  # share of blocks from which on two models count as equal
+APART = 0.1  # median cosine of the samples of a role, below which that role does not correspond
+FINETUNE = 0.9  # median cosine from which on a child counts as fine-tuned rather than continued
+FOUND_AGAIN = 0.5  # E3, E4: from which on what corresponds element by element can be expected to
+IN_ORDER = 0.95  # share of neurons in ascending order, from which on their order counts as kept
+LOW_RANK = 0.95  # share of a difference's energy in a quarter of its components
+ABOVE_NOISE = 30.0  # a difference's energy over that of float16 rounding
+SAME_SKETCH, OTHER_VALUES = 0.999, 0.99  # E4, and a cosine: where noise sets matrices apart, E4 is the cosine squared
+SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
+STEPPED = frozenset({"quantized", "finetune", "continued", "adapter"})  # relations that leave every value its place
+SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
+
+SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
+GROWN = "a model that was grown by new layers or neurons would look the same, with the roles exchanged"
+SIBLING = "any checkpoint within half a step of the one that was quantized would look the same"
+COMPENSATED = (
+    "they become more along a row, as quantizers leave it that make up for the error of each column in the next ones "
+    "(GPTQ): a close relative of the one that was quantized would look the same"
+)
+NOT_ROUNDED = "a sibling of it was quantized, or by rules that compensate errors or rescale channels"
+DEQUANTIZED = (
+    "{full} holds quantized values exactly, {half} the same at half precision: "
+    "{half} was dequantized from them, or they were quantized once more from {half}"
+)
+BOTH_ON_GRIDS = "both lie on quantization grids: what either was quantized from cannot be told from the two"
+PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
+IN_PART = "equal in all that was read of both; at least one was read in part, and what was not read may differ"
+ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
+TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
+BASIS_ONLY = (
+    "only the residual basis is shared: other layers of one ancestor, layers whose neurons were reordered, or an "
+    "embedding that was reused and trained on"
+)
+
+NEURONS = "neurons reordered"
+RESCALED = "neurons rescaled in pairs"
+VALUES = "attention heads or value channels reordered, rotated or rescaled"
+QUERIES = "queries and keys reordered, rotated or rescaled"
+BASIS = "residual basis rotated or permuted"
+GAINS = "norm gains folded into the weights"
+IDS = "token ids renumbered"
+SCALES = "scales moved between matrices or norms"
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A linked pair, and what is known of it.
+
+    matches: layers that correspond. neurons: those of them whose neurons were found again. sketch: E4's score.
+    """
+
+    a: Fingerprint
+    b: Fingerprint
+    sizes: Effects
+    matches: Matches
+    neurons: Sequence[tuple[LayerPair, Agreement]]
+    evidence: Mapping[str, Outcome]
+
+    @property
+    def exact(self) -> bool:
+        """Whether hidden units stand where they stood (E1, E1z)."""
+        return min(self._log10_p("hidden_fixed_points"), self._log10_p("hidden_alignment")) <= LOG10_P_LINKED
+
+    def _log10_p(self, name: str) -> float:
+        return self.evidence[name].log10_p or 0.0
+
+    @cached_property
+    def undone(self) -> tuple[str, ...]:
+        """What a disguise changed and the tests saw through; empty where nothing was."""
+        found = []
+        if self._basis_moved():
+            found.append(BASIS)
+        if self.neurons and not _kept_order(self.neurons) and self._found_again("triple_agreement"):
+            found.append(NEURONS)
+        found += self._attention_moved() if BASIS not in found else []
+        if self.neurons and self._rescaled():
+            found.append(RESCALED)
+        if {_flat_gains(self.a), _flat_gains(self.b)} == {True, False}:
+            found.append(GAINS)
+        if self._renumbered() and not self.new_vocabulary:
+            found.append(IDS)
+        if not found and self._scales_moved():
+            found.append(SCALES)
+        return tuple(found)
+
+    def _scales_moved(self) -> bool:
+        """Whether layers do the same to three digits with matrices that differ by more than that."""
+        cosines = [cosine for role, cosine in self.sizes.roles.items() if role in SKETCHED]
+        same = (self.evidence["branch_sketch"].value or 0.0) >= SAME_SKETCH
+        return same and self.a.facts.hidden == self.b.facts.hidden and min(cosines, default=1.0) < OTHER_VALUES
+
+    def _found_again(self, name: str) -> bool:
+        return (self.evidence[name].value or 0.0) >= FOUND_AGAIN
+
+    def _basis_moved(self) -> bool:
+        e2 = self.evidence["residual_fixed_points"]
+        ran = e2.value is not None and e2.smallest is not None
+        return ran and (e2.log10_p or 0.0) > LOG10_P_LINKED and self._found_again("triple_agreement")
+
+    def _attention_moved(self) -> list[str]:
+        if not (self._found_again("branch_sketch") and self.neurons and self.a.facts.hidden == self.b.facts.hidden):
+            return []
+        low = {role for role, cosine in self.sizes.roles.items() if cosine < APART}
+        return [what for what, roles in ((VALUES, {"v", "o"}), (QUERIES, {"q", "k"})) if roles & low]
+
+    def _rescaled(self) -> bool:
+        """Whether up grew where down shrank: neurons that were rescaled in pairs."""
+        up, down = [], []
+        for ours, theirs in self._lengths():
+            ratio = np.log(np.maximum(ours, 1e-30)) - np.log(np.maximum(theirs, 1e-30))
+            up.append(ratio[:, 0] - ratio[:, 0].mean())
+            down.append(ratio[:, 1] - ratio[:, 1].mean())
+        x, y = np.concatenate(up), np.concatenate(down)
+        spread = float(np.sqrt((x @ x) * (y @ y)))
+        return bool(x.size and np.std(x) > SCALED and np.std(y) > SCALED and x @ y < -0.9 * spread)
+
+    def _lengths(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Lengths of up and down of the neurons that were found again, (n, 2) each, layer by layer."""
+        a, b = self.a.neurons, self.b.neurons
+        if a is None or b is None:
+            return []
+        return [
+            (a.lengths[a.places[f.a]][f.rows, -2:], b.lengths[b.places[f.b]][f.columns, -2:]) for _, f in self.neurons
+        ]
+
+    def _renumbered(self) -> bool:
+        """Whether anchor strings that both have stand at other ids."""
+        x, y = self.a.residual, self.b.residual
+        if x is None or y is None:
+            return False
+        both = (x.ids >= 0) & (y.ids >= 0)
+        return int(both.sum()) >= MIN_ANCHORS and float((x.ids[both] != y.ids[both]).mean()) > 0.5
+
+    @property
+    def new_vocabulary(self) -> bool:
+        """Whether one has tokens that the other lacks."""
+        x, y = self.a.vocabulary_sketch, self.b.vocabulary_sketch
+        if self.a.facts.vocabulary != self.b.facts.vocabulary:
+            return True
+        return x is not None and y is not None and float((x == y).mean()) < 0.99
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every layer of one model's text tower has its match in the other; True if none was matched alone."""
+        ours, theirs = ({getattr(p, s) for p, _ in self.matches if p.stack == self.a.facts.main} for s in "ab")
+        return not self.matches or len(ours) >= self.a.facts.layers or len(theirs) >= self.b.facts.layers
+
+    @property
+    def relation(self) -> str:
+        """One of the contract's relations."""
+        a, b, sizes = self.a, self.b, self.sizes
+        if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
+            return "identical"
+        special = self._other_shape() or self._equal() or self._on_a_grid()
+        if special:
+            return special
+        if self.undone:
+            return "laundered"
+        if self.exact and sizes.matrices:
+            if not self.whole or sizes.worst < APART <= sizes.cosine:
+                return "related"
+            if self.new_vocabulary and self._renumbered():
+                return "vocabulary"
+            if low_rank(a.hidden, b.hidden, self.matches):
+                return "adapter"
+            return "finetune" if sizes.cosine >= FINETUNE else "continued"
+        reused = self._log10_p("bit_reuse") <= LOG10_P_LINKED
+        if self.neurons and not reused:
+            return "vocabulary" if self.new_vocabulary else "related"
+        only_residual = self._log10_p("residual_fixed_points") <= LOG10_P_LINKED and not reused
+        return "shared-ancestor" if only_residual else "related"
+
+    def _equal(self) -> str | None:
+        sizes = self.sizes
+        recast = sizes.near >= EQUAL and "" != sizes.held_a != sizes.held_b != ""
+        if not (self.whole and sizes.matrices and (recast or max(sizes.equal, sizes.rounded) >= EQUAL)):
+            return None
+        if self.a.facts.vocabulary != self.b.facts.vocabulary:
+            return "vocabulary"
+        if sizes.equal >= EQUAL:
+            if IDS in self.undone:
+                return "laundered"
+            return "identical" if sizes.embedding_equal and not _changed(self.a, self.b) else "finetune"
+        if self.dequantized:
+            return "quantized"
+        return "finetune" if "" != self.a.facts.precision == self.b.facts.precision else "recast"
+
+    @property
+    def dequantized(self) -> str | None:
+        """ "A" or "B" if that model holds the other one's quantized values, rounded to half precision; else None."""
+        s = self.sizes
+        half = "B" if s.held_a == "f32" else "A"
+        full, precision = (s.grid_a, s.held_b) if half == "B" else (s.grid_b, s.held_a)
+        wider = "f32" in (s.held_a, s.held_b) and precision in ("f16", "bf16")
+        return half if wider and full >= ON_GRID and s.near >= EQUAL else None
+
+    def _on_a_grid(self) -> str | None:
+        around = self.sizes.half_step
+        if not self.whole or around is None or not (around.rounded or around.compensated):
+            return None
+        return "quantized"
+
+    @property
+    def made_of_grid(self) -> str | None:
+        """ "A" or "B" if that model's values are the other one's quantized values, moved a little; else None."""
+        if self.sizes.half_step is None or not self.sizes.half_step.inside or not self.whole:
+            return None
+        return "B" if self.sizes.around == "A" else "A"
+
+    def _other_shape(self) -> str | None:
+        """`upscaled` or `pruned`: depths differ and the shallower is in the deeper one; or the widths do."""
+        a, b = self.a.facts, self.b.facts
+        main = [p for p, _ in self.matches if p.stack == a.main]
+        if a.layers == b.layers:
+            narrower = a.hidden != b.hidden or self.widths[0] != self.widths[1]
+            return "pruned" if self.neurons and narrower else None
+        deep, shallow = {p.a for p in main}, {p.b for p in main}
+        if a.layers < b.layers:
+            deep, shallow = shallow, deep
+        fewer, more = sorted((a.layers, b.layers))
+        if not main or not fewer or len(shallow) < fewer:
+            return None
+        return "upscaled" if len(deep) == more and len(deep) > len(shallow) else "pruned"
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Neurons of the widest MLP, told by the weights; 0 if unknown."""
+        return _width(self.a), _width(self.b)
+
+    def caveats(self, relation: str) -> tuple[str, ...]:
+        """What else a linked pair could be, where its label says more than the evidence does."""
+        if relation == "shared-ancestor":
+            return (TABLE_ONLY if self.sizes.embedding_equal else BASIS_ONLY), SAME_START
+        if relation == "identical" and None in (self.a.content_sha256, self.b.content_sha256):
+            return (IN_PART,)
+        if relation == "identical" and self.a.content_sha256 != self.b.content_sha256:
+            return (ELSEWHERE,)
+        if relation == "pruned":
+            return (GROWN,)
+        if relation == "related" and self.exact and not self.undone:
+            return (PARTLY, SAME_START)
+        return {"continued": (SAME_START,), "related": (PARTLY,)}.get(relation, ()) + self._steps(relation)
+
+    def _steps(self, relation: str) -> tuple[str, ...]:
+        """What the half-step test found, of pairs that quantization and training alone may have made."""
+        sizes, around = self.sizes, self.sizes.half_step
+        if relation not in STEPPED:
+            return ()
+        if relation == "quantized" and (half := self.dequantized):
+            return (DEQUANTIZED.format(full=_other(half), half=half),)
+        if around is None:
+            return (BOTH_ON_GRIDS,) if min(sizes.grid_a, sizes.grid_b) >= ON_GRID else ()
+        if around.n < MIN_VALUES:
+            return ()
+        told = half_steps(around)
+        if relation == "quantized":
+            return (told, SIBLING) if around.rounded else (told, COMPENSATED)
+        if self.made_of_grid:
+            return (f"{told}, and most by much less: values that were quantized before, and changed a little",)
+        side, other = sizes.around, _other(sizes.around)
+        return (f"{side} lies on a quantization grid that is not {other} rounded to nearest ({told}): {NOT_ROUNDED}",)
+
+
+def _other(side: str) -> str:
+    return "B" if side == "A" else "A"
+
+
+def half_steps(around: Residual) -> str:
+    """What the half-step test found, in words."""
+    return f"{100 * around.share:.1f} % of {around.n:,} sampled weights differ by more than half a quantization step"
+
+
+def _width(fp: Fingerprint) -> int:
+    return int(fp.neurons.widths.max(initial=0)) if fp.neurons is not None else 0
+
+
+def _changed(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether two models of one size are known to differ in some element; a head more or less is no change.
+
+    Where one was read in part, files of the same sizes with other digests say so.
+    """
+    if a.content_sha256 is not None and b.content_sha256 is not None:
+        return a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+    ours, theirs = (sorted((f.size, str(f.sha256)) for f in fp.files if f.sha256) for fp in (a, b))
+    whole = len(ours) == len(a.files) and len(theirs) == len(b.files)
+    return whole and ours != theirs and [size for size, _ in ours] == [size for size, _ in theirs]
+
+
+def _kept_order(neurons: Sequence[tuple[LayerPair, Agreement]]) -> bool:
+    """Whether neurons that were found again follow each other as before; some may have been taken out."""
+    rises, steps = 0, 0
+    for _, found in neurons:
+        order = np.argsort(found.units_a, kind="stable")
+        after = np.diff(found.units_b[order])
+        rises, steps = rises + int((after > 0).sum()), steps + after.size
+    return rises >= IN_ORDER * steps
+
+
+def _flat_gains(fp: Fingerprint) -> bool | None:
+    """Whether every norm of a layer is constant, as after folding; None without norms."""
+    if fp.nlf is None or not fp.nlf.sizes.size:
+        return None
+    pieces = np.split(fp.nlf.values.astype(np.float64), np.cumsum(fp.nlf.sizes)[:-1])
+    inner = [p for p, name in zip(pieces, fp.nlf.names, strict=True) if any(c.isdigit() for c in name)]
+    return bool(inner) and all(float(np.ptp(p)) < 1e-3 * max(float(np.abs(p).max()), 1e-9) for p in inner)
+
+
+def low_rank(a: HiddenPanels | None, b: HiddenPanels | None, matches: Matches) -> bool:
+    """Whether the differences of hidden units at equal places have low rank, as those of a merged adapter do.
+
+    A quarter of the components of each panel's difference holds nearly all of its energy, in nine of ten panels that
+    differ by more than rounding; the difference of full training is spread over all of them.
+    """
+    if a is None or b is None or a.width != b.width:
+        return False
+    there = {(k.kind, k.stack, k.layer, k.expert): j for j, k in enumerate(b.keys)}
+    to = {(p.stack, p.a): p.b for p, _ in matches}
+    shares = []
+    for i, key in enumerate(a.keys):
+        j = there.get((key.kind, key.stack, to.get((key.stack, key.layer), -1), key.expert))
+        if j is None:
+            continue
+        height = int(min(a.heights[i], b.heights[j]))
+        x, y = a.values[i, :height].astype(np.float64), b.values[j, :height].astype(np.float64)
+        energies = np.linalg.svd(x - y, compute_uv=False) ** 2
+        noise = 2.0**-24 / 3 * 2 * float((x**2).sum())
+        if energies.sum() > ABOVE_NOISE * noise:
+            shares.append(float(energies[: max(1, height // 4)].sum() / energies.sum()))
+    return bool(shares) and float(np.quantile(shares, 0.1)) >= LOW_RANK
