@@ -23,7 +23,8 @@ def markdown() -> str:
     lines = [
         "# Columns",
         "",
-        f"Fingerprint version {FINGERPRINT_VERSION}. Made by `python -m build_index.columns` from `provindex/fingerprint/rows.py`.",
+        f"Fingerprint version {FINGERPRINT_VERSION}. Made by `python -m build_index.columns` from "
+        "`provindex/fingerprint/rows.py`.",
         "`row_sha256` is over the columns marked *hashed*: names, and values as little-endian bytes or canonical JSON.",
     ]
     for table, meaning in TABLES.items():

@@ -26,8 +26,8 @@ from typing import Any
 
 from provindex import api
 from provindex.api import Index
-from provindex.common import files
 from provindex.common.errors import ProvindexError, UsageError
+from provindex.common.files import replacing
 from provindex.evidence.panels import PANELS_VERSION
 from provindex.fingerprint import parquet
 from provindex.fingerprint.record import FINGERPRINT_VERSION, MODES, Fingerprint
@@ -307,7 +307,7 @@ def run(job: Job) -> str | None:
     try:
         if _is_prints(job.source):
             parquet.read_fingerprints(Path(job.source))
-            with files.replacing(job.done) as temporary:
+            with replacing(job.done) as temporary:
                 shutil.copyfile(job.source, temporary)
         else:
             made = api.resolve(job.source, mode=job.mode, offline=job.offline)
@@ -484,5 +484,5 @@ def record(folder: Path, failed: Mapping[str, str]) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(failed, indent=1, sort_keys=True) + "\n", encoding="utf-8")

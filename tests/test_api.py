@@ -12,7 +12,7 @@ import zoo
 USES = (
     "print(pv.fingerprint(folder).model_id)",
     "pv.Index; print(pv.fingerprint(folder).model_id)",
-    "import provindex.fingerprint as module; module.Fingerprint; print(pv.fingerprint(folder).model_id)",
+    "from provindex.fingerprint import record; record.Fingerprint; print(pv.fingerprint(folder).model_id)",
     "from provindex import fingerprint; pv.compare; print(fingerprint(folder).model_id)",
     "print(pv.compare(folder, folder).relation and pv.fingerprint(folder).model_id)",
 )

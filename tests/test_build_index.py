@@ -28,7 +28,7 @@ from build_index.models import COLUMNS
 from build_index.publish import Published
 from provindex import api
 from provindex.api import Index
-from provindex.common import files
+from provindex.common.files import LOCK, file_sha256
 from provindex.fingerprint import parquet
 from provindex.index import dataset
 from provindex.index.entries import SEED
@@ -53,7 +53,7 @@ def dated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def digests(folder: Path) -> Mapping[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != files.LOCK]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -446,7 +446,7 @@ def with_vectors(folder: Path, change: Callable[[list[list[float]]], object]) ->
     pq.write_table(table.set_column(place, field, pa.array(vectors, field.type)), path, compression="zstd")
     manifest = dataset.read_manifest(folder)
     (shard,) = manifest.shards
-    digest = {**shard.sha256, shard.models: files.file_sha256(path)}
+    digest = {**shard.sha256, shard.models: file_sha256(path)}
     size = {**shard.bytes, shard.models: path.stat().st_size}
     dataset.write_manifest(folder, replace(manifest, shards=(replace(shard, sha256=digest, bytes=size),)))
 

@@ -12,11 +12,13 @@ import pytest
 import zoo
 from prints import in_memory
 
+from provindex.common import places
+from provindex.common.tensor import Tensor
 from provindex.fingerprint import cache
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import to_row
-from provindex.formats.tensors import ByteTensor, Extent, Tensor, rows_moved
+from provindex.formats.tensors import ByteTensor, Extent, rows_moved
 from provindex.models.source import Model
 
 
@@ -48,7 +50,7 @@ def model() -> Model:
 
 
 def entries() -> list[Path]:
-    return sorted(path for path in cache.folder().rglob("*") if path.is_file())
+    return sorted(path for path in places.cache().rglob("*") if path.is_file())
 
 
 def altered(model: Model, name: str, place: int) -> Model:

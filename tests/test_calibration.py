@@ -392,5 +392,5 @@ def test_the_shipped_calibration_has_every_statistic_and_enough_pairs() -> None:
 
 
 def test_the_table_of_the_signals_chapter_is_that_of_the_file() -> None:
-    chapter = Path(calibration.__file__).parent / "signals" / "README.md"
+    chapter = Path(calibration.__file__).parent.parent / "signals" / "README.md"
     assert calibrate.markdown(calibration.loads(SHIPPED.read_bytes())) in chapter.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from prints import fingerprint, in_memory
 from provindex.evidence import panels
 from provindex.fingerprint.rows import to_row
 from provindex.formats.tensors import tensor_from_array
-from provindex.roles import canonical
+from provindex.roles import canonical, weights
 from provindex.roles.canonical import PartKey
 from provindex.roles.names import Arch, Part, resolve
 
@@ -178,7 +178,7 @@ def test_experts_in_one_stack_give_the_panels_and_blocks_of_single_ones() -> Non
                 single[f"{at}experts.{e}.{name}_proj.weight"] = value[e]
     config = {"model_type": "qwen2_moe", "num_experts": experts, "moe_intermediate_size": f}
     one, other = (to_row(fingerprint(base.with_tensors(t, **config))) for t in (single, stacked))
-    assert len([k for k in one["hidden_keys"] if k.startswith("mlp")]) == 2 * panels.EXPERTS
+    assert len([k for k in one["hidden_keys"] if k.startswith("mlp")]) == 2 * weights.EXPERTS
     for name in one:
         if name.startswith(("hidden", "block", "residual")):
             assert np.array_equal(one[name], other[name]), name

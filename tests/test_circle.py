@@ -22,7 +22,7 @@ from prints import fingerprint
 from build_index.publish import publish
 from provindex.api import Index
 from provindex.common.errors import IndexFormatError
-from provindex.fingerprint import parquet
+from provindex.fingerprint import parquet, rows
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import to_row
 from provindex.hub.push import not_private
@@ -412,7 +412,7 @@ def test_what_would_be_sent_is_shown(maintained: str, machine: Any, prints: Any,
     path = contribution(tmp_path, prints["tuned"])
     told = home.told("push", path, "--to", maintained, "--dry-run")
     assert (told["sent"], told["commit"], told["pull_request"], told["objections"]) == (False, None, None, [])
-    assert set(told["row"]) == {c.name for c in dataset.COLUMNS} and len(told["files"]) == 2
+    assert set(told["row"]) == {c.name for c in rows.COLUMNS} and len(told["files"]) == 2
     assert not [entry for entry in hub.log if entry[0] != "GET"], "a dry run writes nothing"
     shown = home.run("push", path, "--to", maintained, "--dry-run")
     assert "Nothing was sent." in shown.out and all(f["sha256"] in shown.out for f in told["files"])
@@ -560,15 +560,15 @@ def test_ten_at_once_lose_nothing(
 ) -> None:
     from provindex.hub.push import push
 
-    rows = [replace(prints["tuned"], model_id=f"org/many-{number}") for number in range(10)]
+    many = [replace(prints["tuned"], model_id=f"org/many-{number}") for number in range(10)]
     with ThreadPoolExecutor(10) as pool:
-        sent = list(pool.map(lambda fp: push(fp, maintained, direct=direct), rows))
+        sent = list(pool.map(lambda fp: push(fp, maintained, direct=direct), many))
     if not direct:
         assert sorted(one.pull_request or 0 for one in sent) == list(range(1, 11))
         for number in range(1, 11):
             merge(maintained, number)
     pulled = machine("office").told("index", "pull", maintained)
-    assert {m["model_id"] for m in pulled["models"]} == {"org/base", "org/other", *(fp.model_id for fp in rows)}
+    assert {m["model_id"] for m in pulled["models"]} == {"org/base", "org/other", *(fp.model_id for fp in many)}
 
 
 # --- publishing ---

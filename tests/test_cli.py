@@ -270,7 +270,7 @@ def test_an_unreadable_model_is_one_sentence(tmp_path: Path) -> None:
     assert ran.status == 2 and ran.err.startswith("provindex: ") and ran.err.count("\n") == 1
 
 
-CRASH = "import provindex.index as i; i.Index.load = lambda *a: 1 / 0; from provindex.__main__ import main; main()"
+CRASH = "import provindex.api as i; i.Index.load = lambda *a: 1 / 0; from provindex.__main__ import main; main()"
 
 
 @pytest.mark.parametrize("debug", [None, "1"])

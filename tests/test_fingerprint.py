@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from prints import fingerprint, in_memory
 
 from provindex.common.errors import IndexFormatError, ModelError
+from provindex.common.tensor import Tensor
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import COLUMNS, Row, from_row, to_row
-from provindex.formats.tensors import Tensor
 from provindex.models.source import Model, open_model
 from provindex.verdict.pair import Pair, compare
 

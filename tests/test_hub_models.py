@@ -62,8 +62,8 @@ def apart(reference: str, **environment: str) -> dict[str, Any]:
     """Open a model in a process of its own: the client reads its environment once."""
     program = f"""
 import json, sys
-from provindex.errors import ProvindexError
-from provindex.source import open_model
+from provindex.common.errors import ProvindexError
+from provindex.models.source import open_model
 try:
     model = open_model({reference!r})
     said = dict(revision=model.revision, warnings=model.warnings, names=sorted(model.tensors))
@@ -288,7 +288,7 @@ def test_the_client_is_not_loaded_for_local_models(tmp_path: Path) -> None:
     for name, content in files().items():
         (tmp_path / name).write_bytes(content)
     program = (
-        "import sys; from provindex.source import open_model; open_model(sys.argv[1]);"
+        "import sys; from provindex.models.source import open_model; open_model(sys.argv[1]);"
         "sys.exit(any(m in sys.modules for m in ('huggingface_hub', 'safetensors', 'datasets', 'yaml')))"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60).returncode == 0

@@ -24,8 +24,8 @@ from commands import environment
 
 from build_index.publish import publish
 from provindex.api import Index, fill_index
-from provindex.common import files
 from provindex.common.errors import IndexFormatError, ModelError, ModelNotFoundError, ProvindexError, UsageError
+from provindex.common.files import file_sha256, locked
 from provindex.fingerprint import parquet
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import COLUMNS, row_hash, to_row
@@ -344,10 +344,11 @@ def test_layout_on_disk(made: dict[str, Fingerprint], tmp_path: Path) -> None:
 
 ADD = """
 import sys
-from provindex import dataset
-from provindex.index import Index
+from pathlib import Path
+from provindex.api import Index
+from provindex.fingerprint.parquet import read_fingerprints
 index = Index.load(sys.argv[1])
-fingerprint, = dataset.read_fingerprints(dataset.Path(sys.argv[2]))
+fingerprint, = read_fingerprints(Path(sys.argv[2]))
 print("loaded", flush=True)
 sys.stdin.readline()
 index.add(fingerprint)
@@ -376,7 +377,7 @@ def test_processes_that_save_at_once_lose_nothing(made: dict[str, Fingerprint], 
 
 def test_a_saver_waits_for_the_lock(made: dict[str, Fingerprint], tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with files.locked(tmp_path):
+        with locked(tmp_path):
             saving = pool.submit(Index.build([made["parent"]]).save, tmp_path)
             with pytest.raises(FuturesTimeout):
                 saving.result(0.3)
@@ -520,7 +521,7 @@ def rewrite(folder: Path, table: str, change: Callable[[list[dict[str, Any]]], o
     parquet.write(path, rows, dataset.schema(table), 1)
     if sign:
         name = f"data/{table}/{path.name}"
-        edit_manifest(folder, lambda d: d["shards"][0]["sha256"].update({name: files.file_sha256(path)}))
+        edit_manifest(folder, lambda d: d["shards"][0]["sha256"].update({name: file_sha256(path)}))
         edit_manifest(folder, lambda d: d.update(revision=dataset._manifest(d).revision))
 
 
@@ -934,8 +935,8 @@ def test_a_footer_that_states_fewer_values_than_the_pages_have_is_not_believed(k
 
 def test_pages_that_unpack_to_more_than_is_read_are_refused(kept: Path, monkeypatch: Any) -> None:
     """Random numbers unpack to their own size: it is the pages' bytes that are too many here, not their values."""
-    monkeypatch.setattr(dataset, "PER_VALUE", 0)
-    monkeypatch.setattr(dataset, "MAX_READ", 200_000)
+    monkeypatch.setattr(parquet, "PER_VALUE", 0)
+    monkeypatch.setattr(parquet, "MAX_READ", 200_000)
     noise = listed(pa.array(np.random.default_rng(0).standard_normal(200_000).astype(np.float16)))
     pq.write_table(with_column("wvc", noise)(pq.read_table(kept)), kept, use_dictionary=False)
     with pytest.raises(IndexFormatError, match="200,000 are the most"):

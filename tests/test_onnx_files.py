@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provindex.common.errors import ModelError
+from provindex.common.tensor import Tensor
 from provindex.formats import protobuf
 from provindex.formats.onnx import graph as onnx_graph
 from provindex.formats.onnx.files import read_onnx
-from provindex.formats.tensors import Contents, Extent, Tensor
+from provindex.formats.tensors import Contents, Extent
 from provindex.models.source import open_model
 
 onnx = pytest.importorskip("onnx")

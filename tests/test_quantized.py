@@ -15,13 +15,14 @@ from packers import LAYOUTS, written
 from prints import fingerprint
 
 from provindex.common.errors import ModelError
+from provindex.common.tensor import Tensor
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.formats.dtypes import BITS
 from provindex.formats.quantized import layouts as quantized_layouts
 from provindex.formats.quantized.assembly import assemble
 from provindex.formats.ranged import RangedFile, Reading
-from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.formats.tensors import ByteTensor, Extent
 from provindex.models.source import open_model
 from provindex.verdict.pair import compare
 

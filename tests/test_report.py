@@ -14,10 +14,9 @@ import pytest
 import zoo
 
 from build_index.calibrate import Compared, calibration_of
-from provindex.api import Index
+from provindex.api import Index, compare
 from provindex.common.score import Outcome
 from provindex.fingerprint.record import Fingerprint
-from provindex.api import compare
 from provindex.index.answer import Comparison
 from provindex.index.entries import Problem
 from provindex.index.fill import Built

@@ -115,7 +115,10 @@ def test_the_top_is_small() -> None:
 def test_only_the_face_imports_our_modules_by_name() -> None:
     for name, path in MODULES.items():
         if name:
-            names = {n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "") for n in ast.walk(ast.parse(path.read_text()))}
+            names = {
+                n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "")
+                for n in ast.walk(ast.parse(path.read_text()))
+            }
             assert "import_module" not in names, name
 
 

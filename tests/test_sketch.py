@@ -29,7 +29,7 @@ from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.formats.tensors import tensor_from_array
 from provindex.index import search as retrieval
-from provindex.models.source import Model, open_model
+from provindex.models.source import open_model
 from provindex.roles.names import Part, Placement
 from provindex.roles.weights import Weights
 
@@ -429,8 +429,7 @@ def test_files_do_not_count(tmp_path: Path) -> None:
 
 
 def weights_of(tensors: dict[str, F32]) -> Weights:
-    model = Model("made", None, {}, None, {n: tensor_from_array(n, v) for n, v in tensors.items()}, {}, ())
-    return Weights(model, None, (), {}, {})  # type: ignore[arg-type]
+    return Weights({n: tensor_from_array(n, v) for n, v in tensors.items()}, None, (), {}, {})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("role", ["up", "down"])

@@ -346,7 +346,7 @@ def test_programs_out_of_bounds(program: bytes, why: str) -> None:
 
 MEASURE = """
 import io, resource
-from provindex.formats import pickle_machine
+from provindex.formats.torch import pickle_machine
 program = b"\\x80\\x02" + b"}\\x94h\\0h\\0s" * 800_000
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

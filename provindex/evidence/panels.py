@@ -25,7 +25,6 @@ VIRTUAL_ANCHORS = 64
 RESIDUAL_COORDINATES = 1_024
 MIN_ANCHORS = 16
 MIN_DISTINCT = 64
-EXPERTS = 4
 
 
 def panel_height(layers: int) -> int:

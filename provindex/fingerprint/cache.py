@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from provindex.common import files, places
+from provindex.common import places
 from provindex.common.errors import ProvindexError
+from provindex.common.files import file_sha256
+from provindex.common.tensor import Tensor
 from provindex.common.threads import workers
 from provindex.evidence.panels import PANELS_VERSION
 from provindex.fingerprint import parquet
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
-from provindex.formats.tensors import Tensor
 from provindex.models.source import Model
 
 ENDS = 4096  # bytes at both ends of a tensor that tell most different models apart
@@ -71,7 +72,7 @@ def _key(model: Model, mode: str, digest: Callable[[Tensor], str]) -> str:
 
 
 def _file_sha256(file: Path | bytes) -> str:
-    return _sha256([memoryview(file)]) if isinstance(file, bytes) else files.file_sha256(file)
+    return _sha256([memoryview(file)]) if isinstance(file, bytes) else file_sha256(file)
 
 
 def _sha256(pieces: Iterable[memoryview]) -> str:

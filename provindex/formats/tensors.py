@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.errors import ModelError
+from provindex.common.tensor import F32, Index, Tensor
 from provindex.formats.dtypes import STORED, decode
 
-F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
-Index = Sequence[int] | NDArray[np.int64]
 
 PIECE = 1 << 20  # elements that are decoded at a time where more were asked for than is kept
 NEAR = 2  # rows are read as one run if it has at most this many times the rows that are asked for
@@ -102,49 +101,6 @@ class _ExtentFile(io.RawIOBase):
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
-
-
-class Tensor(Protocol):
-    """One stored tensor: its header facts, and float32 copies or views of its elements, row-major, read on demand.
-
-    Arrays may be read-only views of the file: copy before writing. Slices follow Python's rules; rows and strides
-    beyond the tensor raise IndexError.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str:
-        """As the format spells it: F32, BF16, Q4_K, ..."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int:
-        """Stored bytes."""
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether `raw` is the elements in order, each as `dtype` says (a key of dtypes.STORED)."""
-
-    def flat(self, start: int = 0, stop: int | None = None) -> F32:
-        """Elements [start, stop) of the flattened tensor."""
-
-    def strided(self, step: int, count: int) -> F32:
-        """Elements 0, step, 2 step, ... (count of them) of the flattened tensor."""
-
-    def rows(self, index: Index) -> F32:
-        """The named rows (first axis), shape (len(index), size // shape[0])."""
-
-    def chunks(self, elements: int = 1 << 22) -> Iterator[F32]:
-        """The flattened tensor in order, a bounded piece at a time."""
-
-    def raw(self, start: int = 0, stop: int | None = None) -> memoryview:
-        """Stored bytes [start, stop): for hashing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from provindex.common import files, places
+from provindex.common import places
 from provindex.common.errors import IndexFormatError, NetworkError, UsageError
+from provindex.common.files import LOCK, file_sha256, locked, now
 from provindex.fingerprint import parquet
 from provindex.hub import client as hub
 from provindex.index import dataset
@@ -97,7 +98,7 @@ def pull(reference: str | None = None, *, offline: bool = False, progress: Progr
     repo, revision = store.parse(reference or places.default_dataset())
     place = store.place(repo)
     if revision is not None and place.is_dir():
-        with files.locked(place):
+        with locked(place):
             old = store.current(repo)
             here = _here(old, revision)
             if here is not None and (offline or (len(revision) == 40 and _is_sound(repo, here))):
@@ -109,7 +110,7 @@ def pull(reference: str | None = None, *, offline: bool = False, progress: Progr
         )
     remote = hub.dataset_at(repo, revision)
     place.mkdir(parents=True, exist_ok=True)
-    with files.locked(place):
+    with locked(place):
         new = Current(repo, remote.commit, remote.asked, _now())
         if store.is_whole(store.revision_folder(repo, remote.commit)) and _is_sound(repo, remote.commit):
             return _switched(new, store.current(repo))
@@ -132,7 +133,7 @@ def _is_sound(repo: str, commit: str) -> bool:
 
 
 def _now() -> str:
-    return f"{files.now():%Y-%m-%dT%H:%M:%SZ}"
+    return f"{now():%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _switched(new: Current, old: Current | None) -> Pulled:
@@ -148,7 +149,7 @@ def _switched(new: Current, old: Current | None) -> Pulled:
 
 
 def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.name != files.LOCK)
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.name != LOCK)
 
 
 # --- what there is to do ---
@@ -310,7 +311,7 @@ def _digest(path: Path, like: str) -> str | None:
     """The digest of a file, of the kind of another one; None if it is gone."""
     if not path.is_file():
         return None
-    return files.file_sha256(path) if len(like) == 64 else _git_id(path)
+    return file_sha256(path) if len(like) == 64 else _git_id(path)
 
 
 # --- doing it ---
@@ -370,7 +371,7 @@ def fetch_file(
         raise UsageError(f"{sha256[:80]!r} is no sha256.", "Write its 64 hexadecimal digits in lower case.")
     place = store.place(repo) / store.FILES
     kept = place / sha256
-    if kept.exists() and files.file_sha256(kept) == sha256:
+    if kept.exists() and file_sha256(kept) == sha256:
         return kept
     if offline or hub.offline_by_environment():
         raise NetworkError(
@@ -384,7 +385,7 @@ def fetch_file(
             "If its publisher says that this is a new version, name the new digest with --sha256.",
         )
     place.mkdir(parents=True, exist_ok=True)
-    with files.locked(place):
+    with locked(place):
         _check_space(wanted.file.size, place, remote)
         _download(remote, [replace(wanted, sha256=sha256)], place, progress)
     return kept
@@ -450,7 +451,7 @@ def _receive(remote: hub.Remote, wanted: Wanted, incoming: Path, meter: _Meter) 
 
 def _check(path: Path, wanted: Wanted, remote: hub.Remote) -> None:
     """Compare what came with every digest that was announced; it is removed if it is something else."""
-    other = wanted.sha256 is not None and wanted.file.sha256 is None and files.file_sha256(path) != wanted.sha256
+    other = wanted.sha256 is not None and wanted.file.sha256 is None and file_sha256(path) != wanted.sha256
     if other or not same(path, wanted.file):  # `_found` saw to it that two announced digests are equal
         path.unlink()
         raise IndexFormatError(
@@ -462,7 +463,7 @@ def _check(path: Path, wanted: Wanted, remote: hub.Remote) -> None:
 
 def same(path: Path, file: hub.RemoteFile) -> bool:
     """Whether a file here is that of the Hub: by sha256 for a large file, else by its git id."""
-    return files.file_sha256(path) == file.sha256 if file.sha256 else _git_id(path) == file.blob
+    return file_sha256(path) == file.sha256 if file.sha256 else _git_id(path) == file.blob
 
 
 def _git_id(path: Path) -> str:

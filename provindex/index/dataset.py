@@ -323,6 +323,4 @@ def read_columns(folder: Path, shard: Shard, number: int, names: Sequence[str]) 
     """
     path = folder / shard.panels
     with parquet.readable(path):
-        return parquet.one_row(
-            parquet.kept_file(path), [schema("panels").field(name) for name in names], number
-        )
+        return parquet.one_row(parquet.kept_file(path), [schema("panels").field(name) for name in names], number)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provindex.common import files
 from provindex.common.errors import IndexFormatError, UsageError
+from provindex.common.files import replacing
 from provindex.common.places import pulled_indexes
 from provindex.index import dataset
 
@@ -126,7 +126,7 @@ def switch(new: Current) -> None:
         (place(new.repo) / CURRENT, json.dumps(document, indent=1) + "\n"),
         (pulled_indexes() / DEFAULT, new.repo + "\n"),
     ):
-        with files.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

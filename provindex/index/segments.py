@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from provindex.common import files, places
+from provindex.common import places
+from provindex.common.files import replacing
 from provindex.index import dataset
 from provindex.index.codes import F32, GROUPS, STEPS, Segment, arrays, widths
 
@@ -81,7 +82,7 @@ def opened(index: Path, shards: Sequence[dataset.Shard], center: F32) -> list[Se
     if need > shutil.disk_usage(where).free:
         raise OSError(f"{need >> 20} MB are needed for the search files")
     for key in missing:
-        with files.replacing(where / key) as temporary:
+        with replacing(where / key) as temporary:
             write(temporary, key, _rows(wanted[key]), _bands(index, wanted[key]), center)
     for path in where.iterdir():
         if len(path.name) == 64 and path.name not in wanted:  # of the index as it was; not what is being written

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.common.files import FileFact
+from provindex.common.tensor import Tensor
 from provindex.formats import folder as layout
 from provindex.formats import local_files
 from provindex.formats.local_files import Folder
 from provindex.formats.quantized import assembly as quantized
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
 from provindex.formats.safetensors import read_header
-from provindex.formats.tensors import ByteTensor, Contents, Extent, Tensor
+from provindex.formats.tensors import ByteTensor, Contents, Extent
 from provindex.models import adapters
 from provindex.roles.architectures import ALIASES, KINDS
 

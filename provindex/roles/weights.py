@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from provindex.common.errors import ModelError
-from provindex.evidence import panels
-from provindex.formats.tensors import Tensor
-from provindex.models.source import Model
+from provindex.common.tensor import Tensor
 from provindex.roles import canonical
 from provindex.roles.canonical import F32
 from provindex.roles.names import Arch, Layout, Part, Placement
 
 MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
 MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model
+EXPERTS = 4  # of each MoE layer
 NORMS = ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_embed", "norm_q", "norm_k")
 
 Progress = Callable[[int, int], None]
@@ -56,7 +55,7 @@ class Weights:
     """A model being fingerprinted, as the extractors see it. exact: every element is read; scans: by tensor name, what
     that gave so far."""
 
-    model: Model
+    tensors: Mapping[str, Tensor]
     layout: Layout
     places: tuple[Placement, ...]
     scans: dict[str, Scan]
@@ -73,9 +72,9 @@ class Weights:
         found: dict[tuple[str, str, int | None], F32] = {}
         for role in NORMS:
             for place, part in self.parts(role):
-                if self.model.tensors[place.name].size <= MAX_VECTOR:
+                if self.tensors[place.name].size <= MAX_VECTOR:
                     at = canonical.CROSS + role if part.cross else role
-                    found[part.stack, at, part.layer] = self.model.tensors[place.name].flat()
+                    found[part.stack, at, part.layer] = self.tensors[place.name].flat()
         return found
 
     @cached_property
@@ -83,20 +82,20 @@ class Weights:
         """The experts kept of each MoE layer: the four whose folded router rows are longest."""
         chosen: dict[tuple[str, int], tuple[int, ...]] = {}
         for place, part in self.parts("router"):
-            shape, arch = self.model.tensors[place.name].shape, self.layout.archs.get(part.stack)
+            shape, arch = self.tensors[place.name].shape, self.layout.archs.get(part.stack)
             if part.layer is not None and len(shape) == 2 and arch is not None:
                 rows = self.rows(place, part, 0, canonical.part_shape(shape, part)[0])
                 gain = canonical.find_gain(self.gains, part.stack, arch, "mlp", part.layer)
                 energy = np.square(canonical.fold(rows, arch, gain)).sum(axis=1)
                 order = np.argsort(-energy, kind="stable")
-                chosen[part.stack, part.layer] = tuple(sorted(int(i) for i in order[: panels.EXPERTS]))
+                chosen[part.stack, part.layer] = tuple(sorted(int(i) for i in order[:EXPERTS]))
         return chosen
 
     def kept(self, part: Part) -> bool:
         """Whether a part is dense, or belongs to one of the experts that are kept."""
         if part.expert is None or part.layer is None:
             return True
-        return part.expert in self.experts.get((part.stack, part.layer), range(panels.EXPERTS))
+        return part.expert in self.experts.get((part.stack, part.layer), range(EXPERTS))
 
     def parts(self, role: str, param: str = "weight") -> list[tuple[Placement, Part]]:
         """Every part with a role, in canonical order; a second part at one address is left out."""
@@ -109,7 +108,7 @@ class Weights:
 
     def rows(self, place: Placement, part: Part, start: int, stop: int) -> F32:
         """Rows of a part. Raises ModelError for rows that no model has."""
-        tensor = self.model.tensors[place.name]
+        tensor = self.tensors[place.name]
         height, columns = canonical.part_shape(tensor.shape, part)
         if max((min(stop, height) - start) * columns, *tensor.shape) > MAX_PANEL:
             shape = "x".join(map(str, tensor.shape))

@@ -21,8 +21,8 @@ from provindex.evidence.layers import LayerRange
 from provindex.evidence.sketch import LAYER, late_interaction, similarities
 from provindex.evidence.start import SHARED
 from provindex.fingerprint.record import Fingerprint
-from provindex.models import adapters
 from provindex.signals import eas, end, imported, lep, mfi, nlf, pipeline, tfv, voa, wvc
+from provindex.verdict import adapters
 from provindex.verdict.calibration import NO_CALIBRATION, Calibration, stratum_of_pair
 from provindex.verdict.descent import role_of, start_of
 from provindex.verdict.relation import LOG10_P_LINKED, Linked

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from provindex.common.files import file_sha256
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -70,7 +72,7 @@ def limits(folder: Path, scratch: Path) -> tuple[float, float]:
     """Seconds that a plain copy and a plain sha256 of all shards take, one after the other."""
     files = sorted(folder.glob("data/*/*.parquet"))
     copied = seconds(lambda: [shutil.copyfile(f, scratch / f"{n}") for n, f in enumerate(files)])
-    hashed = seconds(lambda: [files.file_sha256(f) for f in files])
+    hashed = seconds(lambda: [file_sha256(f) for f in files])
     return copied, hashed
 
 

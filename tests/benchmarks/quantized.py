@@ -19,7 +19,7 @@ import numpy as np
 from dtypes import best
 from packers import Stored, save
 
-from provindex.formats.tensors import Tensor
+from provindex.common.tensor import Tensor
 from provindex.models.source import Model, open_model
 
 OUT, IN, ROWS = 4096, 4096, 128

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from provindex.common import files
+from provindex.common.files import file_sha256
 from provindex.fingerprint import parquet
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does
@@ -151,7 +151,7 @@ def shard(folder: Path, start: int, count: int, made: Templates) -> dataset.Shar
     for table, path in paths.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         parquet.write(folder / path, rows, dataset.schema(table), 1 if table == "panels" else dataset.MODELS_PER_GROUP)
-    digests = {path: files.file_sha256(folder / path) for path in paths.values()}
+    digests = {path: file_sha256(folder / path) for path in paths.values()}
     sizes = {path: (folder / path).stat().st_size for path in paths.values()}
     return dataset.Shard(paths["models"], paths["panels"], len(rows), digests, sizes)
 

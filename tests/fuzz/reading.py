@@ -12,8 +12,9 @@ import numpy as np
 
 from fuzz.mutate import PART
 from provindex.common.errors import ModelError
+from provindex.common.tensor import Tensor
 from provindex.formats.safetensors import read_header
-from provindex.formats.tensors import ByteTensor, Extent, Tensor
+from provindex.formats.tensors import ByteTensor, Extent
 
 MOST = 4096  # elements that are read at a time
 TENSORS = 64  # that are looked at of a file

@@ -22,7 +22,7 @@ from fuzz.reading import given, look_at_tensors, parts, safetensors_tensors, scr
 from provindex.common import bounded_json, places
 from provindex.common.errors import IndexFormatError, ModelError, UsageError
 from provindex.common.tokens import Tokenizer, guarded
-from provindex.fingerprint import parquet
+from provindex.fingerprint import parquet, rows
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import COLUMNS, from_row, row_hash, to_row
@@ -230,7 +230,7 @@ def _row(data: bytes) -> tuple[dict[str, Any], Fingerprint]:
 
 def _cell(name: str, kind: str, value: Any) -> Any:
     if kind == "string":
-        if value is None and name in dataset.NULLABLE:
+        if value is None and name in rows.NULLABLE:
             return None
         return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "replace").decode()
     if kind == "int":

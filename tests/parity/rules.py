@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from provindex.common.score import Score
+from provindex.common.tensor import Tensor
 from provindex.common.tokens import Tokenizer
-from provindex.formats.tensors import Tensor
 from provindex.models.source import open_model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.roles.names import Placement, resolve

@@ -91,7 +91,7 @@ class _Tower:
         """The tower of a model, or why it cannot be compared."""
         layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
         places = tuple(p for p in layout.placements.values() if p.weight and model.tensors[p.name].size)
-        weights = Weights(model, layout, places, {}, {})
+        weights = Weights(model.tensors, layout, places, {}, {})
         arch = weights.arch
         parts = _mlps(weights) if arch else {}
         if arch is None or not parts:
@@ -144,7 +144,7 @@ class _Tower:
 
     def _lengths(self, layer: int, role: str, one: tuple[Placement, Part]) -> F64:
         """(n,) lengths of the folded rows of a reader, or of the folded columns of the writer."""
-        rows, columns = canonical.part_shape(self.weights.model.tensors[one[0].name].shape, one[1])
+        rows, columns = canonical.part_shape(self.weights.tensors[one[0].name].shape, one[1])
         gain, step = self._gain(layer, role), max(1, PIECE // columns)
         pieces = ((start, self.weights.rows(*one, start, start + step)) for start in range(0, rows, step))
         if role != "down":
@@ -163,7 +163,7 @@ class _Tower:
         """(len(kept), d) float32: folded rows or columns of the neurons kept; experts are counted one after another."""
         gain, out, first = self._gain(layer, role), np.empty((len(kept), self.width), np.float32), 0
         for one in found:
-            rows, columns = canonical.part_shape(self.weights.model.tensors[one[0].name].shape, one[1])
+            rows, columns = canonical.part_shape(self.weights.tensors[one[0].name].shape, one[1])
             size, step = (columns if role == "down" else rows), max(1, PIECE // columns)
             here = np.flatnonzero((kept >= first) & (kept < first + size))
             wanted = kept[here] - first
@@ -207,7 +207,7 @@ def _fits(weights: Weights, roles: Mapping[str, Found], width: int) -> bool:
         return False
     sizes = []
     for role, found in roles.items():
-        shapes = [canonical.part_shape(weights.model.tensors[place.name].shape, part) for place, part in found]
+        shapes = [canonical.part_shape(weights.tensors[place.name].shape, part) for place, part in found]
         shapes = [shape[::-1] if role == "down" else shape for shape in shapes]
         if any(shape[1] != width for shape in shapes):
             return False

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.errors import ModelError
+from provindex.common.tensor import Tensor
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.evidence import panels, sketch
@@ -25,11 +26,9 @@ from provindex.evidence.token_rows import TokenRows, chosen_ids, token_rows
 from provindex.fingerprint.extract.units import Anchors, Branched, branches
 from provindex.fingerprint.record import F32, NEEDS_EXACT, NEEDS_STAGE_2, Facts, Fingerprint
 from provindex.formats.ranged import settled
-from provindex.formats.tensors import Tensor
-from provindex.models import adapters
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
-from provindex.roles import canonical
+from provindex.roles import adapters, canonical
 from provindex.roles.architectures import ADAPTERS
 from provindex.roles.names import Layout, Part, Placement, resolve
 from provindex.roles.weights import MAX_PANEL, MAX_VECTOR, Meter, Progress, Scan, Weights, element_width
@@ -80,7 +79,7 @@ def _fingerprint_model(
     total = sum(t.nbytes for t in model.tensors.values())
     scans: dict[str, Scan] = {}
     absences: dict[str, str] = {}
-    weights = Weights(model, layout, places, scans, absences, exact=mode == "exact")
+    weights = Weights(model.tensors, layout, places, scans, absences, exact=mode == "exact")
     by_string, by_id = _at_strings(weights, known), _at_ids(weights)
     branched = _pass(weights, (by_string, by_id), stage, Meter(progress, total))
     if digests is not None:
@@ -160,7 +159,7 @@ def _pass(w: Weights, at: Sequence[_AnchorRows | None], stage: int, meter: Meter
     _ = w.experts, w.gains  # made once, before several threads ask
 
     def scan(place: Placement) -> None:
-        tensor = w.model.tensors[place.name]
+        tensor = w.tensors[place.name]
         rows = place.name in embeddings and _has_row_norms(tensor.shape)
         w.scans[place.name] = _scan(tensor, row=tensor.shape[1] if rows else None, sampled=_is_sampled(w, place))
         meter.add(tensor.nbytes)
@@ -172,7 +171,7 @@ def _pass(w: Weights, at: Sequence[_AnchorRows | None], stage: int, meter: Meter
     with ThreadPoolExecutor(workers()) as pool:  # numpy and hashlib release the interpreter lock
         outside = [p for key in list(waiting) if key[1] is None for p in waiting.pop(key)]
         # The largest first, so that no thread is left alone with it at the end.
-        running = pool.map(scan, sorted(outside, key=lambda p: w.model.tensors[p.name].nbytes, reverse=True))
+        running = pool.map(scan, sorted(outside, key=lambda p: w.tensors[p.name].nbytes, reverse=True))
         branched = _branches(w, at, pool, scan_layer)
         list(pool.map(scan_layer, list(waiting)))
         list(running)
@@ -291,7 +290,7 @@ def _facts(w: Weights) -> Facts:
     parameters = 0
     seen: set[str] = set()
     for place in w.places:
-        size = w.model.tensors[place.name].size
+        size = w.tensors[place.name].size
         scan = w.scans.get(place.name)
         if any(p.role in ("embed", "head") and p.param == "weight" for p in place.parts):
             content = scan.digest if scan else _blocks_digest(w, place)
@@ -309,7 +308,7 @@ def _facts(w: Weights) -> Facts:
         parameters=parameters,
         hidden=w.arch.hidden if w.arch else 0,
         layers=len(layers),
-        vocabulary=w.model.tensors[embed[0][0].name].shape[0] if embed else 0,
+        vocabulary=w.tensors[embed[0][0].name].shape[0] if embed else 0,
         precision=max(sizes, key=lambda p: sizes[p]) if sizes else "",
         nonfinite=sum(s.nonfinite for s in w.scans.values()),
     )
@@ -317,7 +316,7 @@ def _facts(w: Weights) -> Facts:
 
 def _blocks_digest(w: Weights, place: Placement) -> str:
     """What tells a head that is the embedding from one that is not, of the little that sampled mode reads of them."""
-    digest = hashlib.sha256(str(w.model.tensors[place.name].shape).encode())
+    digest = hashlib.sha256(str(w.tensors[place.name].shape).encode())
     for part in place.parts:
         for block in _two_blocks(w, place, part):
             digest.update(np.ascontiguousarray(block).data)
@@ -343,18 +342,18 @@ def _warnings(model: Model, layout: Layout, scans: Mapping[str, Scan]) -> tuple[
 
 def _embedding(w: Weights, signal: str) -> tuple[Placement, Part] | None:
     """The token embedding, or None with the reason noted."""
-    found = [(place, part) for place, part in w.parts("embed") if len(w.model.tensors[place.name].shape) == 2]
+    found = [(place, part) for place, part in w.parts("embed") if len(w.tensors[place.name].shape) == 2]
     if not found:
         w.absences[signal] = "no tensor is known to be the token embedding"
         return None
-    if w.model.tensors[found[0][0].name].shape[0] > MAX_EMBEDDING_ROWS:
+    if w.tensors[found[0][0].name].shape[0] > MAX_EMBEDDING_ROWS:
         w.absences[signal] = f"the embedding has more than {MAX_EMBEDDING_ROWS:,} rows"
         return None
     return found[0]
 
 
 def _embedding_rows(w: Weights, place: Placement, ids: NDArray[np.int64]) -> F32:
-    return w.model.tensors[place.name].rows(ids)
+    return w.tensors[place.name].rows(ids)
 
 
 def _eas(w: Weights, tokenizer: Tokenizer | None, note: str = "EAS") -> F32 | None:
@@ -362,7 +361,7 @@ def _eas(w: Weights, tokenizer: Tokenizer | None, note: str = "EAS") -> F32 | No
     found = _embedding(w, note)
     if found is None:
         return None
-    rows = w.model.tensors[found[0].name].shape[0]
+    rows = w.tensors[found[0].name].shape[0]
     first_id = tokenizer.first_id if tokenizer else None
     ids = anchors.peer_anchors(first_id, tokenizer.vocab if tokenizer else None, rows)
     if len(ids) < eas.MIN_ANCHORS:
@@ -401,11 +400,11 @@ def _end(w: Weights) -> NDArray[np.float64] | None:
 
 
 def _nlf(w: Weights) -> nlf.NormTensors | None:
-    kept = [(p.canonical, p.name) for p in w.places if nlf.is_norm(p.canonical, w.model.tensors[p.name].shape)]
-    if any(w.model.tensors[name].size > MAX_VECTOR for _, name in kept):
+    kept = [(p.canonical, p.name) for p in w.places if nlf.is_norm(p.canonical, w.tensors[p.name].shape)]
+    if any(w.tensors[name].size > MAX_VECTOR for _, name in kept):
         w.absences["NLF"] = f"a norm tensor of more than {MAX_VECTOR:,} elements"
         return None
-    values = [w.model.tensors[name].flat() for _, name in kept]
+    values = [w.tensors[name].flat() for _, name in kept]
     if not kept:
         w.absences["NLF"] = f"no norm tensor of {nlf.MIN_ELEMENTS} or more elements"
         return None
@@ -418,7 +417,7 @@ def _nlf(w: Weights) -> nlf.NormTensors | None:
 
 
 def _layered(w: Weights) -> list[Placement]:
-    return [p for p in w.places if p.layer is not None and len(w.model.tensors[p.name].shape) >= 2]
+    return [p for p in w.places if p.layer is not None and len(w.tensors[p.name].shape) >= 2]
 
 
 def _lep(w: Weights) -> dict[str, F32]:
@@ -443,7 +442,7 @@ def _lep(w: Weights) -> dict[str, F32]:
 
 def _is_sampled(w: Weights, place: Placement) -> bool:
     """Whether WVC takes samples of a tensor."""
-    matrix = place.layer is not None and len(w.model.tensors[place.name].shape) >= 2
+    matrix = place.layer is not None and len(w.tensors[place.name].shape) >= 2
     if not matrix or place.stack != w.layout.main or not wvc.is_projection(place.canonical):
         return False
     return all(part.lead is not None or w.kept(part) for part in place.parts)
@@ -532,12 +531,12 @@ def _anchor_rows(
     if found is None or w.arch is None:
         w.absences.setdefault(note, "the architecture is not known")
         return None
-    ids = choose(w.model.tensors[found[0].name].shape[0])
+    ids = choose(w.tensors[found[0].name].shape[0])
     rows = _embedding_rows(w, found[0], ids[ids >= 0])
     maps = w.parts("embed_map")
     if maps:
         place, part = maps[0]
-        matrix = w.rows(place, part, 0, canonical.part_shape(w.model.tensors[place.name].shape, part)[0])
+        matrix = w.rows(place, part, 0, canonical.part_shape(w.tensors[place.name].shape, part)[0])
         rows = (rows.astype(np.float64) @ matrix.astype(np.float64).T).astype(np.float32)
     elif panels.diagonal_stands_out(rows, ids[ids >= 0]):
         w.absences[note] = f"the embedding started as the identity: {PLACED}"
@@ -564,7 +563,7 @@ def _token_rows(w: Weights) -> TokenRows | None:
     found = _embedding(w, "token_rows")
     if found is None:
         return None
-    height, width = w.model.tensors[found[0].name].shape
+    height, width = w.tensors[found[0].name].shape
     ids = chosen_ids(height)
     if not width or ids.size * width > MAX_PANEL:
         w.absences["token_rows"] = f"the embedding's rows have {width:,} elements"
@@ -591,11 +590,11 @@ def _branches(
 def _blocks(w: Weights) -> panels.BlockDigests | None:
     entries: dict[str, tuple[F32, F32]] = {}
     changes = tuple(p.name for p in w.places if p.reason in ADAPTERS.values())
-    unknown = {n for n in (*w.layout.unknown, *changes)[:MAX_UNKNOWN] if len(w.model.tensors[n].shape) == 2}
+    unknown = {n for n in (*w.layout.unknown, *changes)[:MAX_UNKNOWN] if len(w.tensors[n].shape) == 2}
     for place in w.places:
         fixed = w.layout.archs[place.stack].fixed_positions if place.stack in w.layout.archs else False
         for part in place.parts:
-            shape = w.model.tensors[place.name].shape
+            shape = w.tensors[place.name].shape
             matrix = len(shape) - (part.lead is not None) == 2
             key = str(canonical.key_of(part))
             if not matrix or key in entries or not w.kept(part) or (fixed and part.role == "pos"):
@@ -611,7 +610,7 @@ def _blocks(w: Weights) -> panels.BlockDigests | None:
 
 def _two_blocks(w: Weights, place: Placement, part: Part) -> tuple[F32, F32]:
     """The elements at the first row of a matrix, and at its middle row."""
-    rows, cols = canonical.part_shape(w.model.tensors[place.name].shape, part)
+    rows, cols = canonical.part_shape(w.tensors[place.name].shape, part)
     need = -(-panels.BLOCK // cols)
     first = w.rows(place, part, 0, need).reshape(-1)[: panels.BLOCK]
     second = w.rows(place, part, rows // 2, rows // 2 + need).reshape(-1)[: panels.BLOCK]

@@ -140,7 +140,7 @@ def _layer(
 
 def _fits(w: Weights, role: str, place: Placement, part: Part, width: int) -> bool:
     """Whether a matrix reads or writes the residual stream, with no more units than a model has."""
-    rows, columns = canonical.part_shape(w.model.tensors[place.name].shape, part)
+    rows, columns = canonical.part_shape(w.tensors[place.name].shape, part)
     inside, outside = (columns, rows) if role in READERS else (rows, columns)
     return inside == width and outside <= MAX_UNITS
 
@@ -168,7 +168,7 @@ def _products(w: Weights, left: F64, arch: Arch, key: LayerKey, role: str, found
 def _times(
     w: Weights, left: F64, gain: F64, centered: bool, role: str, place: Placement, part: Part
 ) -> tuple[F64, F64]:
-    tensor = w.model.tensors[place.name]
+    tensor = w.tensors[place.name]
     rows, columns = canonical.part_shape(tensor.shape, part)
     reads = role in READERS
     out = np.zeros((len(left) + 1, rows if reads else columns))
@@ -215,7 +215,7 @@ def _chosen(
     out = np.zeros((chosen.size, len(left)))
     first = 0
     for place, part in found:
-        rows, columns = canonical.part_shape(w.model.tensors[place.name].shape, part)
+        rows, columns = canonical.part_shape(w.tensors[place.name].shape, part)
         units = rows if role in READERS else columns
         here = np.flatnonzero((chosen >= first) & (chosen < first + units))
         out[here] = _some(w, folded, role, place, part, chosen[here] - first)
@@ -224,7 +224,7 @@ def _chosen(
 
 
 def _some(w: Weights, left: F64, role: str, place: Placement, part: Part, units: NDArray[np.int64]) -> F64:
-    tensor = w.model.tensors[place.name]
+    tensor = w.tensors[place.name]
     rows, columns = canonical.part_shape(tensor.shape, part)
     if role in READERS and not part.transposed:
         sources = canonical.source_rows(part, 0, rows)[units]

@@ -15,21 +15,13 @@ from numpy.typing import NDArray
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED
 from provindex.formats.gguf import config as gguf_config
 from provindex.formats.gguf import tokenizer as gguf_tokenizer
 from provindex.formats.gguf.header import Entry, Header, Value, read_header
 from provindex.formats.gguf.names import FAMILIES, Family
-from provindex.formats.tensors import (
-    F32,
-    BlockTensor,
-    ByteTensor,
-    ComputedTensor,
-    Contents,
-    Extent,
-    Tensor,
-    rows_moved,
-)
+from provindex.formats.tensors import BlockTensor, ByteTensor, ComputedTensor, Contents, Extent, rows_moved
 
 MAX_TENSORS = 1 << 17  # of a model, each expert counted; the largest published ones have about 75,000
 MAX_ROWS = 1 << 20  # of a matrix whose rows are put in another order, and elements of a norm

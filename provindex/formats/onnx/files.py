@@ -22,9 +22,10 @@ import numpy as np
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED, decode
 from provindex.formats.onnx.graph import Graph, Node, read_graph
-from provindex.formats.tensors import F32, PIECE, ByteTensor, ComputedTensor, Contents, Extent, Tensor
+from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _INTEGERS = frozenset(("I8", "U8"))

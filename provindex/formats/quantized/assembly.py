@@ -12,9 +12,9 @@ from typing import Any
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.tensor import Tensor
 from provindex.formats.quantized import layouts as layouts
 from provindex.formats.quantized.layouts import FP8, INSTEAD, Group
-from provindex.formats.tensors import Tensor
 from provindex.roles.architectures import BUFFERS
 
 # End of a stored name -> (what stands there in the weight's name, what the tensor is).

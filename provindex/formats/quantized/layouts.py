@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from provindex.common.bounded_json import JsonError, load_object, shown
 from provindex.common.errors import ModelError
+from provindex.common.tensor import Tensor
 from provindex.formats.dtypes import STORED, decode
 from provindex.formats.quantized.decode import (
     AWQ_NIBBLE,
@@ -31,7 +32,7 @@ from provindex.formats.quantized.decode import (
     unpack,
 )
 from provindex.formats.ranged import GAP, RangedFile
-from provindex.formats.tensors import ByteTensor, ComputedTensor, Tensor
+from provindex.formats.tensors import ByteTensor, ComputedTensor
 
 PIECE = 1 << 18  # elements decoded at a time: what is made on the way stays in the processor's cache
 MAX_WIDTH = 1 << 18  # inputs of one matrix; the widest published has about 1/4 of that

@@ -22,8 +22,9 @@ import numpy as np
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import BITS, STORED, decode
-from provindex.formats.tensors import F32, PIECE, ByteTensor, ComputedTensor, Contents, Extent, Tensor
+from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 from provindex.formats.torch.pickle_machine import MAX_PROGRAM, Made, Name, Persistent, PickleError, Value, run
 from provindex.formats.torch.stored_zip import ZipError, locate, make_ready, read_directory
 
