@@ -11,12 +11,13 @@ from typing import Any
 
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.files import FileFact
+from provindex.common.reasons import Code, Reason
 from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
 from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
 from provindex.fingerprint.extract.model import fingerprint_model
-from provindex.fingerprint.record import MODES, NEEDS_STAGE_2, Fingerprint
+from provindex.fingerprint.record import MODES, Fingerprint
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
 from provindex.hub.client import Remote
@@ -99,7 +100,7 @@ class Resolved:
         in this mode.
         """
         first = self.fingerprint
-        if self.model is None or first.mode != "sampled" or first.absences.get("branches") != NEEDS_STAGE_2:
+        if self.model is None or first.mode != "sampled" or not first.layers_unread:
             return None
         return replace(self, fingerprint=fingerprint_model(self.model, mode="sampled", progress=progress))
 
@@ -151,10 +152,6 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
     entry = index.of_files([file.sha256 for file in weights], there.repo)
     if entry is None:
         return None
-    said = (
-        f"its weight files have the digests, as the Hub states them, of those that {entry.label} was fingerprinted "
-        "from: no weight was read"
-    )
     return replace(
         entry.load(),
         model_id=there.repo,
@@ -164,7 +161,7 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
         license=None,
         parents=(),
         source=None,
-        warnings=(said,),
+        warnings=(Reason.of(Code.SAME_FILES, model=entry.label),),
         files=tuple(FileFact(file.path, file.size, file.sha256) for file in weights),
         bytes_read=0,
         bytes_total=sum(file.size for file in weights),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from provindex.common import halves
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -189,7 +190,7 @@ def test_null_of_the_residual_test() -> None:
 
     def panel() -> ResidualPanel:
         raw = rng.standard_normal((64, 48)) * rng.lognormal(0, 1, 48) + np.outer(common, rng.standard_t(2, 48))
-        return ResidualPanel(panels.halved(raw)[0], ids, 48)
+        return ResidualPanel(halves.halved(raw)[0], ids, 48)
 
     log10_p = np.array([residual_basis.residual_test(panel(), panel()).log10_p for _ in range(3000)], float)
     for level in (0.05, 0.01, 1e-3):

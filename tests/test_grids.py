@@ -18,7 +18,8 @@ from quantizers import IN_GGUF, QUANTIZERS, Quantizer, gptq, in_gguf
 from provindex.api import Index
 from provindex.evidence import nearest
 from provindex.evidence.grids import CODEBOOKS, ROUNDED, Residual, grid_of, residual, together
-from provindex.evidence.panels import halved, round_bf16
+from provindex.common.halves import halved
+from provindex.evidence.panels import round_bf16
 from provindex.fingerprint.record import Fingerprint
 from provindex.index.answer import Match
 from provindex.verdict.pair import compare

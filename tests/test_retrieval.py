@@ -16,7 +16,7 @@ import zoo
 from numpy.typing import NDArray
 
 from provindex.api import Index, fingerprint
-from provindex.evidence.panels import rounded
+from provindex.common.halves import rounded
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.models.source import open_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from provindex.common.reasons import Code, Reason
 from provindex.index.answer import QueryResult
 from provindex.index.collection import Index
 
@@ -15,7 +16,7 @@ class Denied:
 
     id: str
     status: int
-    reason: str
+    reason: Reason
 
 
 def gate(result: QueryResult, deny: Sequence[str], index: Index) -> list[Denied]:
@@ -27,18 +28,20 @@ def gate(result: QueryResult, deny: Sequence[str], index: Index) -> list[Denied]
     return [Denied(reference, *_judged(result, reference, index)) for reference in deny]
 
 
-def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, str]:
+def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, Reason]:
     rows = index.named(reference)
     if not rows:
-        return 3, "it is neither a model nor a family of the index"
+        return 3, Reason.of(Code.DENIED_UNKNOWN)
     if result.own is not None and any(entry is result.own for entry in rows):
-        return 1, "it is the model itself"
+        return 1, Reason.of(Code.DENIED_ITSELF)
     keys = {entry.key for entry in rows}
     linked = [m for m in result.linked if m.entry.key in keys]
     if linked:
-        member = "" if linked[0].entry.model_id == reference else f" to {linked[0].entry.label}"
-        return 1, f"linked{member} ({linked[0].pair.relation})"
+        entry, relation = linked[0].entry, linked[0].pair.relation or ""
+        if entry.model_id == reference:
+            return 1, Reason.of(Code.DENIED_LINKED, relation=relation)
+        return 1, Reason.of(Code.DENIED_MEMBER_LINKED, member=entry.label, relation=relation)
     untested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict != "unrelated"]
     if untested:
-        return 3, f"could not be tested: {'; '.join(untested[0].pair.reasons)}"
-    return 0, "unrelated"
+        return 3, Reason.of(Code.DENIED_UNTESTED, because=untested[0].pair.reasons)
+    return 0, Reason.of(Code.DENIED_UNRELATED)

@@ -104,7 +104,7 @@ def query(
     from provindex import api
     from provindex.audit.gate import gate
     from provindex.common.progress import Bar
-    from provindex.report import document
+    from provindex.report import document, words
 
     _writable(output)
     opened = _load(index, quiet)
@@ -116,7 +116,7 @@ def query(
     _answer(document.query_document(result, denied), json, format, output)
     for found_one in denied:
         if found_one.status:
-            _say(f"denied {found_one.id}: {found_one.reason}", False)
+            _say(f"denied {found_one.id}: {words.text(found_one.reason)}", False)
     raise typer.Exit(min((d.status for d in denied if d.status), default=0))
 
 
@@ -144,6 +144,7 @@ def compare(
     """One pair of models, signal by signal."""
     from provindex.api import Comparison, compare_in_stages
     from provindex.report import document
+    from provindex.report.words import joined
 
     _writable(output)
     opened = _load(index, quiet)
@@ -161,7 +162,7 @@ def compare(
     answer = Comparison(read[0].fingerprint, read[1].fingerprint, pair, opened.info, settings)
     _answer(document.compare_document(answer), json, format, output)
     if expect and pair.verdict != expect:
-        why = f", log10 p {pair.log10_p:.1f}" if pair.verdict != "inconclusive" else f" ({'; '.join(pair.reasons)})"
+        why = f", log10 p {pair.log10_p:.1f}" if pair.verdict != "inconclusive" else f" ({joined(pair.reasons)})"
         _say(f"expected {expect}: {pair.verdict}{why}", False)
         raise typer.Exit(3 if pair.verdict == "inconclusive" else 1)
 
@@ -467,14 +468,15 @@ def _resolve(
 ) -> Resolved:
     from provindex.api import resolve
     from provindex.report.document import notes
+    from provindex.report.words import text
 
     with _reading(model, quiet) as bar:
         found = resolve(model, index=opened, mode=mode, stage=stage, offline=offline, progress=bar)
     _say(_described(found), quiet)
     for warning in notes(found.fingerprint):
-        _say(f"note   {warning}", quiet)
+        _say(f"note   {text(warning)}", quiet)
     for name, reason in found.fingerprint.absences.items() if verbose else ():
-        _say(f"absent {name}: {reason}", quiet)
+        _say(f"absent {name}: {text(reason)}", quiet)
     return found
 
 

@@ -1,5 +1,9 @@
 """Errors that a person can act on: one sentence, and the next step."""
 
+from __future__ import annotations
+
+from provindex.common.reasons import Reason
+
 MAX_MESSAGE = 2000  # characters
 
 
@@ -15,10 +19,14 @@ def printable(text: str) -> str:
 
 
 class ProvindexError(Exception):
-    """What is wrong, in one sentence; `next_step` says what to do about it. The command exits with status 2."""
+    """What is wrong, in one sentence; `next_step` says what to do about it. The command exits with status 2.
 
-    def __init__(self, message: str, next_step: str | None = None) -> None:
+    reason: the same as data, where somebody goes on without what failed and keeps why.
+    """
+
+    def __init__(self, message: str, next_step: str | None = None, *, reason: Reason | None = None) -> None:
         self.message = printable(message)
+        self.reason = reason
         self.next_step = printable(next_step) if next_step else next_step
         super().__init__(self.message)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from provindex.common.reasons import Reason
+
 
 @dataclass(frozen=True, slots=True)
 class Chance:
@@ -18,7 +20,7 @@ class Chance:
     p999: float | None
     n: int
     stratum: str
-    reason: str | None = None
+    reason: Reason | None = None
     p99: float | None = None
 
     def exceeded_by(self, value: float) -> bool | None:
@@ -32,18 +34,19 @@ class Score:
 
     value: in [0, 1], rounded to 4 decimals as the peer does, or None when it could not be computed.
     n: how many things were compared (layers, tensors, anchors, tokens), None when absent.
-    reason: why value is None; None when there is a value.
+    reasons: why value is None; empty when there is a value.
     chance: what unrelated pairs score, from the index's calibration; None without one.
     """
 
     value: float | None
     n: int | None = None
-    reason: str | None = None
+    reasons: tuple[Reason, ...] = ()
     chance: Chance | None = None
 
     @classmethod
-    def absent(cls, reason: str) -> Score:
-        return cls(None, None, reason)
+    def absent(cls, *reasons: Reason) -> Score:
+        """No value, and why: of either model, if that tells."""
+        return cls(None, None, reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Outcome:
     """One test of one pair.
 
     value: the effect, in [-1, 1]; n: how many things were compared; log10_p: at most 0; chance: the value that
-    unrelated models take on average. Absent tests have only a reason. smallest: about the smallest cosine between
+    unrelated models take on average. Absent tests have only reasons. smallest: about the smallest cosine between
     matched hidden units (residual coordinates) that this test would have called linked, where that can be said. null:
     of a conformal test, the scores of unrelated pairs that its value was ranked among; conformal: log10 of that rank.
     """
@@ -60,12 +63,12 @@ class Outcome:
     n: int | None = None
     log10_p: float | None = None
     chance: float | None = None
-    reason: str | None = None
+    reasons: tuple[Reason, ...] = ()
     smallest: float | None = None
     null: Chance | None = None
     conformal: float | None = None
 
 
-def absent(reason: str) -> Outcome:
-    """A test that could not run."""
-    return Outcome(reason=reason)
+def absent(*reasons: Reason) -> Outcome:
+    """A test that could not run, and why."""
+    return Outcome(reasons=reasons)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 
-NO_TOKENIZER = "There is no tokenizer file."
 SPECIAL = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
 
 
@@ -21,7 +21,7 @@ class Tokenizer:
     merges: "a b", in order of rank; empty for kinds without merges. special: ids of SPECIAL, None where there is none.
     added: number of added tokens. special_count: number of different special token strings.
     backend_sha256: of the serialized backend (`Tokenizer.to_str()` of the tokenizers package), hexadecimal.
-    notes: sentences about files that were left out. backend: the live tokenizer, used by `first_id` only.
+    notes: why files were left out. backend: the live tokenizer, used by `first_id` only.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Tokenizer:
     added: int
     special_count: int
     backend_sha256: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Reason, ...] = ()
     backend: Any = field(default=None, repr=False, compare=False)
 
     def first_id(self, text: str) -> int | None:
@@ -46,9 +46,9 @@ class Tokenizer:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerAbsence:
-    """There is no usable tokenizer, and why, in one sentence."""
+    """There is no usable tokenizer, and why."""
 
-    reason: str
+    reason: Reason
 
 
 def guarded(action: Callable[[], Any]) -> Any:
@@ -64,4 +64,7 @@ def guarded(action: Callable[[], Any]) -> Any:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         detail = " ".join(str(error).split())[:200]
-        raise ModelError(f"The tokenizers package refuses it: {detail or type(error).__name__}.") from error
+        raise ModelError(
+            f"The tokenizers package refuses it: {detail or type(error).__name__}.",
+            reason=Reason.of(Code.TOKENIZER_REFUSED),
+        ) from error

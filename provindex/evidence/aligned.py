@@ -11,23 +11,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
+from provindex.common.tables import Column, Panel, Row, Test, some, split
 from provindex.evidence.exact import monotone_matching
-from provindex.evidence.sketch import BranchSketches, LayerKey, similarities
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.sketch import ANCHORS_KEPT, BranchSketches, LayerKey, layer_keys, similarities
 from provindex.roles.canonical import F64
 
 NEURONS = 512  # at most, of one layer
 TOTAL = 2_048  # about, of one model: as many layers share them
 FEWEST = 64  # of one layer, however many layers there are
 MIN_NEURONS = 32  # fewer in common can hardly tell anything
-NO_NEURONS = "no MLP neurons in anchor coordinates in one of the models"
-TIED = "the parts of a neuron (gate, up, down) are alike, so that matching them apart says nothing"
+NO_NEURONS = Reason.of(Code.SIDE_WITHOUT_NEURONS)
+TIED = Reason.of(Code.NEURONS_TIED)
 TIED_SHARE = 0.6  # of neurons that are their own nearest by another part; real models: at most .35
-OTHER_KIND = "the MLPs are of different kinds (with and without a gate)"
+OTHER_KIND = Reason.of(Code.MLP_KINDS_DIFFER)
 
 I64 = NDArray[np.int64]
 LayerKeys = tuple[LayerKey, LayerKey]
@@ -166,7 +170,7 @@ def triple_agreement(a: NeuronPanels | None, b: NeuronPanels | None, maps: Layer
     results = [_result(found, len(tried)) for found in tried]
     results = [r for r in results if r.outcome.value is not None]
     if not results:
-        return AlignedResult(absent("fewer than 32 neurons in common, or no anchors that both models have"))
+        return AlignedResult(absent(Reason.of(Code.COMMON_NEURONS_FEW, needed=MIN_NEURONS)))
     return min(results, key=lambda r: (r.outcome.log10_p or 0.0, -(r.outcome.value or 0.0)))
 
 
@@ -255,3 +259,84 @@ def _by_sketch(a: BranchSketches, b: BranchSketches) -> list[LayerKeys]:
         for i, j in monotone_matching(scores[np.ix_(rows, columns)]):
             out.append((a.keys[rows[i]], b.keys[columns[j]]))
     return out
+
+
+# --- the table row ---
+
+MAX_WIDTH, MAX_LAYERS = 1 << 24, 1 << 13  # neurons of a layer (experts in all), layers: more than any model has
+
+
+def _to_row(n: NeuronPanels) -> Row:
+    return {
+        "neuron_keys": [f"{stack}/{layer}" for stack, layer in n.keys],
+        "neuron_heights": n.heights, "neuron_widths": n.widths, "neuron_parts": n.parts, "neuron_units": n.units,
+        "neuron_lengths": n.lengths, "neurons": n.by_string, "neurons_by_id": n.by_id,
+    }  # fmt: skip
+
+
+def _of_row(row: Mapping[str, Any]) -> NeuronPanels | None:
+    keys, parts, units = layer_keys(row["neuron_keys"]), row["neuron_parts"], row["neuron_units"]
+    if not keys:
+        return None
+    if parts not in (2, 3) or len(keys) != row["neuron_heights"].size:
+        raise ValueError("neuron panels whose counts do not fit together")
+    widths = row["neuron_widths"]
+    if widths.size != len(keys) or (widths < row["neuron_heights"]).any() or (widths > MAX_WIDTH).any():
+        raise ValueError("neuron panels of more neurons than their layers, or any layer, has")
+    for own, width in zip(split(units, row["neuron_heights"]), widths, strict=True):
+        if np.unique(own).size != own.size or ((own < 0) | (own >= width)).any():
+            raise ValueError("neurons that stand outside of their layer, or twice in it")
+    if (row["neuron_heights"] > NEURONS).any():
+        raise ValueError(f"more than {NEURONS} neurons of a layer")
+    shape = (units.size, parts, ANCHORS_KEPT)
+    by_string, by_id = (
+        None if (values := some(row[name])) is None else values.reshape(shape) for name in ("neurons", "neurons_by_id")
+    )
+    return NeuronPanels(
+        keys=keys,
+        heights=row["neuron_heights"],
+        widths=row["neuron_widths"],
+        units=units,
+        lengths=row["neuron_lengths"].reshape(units.size, parts),
+        by_string=by_string,
+        by_id=by_id,
+    )
+
+
+def _run(pair: Pairing) -> Outcome:
+    """E3 over the layer maps of a pair."""
+    a, b = pair.a.neurons, pair.b.neurons
+    return triple_agreement(a, b, layer_maps(a, b, pair.namings)).outcome
+
+
+MOST = 1 << 20  # neurons of a model that are kept: far more than 2,048, or 64 of each layer
+PANEL = Panel(
+    "neurons",
+    (
+        Column("neuron_keys", "list<string>", "panels", True, "neuron panels: stack/layer", MAX_LAYERS),
+        Column("neuron_heights", "list<int32>", "panels", True, "neuron panels: neurons of each layer", MAX_LAYERS),
+        Column(
+            "neuron_widths", "list<int32>", "panels", True, "neuron panels: neurons that each layer has", MAX_LAYERS
+        ),
+        Column(
+            "neuron_parts", "int", "panels", True, "neuron panels: 3 (gate, up, down) or 2 (up, down); 0 without any"
+        ),
+        Column(
+            "neuron_units", "list<int32>", "panels", True, "neuron panels: where each neuron stands in its layer", MOST
+        ),
+        Column("neuron_lengths", "list<float32>", "panels", True, "neuron panels: lengths of its parts", 3 * MOST),
+        Column(
+            "neurons",
+            "list<int8>",
+            "panels",
+            True,
+            "neuron panels: parts by 64 anchor coordinates at strings",
+            3 * ANCHORS_KEPT * MOST,
+        ),
+        Column("neurons_by_id", "list<int8>", "panels", True, "the same at fixed token ids", 3 * ANCHORS_KEPT * MOST),
+    ),
+    to_row=_to_row,
+    from_row=_of_row,
+    extract=lambda w: w.made.get("neurons"),
+)
+TEST = Test("triple_agreement", _run, "aligned", "neurons", (PANEL,))

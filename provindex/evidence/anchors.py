@@ -8,10 +8,15 @@ merge rank in GPT-2's vocabulary). The order is part of the version: row i of an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from provindex.common.reasons import Code, Reason
+from provindex.roles import canonical
+from provindex.roles.weights import Weights
 
 ANCHORS_VERSION = 1
 
@@ -65,3 +70,66 @@ def anchor_ids(vocabulary: Mapping[str, int], rows: int) -> NDArray[np.int64]:
                 ids[i] = token
                 break
     return ids
+
+
+# --- from a model's weights ---
+
+
+@dataclass(frozen=True)
+class AnchorRows:
+    """Embedding rows of anchor tokens, in the residual stream.
+
+    rows: (present anchors, d) float32. ids: (512,) int64, -1 where missing. labels: what seeds the signs of each.
+    """
+
+    rows: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    labels: Sequence[str]
+
+
+BY_STRING, BY_ID = "residual", "residual_by_id"  # the panels of either naming
+
+
+def at_strings(w: Weights) -> AnchorRows | None:
+    """Rows at the anchor strings; None without a tokenizer or an embedding, which is noted."""
+    vocabulary = None if w.tokenizer is None else w.tokenizer.vocab
+    if vocabulary is None:
+        w.absences[BY_STRING] = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
+        return None
+    return _anchor_rows(w, BY_STRING, lambda rows: anchor_ids(vocabulary, rows), ANCHORS)
+
+
+def at_ids(w: Weights) -> AnchorRows | None:
+    """Rows at fixed token ids, for when a tokenizer is withheld or is not the model's own."""
+    return _anchor_rows(w, BY_ID, fixed_ids, [f"id {i}" for i in fixed_ids(1 << 62)])
+
+
+def _anchor_rows(
+    w: Weights, note: str, choose: Callable[[int], NDArray[np.int64]], labels: Sequence[str]
+) -> AnchorRows | None:
+    found = w.embedding(note)
+    if found is None or w.arch is None:
+        w.absences.setdefault(note, Reason.of(Code.ARCHITECTURE_UNKNOWN))
+        return None
+    tensor = w.tensors[found[0].name]
+    ids = choose(tensor.shape[0])
+    rows = tensor.rows(ids[ids >= 0])
+    maps = w.parts("embed_map")
+    if maps:
+        place, part = maps[0]
+        matrix = w.rows(place, part, 0, canonical.part_shape(w.tensors[place.name].shape, part)[0])
+        rows = (rows.astype(np.float64) @ matrix.astype(np.float64).T).astype(np.float32)
+    elif canonical.diagonal_stands_out(rows, ids[ids >= 0]):
+        w.absences[note] = Reason.of(Code.EMBEDDING_IDENTITY)
+        return None
+    if rows.shape[1] != w.arch.hidden:
+        w.absences[note] = Reason.of(Code.EMBEDDING_OTHER_WIDTH)
+        return None
+    return AnchorRows(rows, ids, labels)
+
+
+def fixed_ids(rows: int) -> NDArray[np.int64]:
+    """512 token ids that do not need a tokenizer, dense at the start of the vocabulary; -1 at and past `rows`."""
+    i = np.arange(len(ANCHORS), dtype=np.int64)
+    ids = i + i * i * 30_000 // len(ANCHORS) ** 2
+    return np.where(ids < rows, ids, -1)

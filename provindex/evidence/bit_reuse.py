@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
+
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
-from provindex.evidence.panels import BlockDigests
+from provindex.common.tables import Column, Panel, Row, Test
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.panels import BLOCK, MIN_DISTINCT, SAMPLE, BlockDigests, stack_blocks
+from provindex.roles import canonical
+from provindex.roles.architectures import ADAPTERS
+from provindex.roles.canonical import F32
+from provindex.roles.names import Part, Placement
+from provindex.roles.weights import Weights
 
 LOG10_COLLISION = -19.0  # two different blocks with one 64-bit digest: 2^-64
 
@@ -25,7 +37,7 @@ def bit_reuse(
     design prescribes, from at least two matrices; the n^2 ways of meeting would cost a few powers of ten of it.
     """
     if a is None or b is None:
-        return absent("no weight matrix in one of the models"), None
+        return absent(Reason.of(Code.SIDE_WITHOUT_MATRIX)), None
     best: tuple[int, int, str] = (0, 0, "exact")
     n = 0
     for precision in ("exact", "bf16", "f16"):
@@ -36,7 +48,7 @@ def bit_reuse(
         if len(shared) > best[0]:
             best = (len(shared), tensors, precision)
     if n == 0:
-        return absent("no block with at least 64 distinct values in one of the models"), None
+        return absent(Reason.of(Code.SIDE_WITHOUT_BLOCK, needed=MIN_DISTINCT)), None
     count, tensors, precision = best
     log10_p = min(0.0, count * LOG10_COLLISION + math.log10(3)) if tensors >= 2 else 0.0
     return Outcome(count / n, n, log10_p, 0.0), precision if count else None
@@ -59,3 +71,108 @@ def _counting(keys: tuple[str, ...], stacks: frozenset[str] | None) -> tuple[int
     """Which matrices are of stacks that count, or of none that is known."""
     firsts = (key.split(".", 1)[0] for key in keys)
     return tuple(i for i, first in enumerate(firsts) if stacks is None or first in stacks or first == "unknown")
+
+
+# --- from a model's weights, and the table row ---
+
+MAX_UNKNOWN = 4096  # matrices with names that no table knows, of which blocks are digested
+
+
+def of_weights(w: Weights) -> BlockDigests | None:
+    """Digests of two blocks of every matrix with a role, and of matrices whose names no table knows.
+
+    No role is needed to see that a matrix is somebody else's.
+    """
+    entries: dict[str, tuple[F32, F32]] = {}
+    changes = tuple(p.name for p in w.places if p.reason in ADAPTERS.values())
+    unknown = {n for n in (*w.layout.unknown, *changes)[:MAX_UNKNOWN] if len(w.tensors[n].shape) == 2}
+    for place in w.places:
+        fixed = w.layout.archs[place.stack].fixed_positions if place.stack in w.layout.archs else False
+        shape = w.tensors[place.name].shape
+        for part in place.parts:
+            matrix = len(shape) - (part.lead is not None) == 2
+            key = str(canonical.key_of(part))
+            if matrix and key not in entries and w.kept(part) and not (fixed and part.role == "pos"):
+                entries[key] = two_blocks(w, place, part)
+        if place.name in unknown:
+            entries[f"unknown.{place.canonical}"] = two_blocks(w, place, Part("unknown"))
+    made = stack_blocks(sorted(entries.items()))
+    if made is None:
+        w.absences["blocks"] = Reason.of(Code.NO_MATRIX)
+    return made
+
+
+def two_blocks(w: Weights, place: Placement, part: Part) -> tuple[F32, F32]:
+    """The elements at the first row of a matrix, and at its middle row; (16,384,) float32 each, or fewer."""
+    rows, cols = canonical.part_shape(w.tensors[place.name].shape, part)
+    need = -(-BLOCK // cols)
+    first = w.rows(place, part, 0, need).reshape(-1)[:BLOCK]
+    second = w.rows(place, part, rows // 2, rows // 2 + need).reshape(-1)[:BLOCK]
+    return first, second
+
+
+def _to_row(b: BlockDigests) -> Row:
+    return {
+        "block_keys": b.keys, "block_exact": b.exact, "block_bf16": b.bf16, "block_f16": b.f16,
+        "block_samples": b.samples, "block_scales": b.scales, "block_counts": b.counts,
+    }  # fmt: skip
+
+
+def _of_row(row: Mapping[str, Any]) -> BlockDigests | None:
+    if not row["block_keys"]:
+        return None
+    count = len(row["block_keys"])
+    scales, counts = row["block_scales"], row["block_counts"]
+    if scales.size != count or counts.size != count or not (np.isfinite(scales) & (scales > 0)).all():
+        raise ValueError("block scales that are missing, not finite or not positive")
+    if not all("." in key for key in row["block_keys"]):
+        raise ValueError("a block without an address")
+    if ((counts < 0) | (counts > SAMPLE)).any():
+        raise ValueError(f"blocks of more than {SAMPLE} samples")
+    return BlockDigests(
+        keys=tuple(row["block_keys"]),
+        exact=row["block_exact"].reshape(count, 2),
+        bf16=row["block_bf16"].reshape(count, 2),
+        f16=row["block_f16"].reshape(count, 2),
+        samples=row["block_samples"].reshape(count, SAMPLE),
+        scales=row["block_scales"],
+        counts=row["block_counts"],
+    )
+
+
+def _run(pair: Pairing) -> Outcome:
+    reuse, _ = bit_reuse(pair.a.blocks, pair.b.blocks, pair.stacks, pair.common_blocks)
+    return whole(reuse) if pair.same_content else reuse
+
+
+def whole(reuse: Outcome) -> Outcome:
+    """E0 for models whose canonical weights have one hash: all is reused, whether or not blocks could be told."""
+    n = reuse.n or 1
+    return Outcome(1.0, n, min(reuse.log10_p or 0.0, LOG10_SHA256), 0.0)
+
+
+LOG10_SHA256 = -77.0  # two different models with one hash of their weights: 2^-256
+MOST = 1 << 16  # matrices of a model
+PANEL = Panel(
+    "blocks",
+    (
+        Column("block_keys", "list<string>", "panels", True, "blocks: canonical addresses of the matrices", MOST),
+        Column("block_exact", "list<uint64>", "panels", True, "blocks: two digests a matrix", 2 * MOST),
+        Column("block_bf16", "list<uint64>", "panels", True, "blocks: the same after rounding to bfloat16", 2 * MOST),
+        Column("block_f16", "list<uint64>", "panels", True, "blocks: the same after rounding to float16", 2 * MOST),
+        Column(
+            "block_samples",
+            "list<float16>",
+            "panels",
+            True,
+            "blocks: first 256 values of each, divided by its scale",
+            MOST * SAMPLE,
+        ),
+        Column("block_scales", "list<float32>", "panels", True, "blocks: powers of two", MOST),
+        Column("block_counts", "list<int32>", "panels", True, "blocks: how many of the 256 values are in use", MOST),
+    ),
+    to_row=_to_row,
+    from_row=_of_row,
+    extract=of_weights,
+)
+TEST = Test("bit_reuse", _run, "exact", "blocks", (PANEL,))

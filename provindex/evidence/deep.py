@@ -26,6 +26,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.evidence.aligned import OTHER_KIND, log10_poisson_tail
 from provindex.evidence.exact import F64
@@ -89,16 +90,16 @@ def deep_test(a: Sequence[Neurons], b: Sequence[Neurons], log10_maps: float = 0.
     return Outcome(f3 / n, n, log10_p, mean / n)
 
 
-def _incomparable(a: Sequence[Neurons], b: Sequence[Neurons]) -> str | None:
+def _incomparable(a: Sequence[Neurons], b: Sequence[Neurons]) -> Reason | None:
     if min(len(a), len(b)) < 2:
-        return "fewer than two layers with an MLP in common: one fits the rotation, another tests it"
+        return Reason.of(Code.DEEP_LAYERS_FEW)
     if len({len(x.roles) for x in chain(a, b)}) > 1:
         return OTHER_KIND
     widths = [x[0].roles[0].shape[1] for x in (a, b)]
     if widths[0] != widths[1]:
-        return f"residual widths differ ({widths[0]} and {widths[1]}): no rotation takes one to the other"
+        return Reason.of(Code.DEEP_WIDTHS_DIFFER, a=widths[0], b=widths[1])
     fewest = min(x.count for x in chain(a, b))
-    return f"a layer has only {fewest} neurons, {MIN_NEURONS} needed" if fewest < MIN_NEURONS else None
+    return Reason.of(Code.DEEP_NEURONS_FEW, n=fewest, needed=MIN_NEURONS) if fewest < MIN_NEURONS else None
 
 
 # --- coordinates ---

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.evidence.token_rows import MIN_UNTOUCHED, TokenRows, shared_rows
 
 F64 = NDArray[np.float64]
@@ -34,11 +35,11 @@ MIN_MATRICES = 8
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One piece of evidence. name: what it rests on; log_odds: that A is the descendant; text: why, in words."""
+    """One piece of evidence. name: what it rests on; log_odds: that A is the descendant; reason: why."""
 
     name: str
     log_odds: float
-    text: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,33 +85,32 @@ def structure(a: Structure, b: Structure, relation: str) -> Item | None:
     Fewer layers or neurons than the other (pruned), more layers (upscaled), values on a quantization grid or at a lower
     precision on which the other is not, rows of the vocabulary cut out or added: each makes its owner the descendant.
     """
-    found: tuple[bool, str] | None = None
+    found: tuple[bool, Code] | None = None
     if relation == "pruned" and a.layers != b.layers:
-        found = a.layers < b.layers, "has fewer layers"
+        found = a.layers < b.layers, Code.FEWER_LAYERS
     elif relation == "pruned" and 0 < a.neurons != b.neurons > 0:
-        found = a.neurons < b.neurons, "has fewer neurons"
+        found = a.neurons < b.neurons, Code.FEWER_NEURONS
     elif relation == "upscaled" and a.layers != b.layers:
-        found = a.layers > b.layers, "repeats layers"
+        found = a.layers > b.layers, Code.LAYERS_REPEATED
     elif relation == "quantized" and a.quantized != b.quantized:
-        found = a.quantized, "is rounded to a quantization grid"
+        found = a.quantized, Code.ON_GRID
     elif relation == "recast" and "" not in (a.precision, b.precision):
         if (a.precision == "f32") != (b.precision == "f32"):
-            found = b.precision == "f32", "is rounded to half precision"
+            found = b.precision == "f32", Code.HALF_PRECISION
     elif relation == "vocabulary":
         found = _vocabulary(a, b)
     if found is None:
         return None
     descendant, why = found
-    return Item("structure", STRUCTURE if descendant else -STRUCTURE, f"{'A' if descendant else 'B'} {why}")
+    return Item("structure", STRUCTURE if descendant else -STRUCTURE, Reason.of(why, side="A" if descendant else "B"))
 
 
 def made_of_grid(child: str) -> Item:
     """Values that lie close to another model's quantization grid, and off it, were made of its dequantized ones."""
-    text = f"{child} was made of the other one's quantized values: it lies close around them, not where rounding starts"
-    return Item("structure", STRUCTURE if child == "A" else -STRUCTURE, text)
+    return Item("structure", STRUCTURE if child == "A" else -STRUCTURE, Reason.of(Code.MADE_OF_GRID, side=child))
 
 
-def _vocabulary(a: Structure, b: Structure) -> tuple[bool, str] | None:
+def _vocabulary(a: Structure, b: Structure) -> tuple[bool, Code] | None:
     """Rows appended make the larger one the child; rows cut out and renumbered in their old order the smaller one."""
     if a.anchor_ids is None or b.anchor_ids is None or a.vocabulary == b.vocabulary:
         return None
@@ -120,14 +120,14 @@ def _vocabulary(a: Structure, b: Structure) -> tuple[bool, str] | None:
         return None
     smaller_is_a = a.vocabulary < b.vocabulary
     if (ours == theirs).all():
-        return not smaller_is_a, "has tokens added"
+        return not smaller_is_a, Code.TOKENS_ADDED
     small, large = (ours, theirs) if smaller_is_a else (theirs, ours)
     order = large.argsort()
     in_order = float((small[order][1:] > small[order][:-1]).mean())
     # ids of unrelated orders ascend half of the time; special tokens may have moved
     if (small <= large).mean() < IN_ORDER or in_order < IN_ORDER:
         return None
-    return smaller_is_a, "has a part of the vocabulary, in its order"
+    return smaller_is_a, Code.VOCABULARY_CUT
 
 
 # --- D2: rows that training never touched, and what they say about all others ---
@@ -156,8 +156,8 @@ def later_items(
     if BETWEEN[0] < path < BETWEEN[1] or not PLAUSIBLE[0] <= path <= PLAUSIBLE[1]:
         return ()
     older, g = ("A", path) if path < 0.5 else ("B", 1 - path)
-    text = f"what sets the models apart is unlike {older} and like the other one ({g:.2f}; siblings 0.50)"
-    return (*((decay,) if decay else ()), Item("path", -PATH if older == "A" else PATH, text))
+    why = Reason.of(Code.PATH, older=older, g=g)
+    return (*((decay,) if decay else ()), Item("path", -PATH if older == "A" else PATH, why))
 
 
 def _decay(x: F64, y: F64) -> tuple[float | None, Item | None]:
@@ -171,8 +171,8 @@ def _decay(x: F64, y: F64) -> tuple[float | None, Item | None]:
     if abs(middle - 1.0) < 10 * max(spread, 1e-7) / math.sqrt(ratio.size):
         return middle, None
     later, factor = ("B", middle) if middle < 1 else ("A", 1 / middle)
-    text = f"{ratio.size} untouched embedding rows are {factor:.5g} times as long in {later}: it decayed further"
-    return middle, Item("untouched_rows", -DECAY if later == "B" else DECAY, text)
+    why = Reason.of(Code.ROWS_DECAYED, n=int(ratio.size), factor=factor, side=later)
+    return middle, Item("untouched_rows", -DECAY if later == "B" else DECAY, why)
 
 
 def _path(a: Mapping[str, F64], b: Mapping[str, F64], factor: float) -> float | None:
@@ -202,8 +202,8 @@ def witness(a: Mapping[str, F64], b: Mapping[str, F64], others: Sequence[Mapping
     votes = [vote for w in others if (vote := _vote(a, b, w)) is not None]
     if len(set(votes)) != 1:
         return None
-    text = f"{len(votes)} other relatives branch from {'A' if votes[0] < 0 else 'B'}"
-    return Item("witness", WITNESS * votes[0], text)
+    why = Reason.of(Code.WITNESSES, n=len(votes), side="A" if votes[0] < 0 else "B")
+    return Item("witness", WITNESS * votes[0], why)
 
 
 def _vote(a: Mapping[str, F64], b: Mapping[str, F64], w: Mapping[str, F64]) -> int | None:

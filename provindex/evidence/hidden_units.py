@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
+from provindex.common.tables import Column, Panel, Row, Test, split
 from provindex.evidence.exact import (
     F64,
     LOG10_THRESHOLD,
@@ -22,11 +25,15 @@ from provindex.evidence.exact import (
     ranked,
     smallest_cosine,
 )
-from provindex.evidence.panels import PROJECTION, HiddenPanels
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.panels import PROJECTION, HiddenPanels, PanelKey, hidden_panel, panel_height, stack_panels
+from provindex.roles import canonical
+from provindex.roles.names import Arch, Part, Placement
+from provindex.roles.weights import Weights
 
 MAX_LAYERS = 1024  # of one stack; the deepest published models have about 200
-NO_PANELS = "no hidden units with a known role in one of the models"
-NO_BLOCKS = "no block of hidden units in common (other stacks, experts or head sizes, or only zeros)"
+NO_PANELS = Reason.of(Code.SIDE_WITHOUT_UNITS)
+NO_BLOCKS = Reason.of(Code.NO_COMMON_BLOCK)
 Numbers = dict[tuple[str, int], int]  # (kind, expert) -> panel number
 Layers = dict[tuple[str, int], Numbers]  # (stack, layer) -> its panels
 
@@ -100,13 +107,13 @@ def hidden_tests(a: HiddenPanels | None, b: HiddenPanels | None, stacks: frozens
     return min(results, key=lambda r: (r.log10_p, -sum(r.cosines)))
 
 
-def _incomparable(a: HiddenPanels | None, b: HiddenPanels | None) -> str | None:
+def _incomparable(a: HiddenPanels | None, b: HiddenPanels | None) -> Reason | None:
     if a is None or b is None:
         return NO_PANELS
     if a.width != b.width:
-        return f"residual widths differ ({a.width} and {b.width})"
+        return Reason.of(Code.WIDTHS_DIFFER, a=a.width, b=b.width)
     if max(len({key.layer for key in side.keys}) for side in (a, b)) > MAX_LAYERS:
-        return f"more than {MAX_LAYERS:,} layers in one of the models"
+        return Reason.of(Code.LAYERS_MANY, limit=MAX_LAYERS)
     return None
 
 
@@ -275,11 +282,7 @@ def _test_map(
     for m in sizes:  # not with sum, which rounds differently from Python 3.12 on
         variance += m * m * (m + 1) / 12
     if rows < MIN_UNITS:
-        why = (
-            f"only {rows} hidden units in common that are neither zero nor NaN, {MIN_UNITS} needed"
-            if rows
-            else NO_BLOCKS
-        )
+        why = Reason.of(Code.COMMON_UNITS_FEW, n=rows, needed=MIN_UNITS) if rows else NO_BLOCKS
         return HiddenResult(absent(why), absent(why))
     points = max(across, down)
     fixed_p = min(0.0, log10_fixed_points(points, blocks) + math.log10(2) + log10_cost)
@@ -315,3 +318,96 @@ def layer_matches(
             if found.log10_p <= LOG10_THRESHOLD:
                 out.append((pair, found.log10_p))
     return out
+
+
+# --- from a model's weights, and the table row ---
+
+Entries = list[tuple[PanelKey, NDArray[np.float16]]]
+
+
+def of_weights(w: Weights) -> HiddenPanels | None:
+    """The hidden panels of all stacks that are as wide as the text tower."""
+    width = w.arch.hidden if w.arch else 0
+    stacks = {stack: arch for stack, arch in w.layout.archs.items() if arch.hidden == width}
+    depth = {s: len({p.layer for p in w.places if p.stack == s and p.layer is not None}) for s in stacks}
+    entries: Entries = []
+    identities, readers = 0, _readers(w, stacks)
+    for key, found in readers.items():
+        rows = [w.rows(place, part, 0, panel_height(depth[key.stack])) for place, part in found]
+        if any(canonical.diagonal_stands_out(r, np.arange(len(r))) for r in rows):
+            identities += 1
+        elif all(r.shape == (rows[0].shape[0], width) for r in rows):
+            arch = stacks[key.stack]
+            gain = canonical.find_gain(w.gains, key.stack, arch, "attn" if key.kind == "v" else "mlp", key.layer)
+            entries.append((key, hidden_panel([canonical.fold(r, arch, gain) for r in rows], key.kind)))
+    if identities:
+        w.absences["hidden_units"] = Reason.of(Code.UNITS_IDENTITY, n=identities, total=len(readers))
+    made = stack_panels(entries, width)
+    if made is None:
+        w.absences["hidden"] = Reason.of(Code.UNITS_ALL_IDENTITY if identities else Code.NO_UNITS)
+    return made
+
+
+def _readers(w: Weights, stacks: Mapping[str, Arch]) -> dict[PanelKey, list[tuple[Placement, Part]]]:
+    """The matrices that read the residual stream into hidden units, by block."""
+    readers: dict[PanelKey, list[tuple[Placement, Part]]] = {}
+    for role, kind in (("gate", "mlp"), ("up", "mlp"), ("v", "v")):
+        for place, part in w.parts(role):
+            if part.stack in stacks and part.layer is not None and not part.cross and w.kept(part):
+                group = stacks[part.stack].head_dim if kind == "v" else 0
+                key = PanelKey(kind, part.stack, part.layer, -1 if part.expert is None else part.expert, group)
+                readers.setdefault(key, []).append((place, part))
+    return readers
+
+
+def _to_row(h: HiddenPanels) -> Row:
+    return {
+        "hidden_width": h.width,
+        "hidden_keys": [f"{k.kind}/{k.stack}/{k.layer}/{k.expert}/{k.group}" for k in h.keys],
+        "hidden_heights": h.heights,
+        "hidden_panels": np.concatenate([v[:n] for v, n in zip(h.values, h.heights, strict=True)]),
+    }
+
+
+def _of_row(row: Mapping[str, Any]) -> HiddenPanels | None:
+    if not row["hidden_keys"]:
+        return None
+    if (row["hidden_heights"] > MAX_HEIGHT).any():
+        raise ValueError(f"a hidden panel of more than {MAX_HEIGHT} rows")
+    keys = []
+    for text in row["hidden_keys"]:
+        kind, stack, layer, expert, group = text.split("/")
+        keys.append(PanelKey(kind, stack, int(layer), int(expert), int(group)))
+    pieces = split(row["hidden_panels"], row["hidden_heights"] * PROJECTION)
+    entries = [(k, p.reshape(-1, PROJECTION)) for k, p in zip(keys, pieces, strict=True)]
+    return stack_panels(entries, row["hidden_width"])
+
+
+def of_pair(pair: Pairing) -> HiddenResult:
+    """Both hidden tests of a pair."""
+    found: HiddenResult = pair.once("hidden", lambda: hidden_tests(pair.a.hidden, pair.b.hidden, pair.stacks))
+    return found
+
+
+MAX_HEIGHT, MOST = 64, 1 << 13  # rows of a panel, panels of a model
+PANEL = Panel(
+    "hidden",
+    (
+        Column("hidden_width", "int", "panels", True, "hidden panels: residual width; 0 if there are none"),
+        Column("hidden_keys", "list<string>", "panels", True, "hidden panels: kind/stack/layer/expert/group", MOST),
+        Column("hidden_heights", "list<int32>", "panels", True, "hidden panels: rows of each", MOST),
+        Column(
+            "hidden_panels",
+            "list<float16>",
+            "panels",
+            True,
+            "hidden panels: projected unit rows of 128",
+            MOST * MAX_HEIGHT * PROJECTION,
+        ),
+    ),
+    to_row=_to_row,
+    from_row=_of_row,
+    extract=of_weights,
+)
+FIXED = Test("hidden_fixed_points", lambda pair: of_pair(pair).fixed, "exact", "hidden", (PANEL,))
+ALIGNED = Test("hidden_alignment", lambda pair: of_pair(pair).aligned, "exact", "hidden", sees="hidden units")

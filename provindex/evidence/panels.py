@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.halves import halved
 from provindex.evidence.anchors import ANCHORS
 from provindex.roles.canonical import F32, F64, unit_rows
 
@@ -119,13 +120,6 @@ def residual_coordinates(width: int) -> NDArray[np.int64]:
     return np.arange(count, dtype=np.int64) * width // count
 
 
-def fixed_ids(rows: int) -> NDArray[np.int64]:
-    """512 token ids that do not need a tokenizer, dense at the start of the vocabulary; -1 at and past `rows`."""
-    i = np.arange(len(ANCHORS), dtype=np.int64)
-    ids = i + i * i * 30_000 // len(ANCHORS) ** 2
-    return np.where(ids < rows, ids, -1)
-
-
 def anchor_table(rows: F32, ids: NDArray[np.int64], *, centered: bool) -> F64 | None:
     """Anchor rows centered over tokens, and over coordinates if asked; None with fewer than 16, or not finite ones."""
     if int((ids >= 0).sum()) < MIN_ANCHORS or not np.isfinite(rows).all():
@@ -152,36 +146,6 @@ def residual_panel(
     mixing = np.concatenate([signs(f"anchor/{labels[int(i)]}", 1, VIRTUAL_ANCHORS) for i in present]).astype(np.float64)
     mixed = mixing.T @ table[:, residual_coordinates(table.shape[1])]
     return ResidualPanel(halved(mixed)[0], ids.astype(np.int32), int(table.shape[1]))
-
-
-def diagonal_stands_out(rows: F32, columns: NDArray[np.int64]) -> bool:
-    """Whether row i is unusually large at its own column, as in a matrix that started as the identity.
-
-    Such rows are not exchangeable: their positions are the initializer's, and two strangers share them. Ranks of
-    |row[column]| within the row, added up, six standard deviations above chance. rows: (r, d). columns: (r,), those
-    past d are left out.
-    """
-    kept = np.flatnonzero(columns < rows.shape[1])
-    sizes = np.abs(rows[kept])
-    own = sizes[np.arange(kept.size), columns[kept]][:, None]
-    ranks = (sizes < own).sum(axis=1) + ((sizes == own).sum(axis=1) - 1) / 2
-    d = rows.shape[1]
-    spread = np.sqrt(kept.size * (d * d - 1) / 12)
-    return bool(spread > 0 and (ranks - (d - 1) / 2).sum() > 6 * spread)
-
-
-def halved(values: F64 | F32) -> tuple[NDArray[np.float16], float]:
-    """Values as float16 with largest magnitude in [1, 2), and the power of two that was divided out."""
-    top = float(np.abs(values).max(initial=0.0))
-    scale = 2.0 ** np.floor(np.log2(top)) if 0 < top < np.inf else 1.0
-    with np.errstate(over="ignore"):
-        return (values / scale).astype(np.float16), float(scale)
-
-
-def rounded(values: F32) -> F32:
-    """Values as they come back from storage as float16 with a scale: a fresh fingerprint equals a stored one."""
-    half, scale = halved(values)
-    return half.astype(np.float32) * np.float32(scale)
 
 
 @dataclass(frozen=True)

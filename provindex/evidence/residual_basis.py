@@ -8,9 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
+from provindex.common.tables import Column, Panel, Test
+from provindex.evidence.anchors import ANCHORS, BY_ID, BY_STRING, AnchorRows, fixed_ids
 from provindex.evidence.exact import F64, MIN_UNITS, log10_alignment, log10_fixed_points, ranked, smallest_cosine
-from provindex.evidence.panels import MIN_ANCHORS, VIRTUAL_ANCHORS, ResidualPanel
+from provindex.evidence.panels import MIN_ANCHORS, RESIDUAL_COORDINATES, VIRTUAL_ANCHORS, ResidualPanel, residual_panel
+from provindex.roles.weights import Weights
 
 
 def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> Outcome:
@@ -20,17 +24,17 @@ def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> Outcome:
     block, so one test; fixed points of rows, those of columns, and rank alignment are tried, and pay for it.
     """
     if a is None or b is None:
-        return absent(f"fewer than {MIN_ANCHORS} anchor tokens, or no exchangeable coordinates, in one model")
+        return absent(Reason.of(Code.SIDE_WITHOUT_COORDINATES, needed=MIN_ANCHORS))
     if a.width != b.width:
-        return absent(f"residual widths differ ({a.width} and {b.width})")
+        return absent(Reason.of(Code.WIDTHS_DIFFER, a=a.width, b=b.width))
     shared = int(((a.ids >= 0) & (b.ids >= 0)).sum())
     if shared < MIN_ANCHORS:
-        return absent(f"only {shared} anchor tokens in common, {MIN_ANCHORS} needed")
+        return absent(Reason.of(Code.COMMON_ANCHOR_TOKENS_FEW, n=shared, needed=MIN_ANCHORS))
     ours, theirs = _unit_columns(a.values), _unit_columns(b.values)
     live = ours.any(axis=0) & theirs.any(axis=0)
     m = int(live.sum())
     if m < MIN_UNITS:
-        return absent(f"only {m} of {live.size} residual coordinates are not zero in both models, {MIN_UNITS} needed")
+        return absent(Reason.of(Code.COMMON_COORDINATES_FEW, n=m, total=int(live.size), needed=MIN_UNITS))
     similarity = ours[:, live].T @ theirs[:, live]
     across, down, gained = ranked(similarity[None])
     points, excess = max(int(across[0]), int(down[0])), float(gained[0])
@@ -58,13 +62,13 @@ def residual_gram(a: ResidualPanel | None, b: ResidualPanel | None) -> Outcome:
     The estimator of Song et al. (HSIC without diagonal terms), as in Nguyen et al. (arXiv 2010.15327).
     """
     if a is None or b is None:
-        return absent(f"fewer than {MIN_ANCHORS} anchor tokens, or no exchangeable coordinates, in one model")
+        return absent(Reason.of(Code.SIDE_WITHOUT_COORDINATES, needed=MIN_ANCHORS))
     if a.width != b.width:
-        return absent(f"residual widths differ ({a.width} and {b.width})")
+        return absent(Reason.of(Code.WIDTHS_DIFFER, a=a.width, b=b.width))
     x, y = (panel.values.astype(np.float64) for panel in (a, b))
     scale = math.sqrt(max(_hsic(x, x), 0.0)) * math.sqrt(max(_hsic(y, y), 0.0))
     if not scale > 0:
-        return absent("the residual panel is zero, or not finite")
+        return absent(Reason.of(Code.RESIDUAL_NOT_FINITE))
     return Outcome(_hsic(x, y) / scale, x.shape[1], None, 0.0)
 
 
@@ -82,3 +86,75 @@ def _unit_columns(values: NDArray[np.float16]) -> F64:
     wide = values.astype(np.float64)
     norms = np.sqrt((wide**2).sum(axis=0))
     return np.asarray(wide / np.where(norms > 0, norms, 1.0), np.float64)
+
+
+# --- from a model's weights, and the table rows ---
+
+
+def _of_weights(w: Weights, note: str) -> ResidualPanel | None:
+    at: AnchorRows | None = w.made.get(note)
+    if at is None or w.arch is None:
+        return None
+    if w.arch.fixed_positions:
+        w.absences[note] = Reason.of(Code.FIXED_POSITIONS)
+        return None
+    made = residual_panel(at.rows, at.ids, centered=w.arch.norm == "layer", labels=at.labels)
+    if made is None:
+        w.absences[note] = Reason.of(Code.ANCHORS_FEW_OR_NOT_FINITE, needed=MIN_ANCHORS)
+    return made
+
+
+def _panel(values: NDArray[np.float16], ids: NDArray[np.int32], width: int) -> ResidualPanel | None:
+    if not width:
+        return None
+    if values.size != VIRTUAL_ANCHORS * min(width, RESIDUAL_COORDINATES):
+        raise ValueError(f"a residual panel of {values.size} values for a width of {width}")
+    if ids.size != len(ANCHORS):
+        raise ValueError(f"the ids of {ids.size} anchors, {len(ANCHORS)} expected")
+    return ResidualPanel(values.reshape(VIRTUAL_ANCHORS, -1), ids, width)
+
+
+MOST = VIRTUAL_ANCHORS * RESIDUAL_COORDINATES
+PANEL = Panel(
+    BY_STRING,
+    (
+        Column("residual_width", "int", "panels", True, "residual panel: residual width; 0 if there is none"),
+        Column(
+            "residual_ids",
+            "list<int32>",
+            "panels",
+            True,
+            "residual panel: ids of the 512 anchors, -1 if missing",
+            len(ANCHORS),
+        ),
+        Column(
+            "residual_panel", "list<float16>", "panels", True, "residual panel: 64 virtual anchors by coordinates", MOST
+        ),
+    ),
+    to_row=lambda r: {"residual_width": r.width, "residual_ids": r.ids, "residual_panel": r.values},
+    from_row=lambda row: _panel(row["residual_panel"], row["residual_ids"], row["residual_width"]),
+    extract=lambda w: _of_weights(w, BY_STRING),
+)
+PANEL_BY_ID = Panel(
+    BY_ID,
+    (
+        Column("residual_by_id", "list<float16>", "panels", True, "the same at 512 fixed token ids", MOST),
+        Column("residual_by_id_width", "int", "panels", True, "its residual width; 0 if there is none"),
+    ),
+    to_row=lambda r: {"residual_by_id": r.values, "residual_by_id_width": r.width},
+    from_row=lambda row: _panel(
+        row["residual_by_id"], fixed_ids(row["vocabulary"]).astype(np.int32), row["residual_by_id_width"]
+    ),
+    extract=lambda w: _of_weights(w, BY_ID),
+)
+FIXED = Test(
+    "residual_fixed_points",
+    lambda pair: better(
+        residual_test(pair.a.residual, pair.b.residual), residual_test(pair.a.residual_by_id, pair.b.residual_by_id)
+    ),
+    "exact",
+    "residual",
+    (PANEL, PANEL_BY_ID),
+    sees="residual coordinates",
+)
+GRAM = Test("residual_gram", lambda pair: residual_gram(pair.a.residual, pair.b.residual), "reported", "residual")

@@ -12,10 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
+from provindex.common.score import Outcome, absent
+from provindex.common.tables import Column, Panel, Row, Test
+from provindex.evidence.pairing import Pairing
 from provindex.evidence.panels import anchor_table, signs
 from provindex.roles.canonical import F32, F64
 
@@ -198,3 +203,78 @@ def late_interaction(similarity: F64) -> float:
 def _above_chance(best: F64, among: int) -> float:
     floor = NormalDist().inv_cdf((among - 0.375) / (among + 0.25)) / LAYER**0.5 if among > 1 else 0.0  # Blom (1958)
     return float((best.mean() - floor) / (1 - floor))
+
+
+# --- the table rows ---
+
+
+def layer_keys(texts: Sequence[str]) -> tuple[LayerKey, ...]:
+    """(stack, layer) of "stack/layer"; ValueError if a layer is named twice."""
+    keys = tuple((stack, int(layer)) for stack, _, layer in (text.partition("/") for text in texts))
+    if len(set(keys)) != len(keys):
+        raise ValueError("a layer that is named twice")
+    return keys
+
+
+def of_row(row: Mapping[str, Any], prefix: str) -> BranchSketches | None:
+    """The sketches of a row at anchor strings (prefix "sketch") or at fixed ids ("sketch_id").
+
+    Raises ValueError if the columns do not fit together.
+    """
+    keys = layer_keys(row[f"{prefix}_keys"])
+    if not keys:
+        return None
+    layers, whole = row[f"{prefix}_layers"], row[f"{prefix}_whole"]
+    if whole.size != MODEL:
+        raise ValueError(f"{whole.size} values in a model sketch, {MODEL} expected")
+    if not (np.isfinite(layers).all() and np.isfinite(whole).all()):
+        raise ValueError("a branch sketch that is not finite")
+    return BranchSketches(keys, layers.reshape(len(keys), LAYER), whole)
+
+
+MOST = 1 << 13  # layers of a model
+
+
+def _panel(name: str, prefix: str, meanings: tuple[str, str, str]) -> Panel:
+    def to_row(s: BranchSketches) -> Row:
+        keys = [f"{stack}/{layer}" for stack, layer in s.keys]
+        return {f"{prefix}_keys": keys, f"{prefix}_layers": s.layers, f"{prefix}_whole": s.whole}
+
+    columns = (
+        Column(f"{prefix}_keys", "list<string>", "panels", True, meanings[0], MOST),
+        Column(f"{prefix}_layers", "list<float16>", "panels", True, meanings[1], MOST * LAYER),
+        Column(f"{prefix}_whole", "list<float16>", "panels", True, meanings[2], MODEL),
+    )
+    return Panel(name, columns, to_row, lambda row: of_row(row, prefix), lambda w: w.made.get(name))
+
+
+PANEL = _panel(
+    "sketches",
+    "sketch",
+    (
+        "branch sketches at anchor strings: stack/layer",
+        "branch sketches: unit rows of 128, layer after layer",
+        "branch sketches: the whole model, 256 values",
+    ),
+)
+PANEL_BY_ID = _panel(
+    "sketches_by_id",
+    "sketch_id",
+    (
+        "branch sketches at fixed token ids: stack/layer",
+        "the same as sketch_layers at fixed token ids",
+        "the same as sketch_whole at fixed token ids",
+    ),
+)
+
+
+def _run(pair: Pairing) -> Outcome:
+    """E4: the better of both namings."""
+    both = [(x, y) for x, y in pair.namings.values() if x is not None and y is not None]
+    if not both:
+        return absent(Reason.of(Code.NO_COMMON_SKETCHES))
+    score, x, y = max(((late_interaction(similarities(x, y)), x, y) for x, y in both), key=lambda found: found[0])
+    return Outcome(score, min(len(x.keys), len(y.keys)))
+
+
+TEST = Test("branch_sketch", _run, "aligned", "branches", (PANEL, PANEL_BY_ID))

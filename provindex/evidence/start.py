@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.evidence.token_rows import MIN_TOUCHED, MIN_UNTOUCHED, SharedRows, TokenRows, shared_rows
 
 F64 = NDArray[np.float64]
@@ -38,14 +39,14 @@ GAINS = 0.25  # correlation of norm gains (which start as ones): more, and they 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What the start of a linked pair is. answer: "shared", "not shared" or "cannot tell"; reasons: sentences.
+    """What the start of a linked pair is. answer: "shared", "not shared" or "cannot tell"; reasons: what tells.
 
     untouched, touched: rows of both kinds. common: mean <a, b> of touched over that of untouched rows. position: 0
     where that is a start's, 1 where it is what a descendant keeps. None without enough rows.
     """
 
     answer: str
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     untouched: int = 0
     touched: int = 0
     common: float | None = None
@@ -122,12 +123,14 @@ def shared_start(
     return Start(
         SHARED,
         (
-            f"{untouched} embedding rows are the same up to their scale, and of the {touched} trained ones only the "
-            f"start is common ({found.common:.1f} times it, where a descendant keeps at least "
-            f"{min(found.growth_a, found.growth_b):.1f})",
-            "norm gains, which start as ones, were not trained together"
-            if gains is not None
-            else "what the layers compute on shared tokens is at chance level",
+            Reason.of(
+                Code.START_SHARED,
+                untouched=untouched,
+                touched=touched,
+                common=found.common,
+                kept=min(found.growth_a, found.growth_b),
+            ),
+            Reason.of(Code.GAINS_APART if gains is not None else Code.LAYERS_APART),
         ),
         *numbers,
     )
@@ -138,16 +141,16 @@ def _against(
     hidden_cosine: float,
     sketch: tuple[float, float | None] | None,
     agreement: float | None,
-) -> tuple[str, ...]:
+) -> tuple[Reason, ...]:
     out = []
     if agreement is not None and agreement >= AGREEMENT:
-        out.append(f"neurons agree in what they read and write ({agreement:.0%} of them)")
+        out.append(Reason.of(Code.NEURONS_AGREE, share=agreement))
     if sketch is not None and sketch[0] >= max(SKETCH, sketch[1] or 0.0):
-        out.append(f"the branch sketches agree ({sketch[0]:.2f})")
+        out.append(Reason.of(Code.SKETCHES_AGREE, value=sketch[0]))
     if hidden_cosine >= HIDDEN:
-        out.append(f"hidden weights have a cosine of {hidden_cosine:.2f}")
+        out.append(Reason.of(Code.HIDDEN_ALIKE, cosine=hidden_cosine))
     if found and _grown(found) and found.position - 2 * found.error >= POSITION_DESCENT:
-        out.append("trained embedding rows have their training in common, not only their start")
+        out.append(Reason.of(Code.TRAINING_SHARED))
     return tuple(out)
 
 
@@ -161,27 +164,32 @@ def _missing(
     sketch: tuple[float, float | None] | None,
     agreement: float | None,
     gains: float | None,
-) -> tuple[str, ...]:
+) -> tuple[Reason, ...]:
     """What keeps the answer from being "shared"."""
     if rows is None:
-        return ("no embedding rows under common ids",)
+        return (Reason.of(Code.NO_COMMON_IDS),)
     if found is None:
         count, other = int(rows.untouched.sum()), int((~rows.untouched).sum())
         return (
-            f"{count} embedding rows that neither training touched ({MIN_UNTOUCHED} needed) and {other} trained ones "
-            f"({MIN_TOUCHED} needed): a head that is the embedding moves all rows",
+            Reason.of(
+                Code.UNTOUCHED_FEW,
+                untouched=count,
+                untouched_needed=MIN_UNTOUCHED,
+                touched=other,
+                touched_needed=MIN_TOUCHED,
+            ),
         )
     out = []
     if not _grown(found):
         growth = min(found.growth_a, found.growth_b)
-        out.append(f"trained rows have only {growth:.2f} times the size of untouched ones ({GROWTH} needed)")
+        out.append(Reason.of(Code.ROWS_NOT_GROWN, growth=growth, needed=GROWTH))
     elif not COMMON[0] <= found.common <= COMMON[1] or found.position + 2 * found.error > POSITION_SHARED:
-        out.append(f"trained rows have {found.common:.2f} times their start in common, not what a start explains")
+        out.append(Reason.of(Code.ROWS_BEYOND_START, common=found.common))
     if gains is not None and gains > GAINS:
-        out.append(f"norm gains have a correlation of {gains:.2f}")
+        out.append(Reason.of(Code.GAINS_CORRELATED, value=gains))
     at_chance = sketch is not None and sketch[1] is not None and sketch[0] <= sketch[1]
     if gains is None and not (at_chance and (agreement is None or agreement < AT_CHANCE)):
-        out.append("no norm gains to compare, and the branch sketches are not known to be at chance level")
+        out.append(Reason.of(Code.NO_GAINS))
     return tuple(out)
 
 

@@ -7,10 +7,16 @@ later (direction.py). Values stay float32: whether a cosine is above 1 - 1e-6 mu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from provindex.common.reasons import Code, Reason
+from provindex.common.tables import Column, Panel
+from provindex.roles.weights import MAX_PANEL, Weights
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -105,3 +111,49 @@ def shared_rows(a: TokenRows | None, b: TokenRows | None) -> SharedRows | None:
 
 def _in_bf16(values: F64) -> bool:
     return not (values.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF)).any()
+
+
+# --- from a model's weights, and the table row ---
+
+
+def of_weights(w: Weights) -> TokenRows | None:
+    """Some rows of a model's embedding."""
+    found = w.embedding("token_rows")
+    if found is None:
+        return None
+    tensor = w.tensors[found[0].name]
+    height, width = tensor.shape
+    ids = chosen_ids(height)
+    if not width or ids.size * width > MAX_PANEL:
+        w.absences["token_rows"] = Reason.of(Code.ROWS_WIDE, width=width)
+        return None
+    return token_rows(tensor.rows(ids), ids)
+
+
+def _of_row(row: Mapping[str, Any]) -> TokenRows | None:
+    ids, width = row["token_row_ids"], row["token_row_width"]
+    if not ids.size:
+        return None
+    if width < 1 or (np.diff(ids) <= 0).any():
+        raise ValueError("embedding rows of no width, or with ids that do not ascend")
+    return TokenRows(ids, row["token_rows"].reshape(ids.size, min(width, COORDINATES)), width)
+
+
+PANEL = Panel(
+    "token_rows",
+    (
+        Column("token_row_ids", "list<int32>", "panels", True, "embedding rows kept one by one: their token ids", ROWS),
+        Column("token_row_width", "int", "panels", True, "embedding rows: width of the whole row; 0 if there are none"),
+        Column(
+            "token_rows",
+            "list<float32>",
+            "panels",
+            True,
+            "embedding rows at 32 fixed coordinates, row after row",
+            ROWS * COORDINATES,
+        ),
+    ),
+    to_row=lambda t: {"token_row_ids": t.ids, "token_row_width": t.width, "token_rows": t.values},
+    from_row=_of_row,
+    extract=of_weights,
+)

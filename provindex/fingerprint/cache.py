@@ -18,6 +18,7 @@ from pathlib import Path
 from provindex.common import places
 from provindex.common.errors import ProvindexError
 from provindex.common.files import file_sha256
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.common.threads import workers
 from provindex.evidence.panels import PANELS_VERSION
@@ -67,8 +68,13 @@ def _key(model: Model, mode: str, digest: Callable[[Tensor], str]) -> str:
         tensors = (model.tensors[name] for name in sorted(model.tensors))
         lines = [f"{t.name} {t.dtype} {t.shape} {sha256}\n" for t, sha256 in zip(tensors, found, strict=True)]
     lines += [f"{name} {_file_sha256(file)}\n" for name, file in sorted(model.tokenizer_files.items())]
-    lines.append(f"{sorted_json(model.config)} {model.config_reason} {mode} {FINGERPRINT_VERSION}.{PANELS_VERSION}\n")
+    lines.append(f"{sorted_json(model.config)} {_why(model)} {mode} {FINGERPRINT_VERSION}.{PANELS_VERSION}\n")
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _why(model: Model) -> str:
+    """Why there is no config, if there is none."""
+    return "" if model.config_reason is None else sorted_json(model.config_reason.to_json())
 
 
 def _file_sha256(file: Path | bytes) -> str:
@@ -107,7 +113,8 @@ def through(
     try:
         parquet.write_fingerprint(of_any_copy, place / f"{content_key(model, mode, digests)}.parquet")
     except OSError as error:  # a full or read-only disk costs the next run its shortcut, nothing else
-        return replace(fresh, warnings=(*fresh.warnings, f"the fingerprint was not cached: {error.strerror}"))
+        told = Reason.of(Code.NOT_CACHED, problem=str(error.strerror))
+        return replace(fresh, warnings=(*fresh.warnings, told))
     return fresh
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.files import FileFact
+from provindex.common.reasons import Code, Reason
 from provindex.evidence import aligned, panels, sketch
 from provindex.evidence.token_rows import TokenRows
 from provindex.signals import mfi, nlf, tfv, wvc
 
-FINGERPRINT_VERSION = 1
+FINGERPRINT_VERSION = 2
 MODES = ("exact", "sampled")
-NEEDS_STAGE_2 = "not read: sampled mode reads whole layers only if nothing else shows a link"
-NEEDS_EXACT = "needs exact mode: its samples touch the whole file"
 
 F32 = NDArray[np.float32]
 
@@ -47,7 +47,7 @@ class Fingerprint:
 
     The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, None in sampled
     mode. A signal or panel that is None is explained in `absences` under its name (EAS, hidden, ...). `indexed`: loaded
-    from a row of an index.
+    from a row of an index. `more`: values of panels that have no field of their own, by panel.
     """
 
     model_id: str
@@ -80,14 +80,34 @@ class Fingerprint:
     neurons: aligned.NeuronPanels | None = None
     token_rows: TokenRows | None = None
     blocks: panels.BlockDigests | None = None
-    absences: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    absences: Mapping[str, Reason] = field(default_factory=dict)
+    warnings: tuple[Reason, ...] = ()
     files: tuple[FileFact, ...] = ()
     bytes_read: int = 0
     bytes_total: int = 0
     indexed: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def value(self, panel: str) -> Any:
+        """What is kept under the name of a panel, None if there is nothing."""
+        return self.more[panel] if panel in self.more else getattr(self, panel, None)
+
+    @property
+    def layers_unread(self) -> bool:
+        """Whether stage 1 of sampled reading left whole layers unread, which stage 2 reads."""
+        unread = self.absences.get("branches")
+        return unread is not None and unread.code is Code.NEEDS_STAGE_2
 
     @property
     def label(self) -> str:
         """The id, with the variant in brackets, as people write it."""
         return f"{self.model_id} [{self.variant}]" if self.variant else self.model_id
+
+
+_FIELDS = frozenset(f.name for f in fields(Fingerprint))
+
+
+def kept_as(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of panels as arguments of Fingerprint: fields, and `more` for panels that have none."""
+    more = {name: value for name, value in values.items() if name not in _FIELDS and value is not None}
+    return {**{name: value for name, value in values.items() if name in _FIELDS}, "more": more}

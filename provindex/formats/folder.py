@@ -11,6 +11,7 @@ from typing import Any
 
 from provindex.common.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -197,8 +198,8 @@ def _is_safetensors(name: str) -> bool:
     return "/" not in name and name.endswith(".safetensors")
 
 
-def remarks(names: Collection[str], read: Collection[str]) -> tuple[str, ...]:
-    """Sentences for the reader about the choice of files: what was left out, and what an adapter is."""
+def remarks(names: Collection[str], read: Collection[str]) -> tuple[Reason, ...]:
+    """What a reader should know about the choice of files: what was left out, and what an adapter is."""
     if any(_is_checkpoint(name) for name in read):
         alike = _is_checkpoint
     elif any(_is_onnx(name) for name in read):
@@ -209,9 +210,9 @@ def remarks(names: Collection[str], read: Collection[str]) -> tuple[str, ...]:
     said = []
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        said.append(f"also in the folder and not read: {', '.join(left[:3])}{more}")
+        said.append(Reason.of(Code.OTHER_FILES, names=f"{', '.join(left[:3])}{more}"))
     if only_adapters(read):
-        said.append("only adapter weights are here: they were read, not the model that they amend")
+        said.append(Reason.of(Code.ADAPTER_WEIGHTS_ONLY))
     return tuple(said)
 
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from provindex.common.bounded_json import JsonError, load_object
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
@@ -120,11 +121,11 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return raw
 
 
-def read_config(folder: Folder, name: str) -> tuple[Mapping[str, Any], str | None]:
+def read_config(folder: Folder, name: str) -> tuple[Mapping[str, Any], Reason | None]:
     """The model's configuration, or {} and why there is none. ModelError if there is one that cannot be used."""
     path = find(folder, name)
     if path is None:
-        return {}, f"no {name} beside the weights"
+        return {}, Reason.of(Code.NO_CONFIG, name=name)
     try:
         return load_object(read_bounded(path, MAX_CONFIG)), None
     except JsonError as fault:

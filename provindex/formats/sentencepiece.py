@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 
 UNIGRAM, BPE = 1, 2  # trainer_spec.model_type; 3 (word) and 4 (char) are not used by published models
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # a piece's type
@@ -82,11 +83,18 @@ def parse(data: bytes, name: str = "the SentencePiece file") -> Model:
     try:
         model = _parse(memoryview(data))
     except (ValueError, struct.error) as error:  # UnicodeDecodeError is a ValueError
-        raise ModelError(f"{name} is not a SentencePiece model ({error}).") from error
+        raise ModelError(
+            f"{name} is not a SentencePiece model ({error}).", reason=Reason.of(Code.NOT_SENTENCEPIECE, name)
+        ) from error
     if not model.pieces:
-        raise ModelError(f"{name} is not a SentencePiece model (it has no pieces).")
+        raise ModelError(
+            f"{name} is not a SentencePiece model (it has no pieces).", reason=Reason.of(Code.SENTENCEPIECE_EMPTY, name)
+        )
     if model.kind not in (UNIGRAM, BPE):
-        raise ModelError(f"{name} is a SentencePiece model of type {model.kind}; Unigram (1) and BPE (2) are read.")
+        raise ModelError(
+            f"{name} is a SentencePiece model of type {model.kind}; Unigram (1) and BPE (2) are read.",
+            reason=Reason.of(Code.SENTENCEPIECE_TYPE, name, kind=model.kind),
+        )
     return model
 
 
@@ -147,7 +155,7 @@ def backend(model: Model, name: str) -> Any:
     unknown = next((i for i, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
     fallback = any(piece.type == BYTE for piece in model.pieces)
     if len({piece.text for piece in model.pieces}) != len(model.pieces):
-        raise ModelError(f"{name} has the same piece twice.")
+        raise ModelError(f"{name} has the same piece twice.", reason=Reason.of(Code.SENTENCEPIECE_TWICE, name))
     built: Any
     if model.kind == UNIGRAM:
         built = models.Unigram([(p.text, p.score) for p in model.pieces], unk_id=unknown, byte_fallback=fallback)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Reason
 from provindex.common.tensor import F32, Index, Tensor
 from provindex.formats.dtypes import STORED, decode
 
@@ -109,13 +110,13 @@ class Contents:
 
     tensors: in the order of their bytes, under the names that transformers gives them, in canonical orientation where
     the format has another one. config: as config.json has it, where the file carries it, else None. tokenizer: files
-    by name (tokenizer.json ...), where the file carries them. warnings: sentences for the reader.
+    by name (tokenizer.json ...), where the file carries them. warnings: what a reader should know.
     """
 
     tensors: tuple[Tensor, ...]
     config: Mapping[str, Any] | None = None
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,6 +26,7 @@ from provindex.common.errors import (
     UnansweredError,
     UsageError,
 )
+from provindex.common.reasons import Code, Reason
 from provindex.common.version import __version__
 from provindex.fingerprint import parquet
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
@@ -43,6 +44,8 @@ GATED = "gated"  # how a publisher's gate is acknowledged
 ATTEMPTS, FAILURES = 20, 4  # where others' commits come between; where the Hub fails
 NOBODY = "contributor"  # in file names, where nobody is signed in
 IDENTITY = ("row_sha256", "model_id", "revision", "variant")
+# Warnings that are about this machine's copy of a model, not about the model.
+OF_THIS_COPY = frozenset({Code.CACHED, Code.CACHED_OFFLINE, Code.CACHED_UNREACHABLE, Code.NOT_CACHED})
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PATH = re.compile(r"(?<![\w./-])(/[\w.-]+){2,}|(?<![\w./-])\.\.?/\w|~\w*/|%\w+%|\b[A-Za-z]:\\|\\\\[\w.-]+\\|file://")
 
@@ -66,7 +69,7 @@ class Sent:
     commit: str | None = None
     pull_request: int | None = None
     url: str | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Reason, ...] = ()
     objections: tuple[str, ...] = ()
 
 
@@ -108,7 +111,12 @@ def push(
 
 def cleaned(fp: Fingerprint) -> Fingerprint:
     """A fingerprint as it is contributed: without what is about this machine's copy."""
-    return replace(fp, warnings=tuple(w for w in fp.warnings if "cache" not in w and not _PATH.search(w)))
+    return replace(fp, warnings=tuple(w for w in fp.warnings if w.code not in OF_THIS_COPY and not _tells_a_path(w)))
+
+
+def _tells_a_path(reason: Reason) -> bool:
+    """Whether a reason quotes a path of this machine, as names in a model's files may."""
+    return any(_PATH.search(quoted) for quoted in (reason.subject, *map(str, dict(reason.figures).values())))
 
 
 def _slug(name: str) -> str:
@@ -147,7 +155,7 @@ def _names(host: str, text: str) -> bool:
     return len(host) > 3 and host != "localhost" and word.search(text) is not None
 
 
-def _check_terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[str, ...]:
+def _check_terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[Reason, ...]:
     """Warnings about a model's terms; ContributionError for terms that nobody acknowledged."""
     objections, warnings = terms(fp, acknowledged)
     if objections:
@@ -155,7 +163,7 @@ def _check_terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[str, .
     return warnings
 
 
-def terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+def terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[list[tuple[str, str]], tuple[Reason, ...]]:
     """((objection, next step), ...) and warnings about the license and the gate of a model."""
     named = _HUB_ID.fullmatch(fp.model_id) is not None
     said = hub.terms_of(fp.model_id, fp.revision) if named else None
@@ -175,24 +183,24 @@ def terms(fp: Fingerprint, acknowledged: Collection[str]) -> tuple[list[tuple[st
         if name.lower() not in OPEN_LICENSES and name not in acknowledged
     ]
     if not licenses:
-        warnings.append(f"{fp.model_id} states no license, and the row will state none")
+        warnings.append(Reason.of(Code.NO_LICENSE, model=fp.model_id))
     if not named:
-        warnings.append(f"{fp.model_id} is no Hub id: the row will be known by that name")
+        warnings.append(Reason.of(Code.NO_HUB_ID, model=fp.model_id))
     elif said is None:
-        warnings.append(f"the Hub has no public model {fp.model_id}, so nobody can check the row")
+        warnings.append(Reason.of(Code.NO_PUBLIC_MODEL, model=fp.model_id))
     return objections, tuple(warnings)
 
 
 def _rehearsed(offer: Sent, told: Sequence[str], offline: bool, acknowledged: Collection[str]) -> Sent:
     """A dry run: what would be sent, and what would be said against it."""
     if offline:
-        warnings: tuple[str, ...] = ("offline: neither the dataset nor the model's terms were looked at",)
+        warnings: tuple[Reason, ...] = (Reason.of(Code.NOT_LOOKED_OFFLINE),)
         return replace(offer, objections=tuple(told), warnings=warnings)
     objections, warnings = terms(offer.fingerprint, acknowledged)
     remote = hub.with_files(hub.dataset_at(offer.repo, None))
     check_version(remote)
-    skipped: list[str] = []
-    there = _already(offer, remote, {}, skipped.append)
+    skipped: list[Reason] = []
+    there = _already(offer, remote, {}, lambda line: skipped.append(Reason.of(Code.SHARD_LEFT_OUT, problem=line)))
     warnings = (*warnings, *skipped)
     every = [*told, *(f"{what} {step}" for what, step in objections), *([there] if there else [])]
     return replace(offer, objections=tuple(every), warnings=warnings)

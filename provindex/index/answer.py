@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from provindex.common.reasons import Code, Reason, distinct
 from provindex.evidence.merge import MAX_CANDIDATES
-from provindex.fingerprint.record import NEEDS_STAGE_2, Fingerprint
+from provindex.fingerprint.record import Fingerprint
 from provindex.index.entries import Entry, IndexInfo, Key
 from provindex.verdict.descent import TRAINED_ON, Sampled, parents_of, sampled
 from provindex.verdict.pair import Pair
@@ -61,7 +62,7 @@ class QueryResult:
     top: int
     own: Entry | None
     settings: Mapping[str, object]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Reason, ...] = ()
 
     @property
     def matches(self) -> tuple[Match, ...]:
@@ -86,9 +87,10 @@ def with_parents(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sa
         return matches
     told: dict[Key, Pair] = {}
     for parent in merged.parents:
-        why = f"{parent.coefficient:.2f} of it" if merged.base is None else f"{parent.coefficient:.2f} of its changes"
+        code = Code.MERGED_PART if merged.base is None else Code.MERGED_CHANGES
+        why = Reason.of(code, parents=len(merged.parents), coefficient=parent.coefficient)
         pair = replace(kin[parent.candidate].pair, relation="merge", direction="descendant")
-        told[kin[parent.candidate].entry.key] = replace(pair, reasons=(f"merged from {len(merged.parents)}: {why}",))
+        told[kin[parent.candidate].entry.key] = replace(pair, reasons=(why,))
     if merged.base is not None:
         told[kin[merged.base].entry.key] = replace(kin[merged.base].pair, direction="descendant")
     return [replace(m, pair=told.get(m.entry.key, m.pair)) for m in matches]
@@ -117,32 +119,24 @@ def status_of(matches: Sequence[Match], rest: Sequence[Match]) -> str:
     return "none" if any(m.pair.verdict == "unrelated" for m in rest) else "inconclusive"
 
 
-def _numberless(reason: str) -> str:
-    """A reason without the figures of one pair, which stand in brackets at its end."""
-    return reason.rpartition(" (")[0] if reason.endswith(")") and " (" in reason else reason
-
-
 def warnings_of(
     fp: Fingerprint, matches: Sequence[Match], rest: Sequence[Match], top: int, models: int
-) -> tuple[str, ...]:
+) -> tuple[Reason, ...]:
+    """What a reader of an answer must know besides the matches."""
     out = list(fp.warnings)
     if len(matches) > top:
-        out.append(f"{len(matches) - top} more matches are not shown (--top {top})")
-    open_ones = [m for m in rest if m.pair.verdict == "inconclusive"]
-    if open_ones:
-        # Without the candidates' names, so that what holds for all of them is said once.
-        said = (r.replace(f"{m.entry.model_id}: ", "") for m in open_ones for r in m.pair.reasons)
-        why = dict.fromkeys(_numberless(reason) for reason in said)
-        out.append(f"{len(open_ones)} of {len(matches) + len(rest)} candidates could not be tested: {'; '.join(why)}")
-    if matches and fp.absences.get("branches") == NEEDS_STAGE_2:
-        out.append(
-            "what was read first showed a link, and no whole layer was read: copies in disguise were not looked for"
-        )
+        out.append(Reason.of(Code.MORE_MATCHES, n=len(matches) - top, top=top))
+    undecided = [m for m in rest if m.pair.verdict == "inconclusive"]
+    if undecided:
+        why = distinct([reason.about("") for m in undecided for reason in m.pair.reasons])
+        out.append(Reason.of(Code.UNTESTED, because=why, n=len(undecided), total=len(matches) + len(rest)))
+    if matches and fp.layers_unread:
+        out.append(Reason.of(Code.DISGUISES_NOT_SOUGHT))
     started = [m.entry.label for m in rest if m.pair.relation == "shared-init"]
     if started:
-        out.append(f"the same random start, trained apart, which is no descent: {', '.join(started)}")
+        out.append(Reason.of(Code.STARTED_TOGETHER, models=", ".join(started)))
     if models == 0:
-        out.append("the index is empty")
+        out.append(Reason.of(Code.INDEX_EMPTY))
     return tuple(out)
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from provindex.common.reasons import Code, Reason
 from provindex.formats import local_files
 from provindex.formats.folder import ADAPTER_CONFIG
 from provindex.formats.local_files import Folder
@@ -30,10 +31,10 @@ class Claim:
     base: str = ""
 
     @property
-    def sentence(self) -> str:
-        of = f" of {self.base}" if self.base else " of a model that it does not name"
-        kind = f" ({self.kind})" if self.kind else ""
-        return f"an adapter{kind}{of}: so says {ADAPTER_CONFIG}, which nothing here proves"
+    def reason(self) -> Reason:
+        """The claim, as a warning to the reader."""
+        base, kind = self.base or "a model that it does not name", f" ({self.kind})" if self.kind else ""
+        return Reason.of(Code.ADAPTER_CLAIM, kind=kind, base=base, file=ADAPTER_CONFIG)
 
 
 def read_claim(place: Folder) -> Claim | None:

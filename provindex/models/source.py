@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.common.files import FileFact
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.formats import folder as layout
 from provindex.formats import local_files
@@ -48,20 +49,20 @@ class Model:
     model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
     file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
-    base_models: from the card's YAML front matter (None, () if unsaid). warnings: sentences for the reader. reads: what
-    is looked at of each file. variant: the one file of a repository that was asked for.
+    base_models: from the card's YAML front matter (None, () if unsaid). warnings: what a reader should know. reads:
+    what is looked at of each file. variant: the one file of a repository that was asked for.
     """
 
     model_id: str
     revision: str | None
     config: Mapping[str, Any]
-    config_reason: str | None
+    config_reason: Reason | None
     tensors: Mapping[str, Tensor]
     tokenizer_files: Mapping[str, Path | bytes]
     files: tuple[FileFact, ...]
     license: str | None = None
     base_models: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Reason, ...] = ()
     reads: tuple[Reading, ...] = ()
     variant: str = ""
 
@@ -136,7 +137,7 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _open_folder(path: Path, warnings: tuple[str, ...] = ()) -> Model:
+def _open_folder(path: Path, warnings: tuple[Reason, ...] = ()) -> Model:
     place = local_files.look_at(path)
     names = local_files.list_names(place)
     chosen = layout.weight_files(names, str(path))
@@ -161,7 +162,7 @@ def _open_file(path: Path) -> Model:
         parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
         return _open_files(place, dict.fromkeys(parts), _local(place))
     shard = layout.SHARD.fullmatch(path.name)
-    notes = (f"one shard of {int(shard['count'])}: the other tensors of this model were not read",) if shard else ()
+    notes = (Reason.of(Code.ONE_SHARD, count=int(shard["count"])),) if shard else ()
     return _open_files(place, {path.name: None}, _local(place), notes)
 
 
@@ -189,9 +190,11 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
     offline = offline or hub.offline_by_environment()
     cached = hub.cached_model(asked.repo, asked.revision, asked.file)
     if cached and (offline or cached.whole):
-        said = f"read from the Hub cache at commit {cached.folder.name}, the Hub was not asked"
-        online = () if asked.revision == cached.folder.name else (f"{said} whether it has a newer one",)
-        return _open_snapshot(cached.folder, asked, (f"offline: {said}",) if offline else online)
+        commit = cached.folder.name
+        if offline:
+            return _open_snapshot(cached.folder, asked, (Reason.of(Code.CACHED_OFFLINE, commit=commit),))
+        online = () if asked.revision == commit else (Reason.of(Code.CACHED, commit=commit),)
+        return _open_snapshot(cached.folder, asked, online)
     if offline:
         what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
         raise NetworkError(
@@ -206,12 +209,12 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
     except NetworkError as error:
         if cached is None:
             raise
-        said = f"read from the Hub cache at commit {cached.folder.name}, without what else the Hub may have"
-        return _open_snapshot(cached.folder, asked, (f"{error.message} {said}",))
+        said = Reason.of(Code.CACHED_UNREACHABLE, commit=cached.folder.name, problem=error.message)
+        return _open_snapshot(cached.folder, asked, (said,))
     return _open_snapshot(folder, asked)
 
 
-def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[str, ...] = ()) -> Model:
+def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[Reason, ...] = ()) -> Model:
     """A model in the Hub cache, or the one file of it that was asked for."""
     if not asked.file:
         return _open_folder(folder, warnings)
@@ -279,7 +282,7 @@ def _local(place: Folder) -> _Open:
 
 
 def _open_files(
-    place: Folder, promised: Mapping[str, Sequence[str] | None], open_one: _Open, warnings: tuple[str, ...] = ()
+    place: Folder, promised: Mapping[str, Sequence[str] | None], open_one: _Open, warnings: tuple[Reason, ...] = ()
 ) -> Model:
     """The model in some files; `promised` are the tensors that an index says are in each (None: whatever it has)."""
     tensors: dict[str, Tensor] = {}
@@ -298,7 +301,7 @@ def _open_files(
         found = _reader(files[-1], label)(files, place, beside)
         _check_promise(label, found.tensors, promised[name])
         said = found if found.config is not None else said
-        warnings += tuple(warning.replace(label, name) for warning in found.warnings)  # they go into answers: no paths
+        warnings += tuple(warning.about(name) for warning in found.warnings)
         twice = next((tensor.name for tensor in found.tensors if tensor.name in tensors), None)
         if twice is not None:
             raise ModelError(
@@ -314,7 +317,7 @@ def _open_files(
     license_name, base_models = local_files.read_card(place, layout.CARD)
     claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
     if claim is not None:
-        warnings += (claim.sentence,)
+        warnings += (claim.reason,)
         base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
     found_ones = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
     tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in found_ones if path}
@@ -409,8 +412,8 @@ def _together(names: Collection[str]) -> list[list[str]]:
 
 
 def _of_file_or_beside(
-    said: Contents, config: Mapping[str, Any], reason: str | None, tokenizer: Mapping[str, Path | bytes]
-) -> tuple[Mapping[str, Any], str | None, Mapping[str, Path | bytes], tuple[str, ...]]:
+    said: Contents, config: Mapping[str, Any], reason: Reason | None, tokenizer: Mapping[str, Path | bytes]
+) -> tuple[Mapping[str, Any], Reason | None, Mapping[str, Path | bytes], tuple[Reason, ...]]:
     """Config and tokenizer of a file that carries its own: what lies beside it is the original, and wins if it is one.
 
     Else it is some other model's, in a folder of downloads.
@@ -418,7 +421,7 @@ def _of_file_or_beside(
     own = said.config or {}
     if config and not _of_one_model(own, config):
         other = shown(str(config.get("model_type")))
-        what = f"config.json says {other}, the weights' file {own.get('model_type')!r}: the file's is used"
+        what = Reason.of(Code.CONFIG_OF_ANOTHER, beside=other, own=repr(own.get("model_type")))
         return own, None, said.tokenizer, (what,)
     vocabulary = [name for name in tokenizer if name in layout.VOCABULARIES]
     return config or own, None, tokenizer if vocabulary else said.tokenizer, ()

@@ -3,7 +3,7 @@
 Read with the `tokenizers` package; nothing is downloaded and nothing from the model is executed. Understood, in this
 order: tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); a SentencePiece model
 (formats/sentencepiece.py decodes it). tokenizer_config.json, special_tokens_map.json and added_tokens.json are
-read beside each of them. What cannot be read gives a sentence, never an invented tokenizer.
+read beside each of them. What cannot be read gives a reason, never an invented tokenizer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from provindex.common.errors import ModelError
-from provindex.common.tokens import NO_TOKENIZER, SPECIAL, Tokenizer, TokenizerAbsence, guarded
+from provindex.common.reasons import Code, Reason
+from provindex.common.tokens import SPECIAL, Tokenizer, TokenizerAbsence, guarded
 from provindex.roles.config_defaults import assumed_tokens, tokenizer_class
 
 MAX_BYTES = 200_000_000
@@ -51,8 +52,15 @@ def read_tokenizer(files: Mapping[str, Path | bytes], config: Mapping[str, Any])
         try:
             return _facts(source(files, name), name, settings, tuple(notes), source is not _from_json)
         except ModelError as error:
-            notes.append(error.message)
-    return TokenizerAbsence(" ".join(notes) or NO_TOKENIZER)
+            notes.append(_why(error))
+    if len(notes) > 1:
+        return TokenizerAbsence(Reason.of(Code.NO_USABLE_TOKENIZER, because=notes))
+    return TokenizerAbsence(notes[0] if notes else Reason.of(Code.NO_TOKENIZER))
+
+
+def _why(error: ModelError) -> Reason:
+    """Why a tokenizer file was left out."""
+    return error.reason or Reason.of(Code.TOKENIZER_REFUSED)
 
 
 def read_bytes(path: Path | bytes, name: str) -> bytes:
@@ -60,10 +68,16 @@ def read_bytes(path: Path | bytes, name: str) -> bytes:
     try:
         size = len(path) if isinstance(path, bytes) else path.stat().st_size
         if size > MAX_BYTES:
-            raise ModelError(f"{name} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
+            raise ModelError(
+                f"{name} has {size:,} bytes; at most {MAX_BYTES:,} are read.",
+                reason=Reason.of(Code.FILE_LARGE, name, bytes=size, limit=MAX_BYTES),
+            )
         return path if isinstance(path, bytes) else path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{name} cannot be read: {error.strerror or type(error).__name__}.") from error
+        raise ModelError(
+            f"{name} cannot be read: {error.strerror or type(error).__name__}.",
+            reason=Reason.of(Code.FILE_UNREADABLE, name),
+        ) from error
 
 
 def read_object(path: Path | bytes, name: str) -> dict[str, Any]:
@@ -71,23 +85,27 @@ def read_object(path: Path | bytes, name: str) -> dict[str, Any]:
     try:
         value = json.loads(read_bytes(path, name))
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
-        raise ModelError(f"{name} is not readable JSON ({type(error).__name__}).") from error
+        raise ModelError(
+            f"{name} is not readable JSON ({type(error).__name__}).", reason=Reason.of(Code.NOT_JSON, name)
+        ) from error
     if not isinstance(value, dict):
-        raise ModelError(f"{name} holds a {type(value).__name__}, not an object.")
+        raise ModelError(
+            f"{name} holds a {type(value).__name__}, not an object.", reason=Reason.of(Code.NOT_AN_OBJECT, name)
+        )
     return value
 
 
-def _settings(files: Mapping[str, Path | bytes]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The small JSON files by name ({} where missing or broken), and a sentence for each broken one."""
+def _settings(files: Mapping[str, Path | bytes]) -> tuple[dict[str, dict[str, Any]], list[Reason]]:
+    """The small JSON files by name ({} where missing or broken), and why for each broken one."""
     found: dict[str, dict[str, Any]] = {}
-    notes: list[str] = []
+    notes: list[Reason] = []
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         found[name] = {}
         if name in files:
             try:
                 found[name] = read_object(files[name], name)
             except ModelError as error:
-                notes.append(error.message)
+                notes.append(_why(error))
     return found, notes
 
 
@@ -111,7 +129,10 @@ def _from_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     try:
         return guarded(lambda: tokenizers.Tokenizer.from_buffer(data))
     except ModelError as error:
-        raise ModelError(f"tokenizer.json is not a tokenizer. {error.message}") from error
+        raise ModelError(
+            f"tokenizer.json is not a tokenizer. {error.message}",
+            reason=Reason.of(Code.TOKENIZER_REFUSED, "tokenizer.json"),
+        ) from error
 
 
 def _from_vocab_txt(files: Mapping[str, Path | bytes], name: str) -> Any:
@@ -122,7 +143,7 @@ def _from_vocab_txt(files: Mapping[str, Path | bytes], name: str) -> Any:
     text = _text(files["vocab.txt"], "vocab.txt")
     vocab = {token: index for index, token in enumerate(text.split("\n")) if token}
     if not vocab:
-        raise ModelError("vocab.txt is empty.")
+        raise ModelError("vocab.txt is empty.", reason=Reason.of(Code.FILE_EMPTY, "vocab.txt"))
     lower = not any(token.isalpha() and token.isascii() and not token.islower() for token in vocab)
     backend = guarded(lambda: Backend(models.WordPiece(vocab, unk_token="[UNK]")))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lower)
@@ -136,14 +157,18 @@ def _from_vocab_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     from tokenizers import models, pre_tokenizers
 
     if "merges.txt" not in files:
-        raise ModelError("vocab.json has no merges.txt beside it.")
+        raise ModelError("vocab.json has no merges.txt beside it.", reason=Reason.of(Code.NO_MERGES, "vocab.json"))
     vocab = read_object(files["vocab.json"], "vocab.json")
     if not all(isinstance(index, int) and 0 <= index < 1 << 32 for index in vocab.values()):
-        raise ModelError("vocab.json holds ids that are not whole numbers.")
+        raise ModelError(
+            "vocab.json holds ids that are not whole numbers.", reason=Reason.of(Code.IDS_NOT_WHOLE, "vocab.json")
+        )
     lines = _text(files["merges.txt"], "merges.txt").split("\n")
     words = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if not all(len(pair) == 2 for pair in words):
-        raise ModelError("merges.txt has lines that are not two words.")
+        raise ModelError(
+            "merges.txt has lines that are not two words.", reason=Reason.of(Code.MERGES_NOT_PAIRS, "merges.txt")
+        )
     merges = [(left, right) for left, right in words]
     backend = guarded(lambda: Backend(models.BPE(vocab, merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -157,7 +182,10 @@ def _from_sentencepiece(files: Mapping[str, Path | bytes], name: str) -> Any:
     stored = next(file for file in SENTENCEPIECE_FILES if file in files)
     order = REORDERED.get(name, ((), 0, ()))
     if order is None:
-        raise ModelError(f"{stored}: a {name} gives its pieces other ids than this file does.")
+        raise ModelError(
+            f"{stored}: a {name} gives its pieces other ids than this file does.",
+            reason=Reason.of(Code.OTHER_IDS, stored, name=name),
+        )
     proto = spm.parse(read_bytes(files[stored], stored), stored)
     first, skip, last = order
     special = {piece.text: piece for piece in proto.pieces}
@@ -171,11 +199,11 @@ def _text(path: Path | bytes, name: str) -> str:
     try:
         return read_bytes(path, name).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ModelError(f"{name} is not UTF-8 text.") from error
+        raise ModelError(f"{name} is not UTF-8 text.", reason=Reason.of(Code.NOT_TEXT, name)) from error
 
 
 def _facts(
-    backend: Any, name: str, settings: dict[str, dict[str, Any]], notes: tuple[str, ...], bare: bool
+    backend: Any, name: str, settings: dict[str, dict[str, Any]], notes: tuple[Reason, ...], bare: bool
 ) -> Tokenizer:
     """Add the declared tokens that the backend lacks, then read everything off it.
 
@@ -187,9 +215,12 @@ def _facts(
     _add(backend, [*_declared(settings, tokens, sentinels if isinstance(sentinels, int) else 0), *present])
     vocab: dict[str, int] = guarded(lambda: backend.get_vocab(with_added_tokens=True))
     if not vocab:
-        raise ModelError("The tokenizer has no tokens.")
+        raise ModelError("The tokenizer has no tokens.", reason=Reason.of(Code.NO_TOKENS))
     if max(vocab.values()) > MAX_ID:
-        raise ModelError(f"The tokenizer has the id {max(vocab.values()):,}, {MAX_ID:,} is the highest that is read.")
+        raise ModelError(
+            f"The tokenizer has the id {max(vocab.values()):,}, {MAX_ID:,} is the highest that is read.",
+            reason=Reason.of(Code.TOKEN_ID_HIGH, id=max(vocab.values()), limit=MAX_ID),
+        )
     text = guarded(backend.to_str)
     kind = type(backend.model).__name__
     merges: tuple[str, ...] = ()
@@ -272,4 +303,4 @@ def _add(backend: Any, tokens: list[str]) -> None:
         guarded(lambda: backend.add_tokens(missing))
 
 
-__all__ = ["MAX_BYTES", "NO_TOKENIZER", "SPECIAL", "Tokenizer", "TokenizerAbsence", "read_tokenizer"]
+__all__ = ["MAX_BYTES", "SPECIAL", "Tokenizer", "TokenizerAbsence", "read_tokenizer"]

@@ -25,6 +25,7 @@ from typing import Any
 from provindex.common.bounded_json import load_object, shown
 from provindex.common.errors import IndexFormatError, UsageError
 from provindex.common.files import FileFact
+from provindex.common.reasons import Code, Reason
 from provindex.fingerprint.record import Facts, Fingerprint
 from provindex.index import dataset
 from provindex.index.collection import Index
@@ -32,8 +33,8 @@ from provindex.index.fill import Built
 from provindex.peers import long_form
 from provindex.peers.cisco_signals import Taken, main_stack, take
 from provindex.peers.unpack import unpack
-from provindex.signals.mfi import MfiFeatures
-from provindex.signals.peer_rows import mfi_of, tfv_of
+from provindex.signals.mfi import MfiFeatures, mfi_of
+from provindex.signals.tfv import tfv_of
 
 PINNED = "b94040b668bea03e44b95a69c8554046d68fe0325b54ce64141bbf40765e48e9"  # sha256 of the published deep-signals.zip
 ARCHIVE = "deep-signals.zip"
@@ -338,7 +339,7 @@ def _fingerprint(database: Path, signals: Path | None, asset: _Asset) -> Fingerp
         lep=taken.lep,
         wvc=taken.wvc,
         absences=_absences(None if deep is None else taken.absences),
-        warnings=(f"imported from {PEER}: signals only, parameters not stated (size class {asset.bucket or '?'})",),
+        warnings=(Reason.of(Code.IMPORTED, size=asset.bucket or "?"),),
         files=(file, *((deep[1],) if deep else ())),
     )
 
@@ -357,15 +358,14 @@ def _facts(mfi: MfiFeatures, taken: Taken) -> Facts:
     )
 
 
-def _absences(of_signals: Mapping[str, str] | None) -> dict[str, str]:
+def _absences(of_signals: Mapping[str, Reason] | None) -> dict[str, Reason]:
     """Why signals and panels are missing; of_signals: None if there were no deep signals."""
-    imported = f"imported from {PEER}"
-    said = dict.fromkeys(PANELS, f"{imported}, whose database has no evidence panels")
-    said["VOA"] = f"{imported}, whose database has no vocabularies"
-    said["eas_by_id"] = f"{imported}, whose database has no embedding rows at fixed ids"
+    said = dict.fromkeys(PANELS, Reason.of(Code.PEER_NO_PANELS))
+    said["VOA"] = Reason.of(Code.PEER_NO_VOCABULARY)
+    said["eas_by_id"] = Reason.of(Code.PEER_NO_ROWS_BY_ID)
     if of_signals is None:
-        return said | dict.fromkeys(SIGNALS, f"{imported} without its deep signals")
-    return said | {name: f"{imported}: {reason}" for name, reason in of_signals.items()}
+        return said | dict.fromkeys(SIGNALS, Reason.of(Code.PEER_NO_DEEP_SIGNALS))
+    return said | dict(of_signals)
 
 
 def _deep(signals: Path, bundle: Mapping[str, Any]) -> tuple[long_form.DeepSignals, FileFact] | None:

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.evidence.panels import rounded
+from provindex.common.halves import rounded
+from provindex.common.reasons import Code, Figure, Reason
 from provindex.peers.long_form import DeepSignals
 from provindex.roles.architectures import KINDS, SCHEMES
 from provindex.signals import eas, end, nlf, wvc
-from provindex.signals.imported import how, told
+from provindex.signals.imported import differences, how
 from provindex.signals.mfi import MfiFeatures
 
 SLICED, WHOLE = 10.5e9, 9.5e9  # parameters of 16 bits: from where on slices are certain, up to where whole matrices are
@@ -48,6 +49,9 @@ F32 = NDArray[np.float32]
 class Absent(Exception):  # noqa: N818 - it is no error: it says why there is no value
     """Why a signal is missing."""
 
+    def __init__(self, code: Code, **figures: Figure) -> None:
+        self.reason = Reason(code, figures=tuple(sorted(figures.items())))
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -58,7 +62,7 @@ class Taken:
     nlf: nlf.NormTensors | None = None
     lep: Mapping[str, F32] = field(default_factory=dict)
     wvc: wvc.Samples | None = None
-    absences: Mapping[str, str] = field(default_factory=dict)
+    absences: Mapping[str, Reason] = field(default_factory=dict)
     layers: int = 0
 
 
@@ -84,14 +88,14 @@ def take(mfi: MfiFeatures, deep: DeepSignals, lengths: Mapping[str, Any]) -> Tak
         "WVC": lambda: _wvc(deep, way.layers),
     }
     made: dict[str, Any] = {}
-    said: dict[str, str] = {}
+    said: dict[str, Reason] = {}
     for name, make in makers.items():
         try:
             made[name] = make()
         except Absent as why:
-            said[name] = str(why)
-    if "LEP" in made and told(way.layers):
-        said["LEP"] = f"sampled differently: {told(way.layers)}"
+            said[name] = why.reason
+    if "LEP" in made and differences(way.layers):
+        said["LEP"] = Reason.of(Code.PEER_SAMPLED_OTHERWISE, ways="+".join(differences(way.layers)))
     return Taken(
         eas=made.get("EAS"),
         end=made.get("END"),
@@ -161,16 +165,16 @@ def _fits_f16(values: F32) -> bool:
 
 def _values(found: F32 | None) -> F32:
     if found is None:
-        raise Absent("the database has none of this model")
+        raise Absent(Code.PEER_NOT_OF_THIS)
     if not np.isfinite(found).all():
-        raise Absent("NaN or infinity in the database's values")
+        raise Absent(Code.PEER_NOT_FINITE)
     return found
 
 
 def _eas(square: F32) -> F32:
     """Only the upper triangle is kept, as in every row."""
     if len(square) < eas.MIN_ANCHORS:
-        raise Absent(f"only {len(square)} anchor tokens, {eas.MIN_ANCHORS} needed")
+        raise Absent(Code.ANCHORS_FEW, n=len(square), needed=eas.MIN_ANCHORS)
     if np.abs(square - square.T).max() > ASYMMETRY or np.abs(square).max() > 1 + ASYMMETRY:
         raise ValueError("its EAS is no matrix of cosines")
     return np.asarray(np.triu(square) + np.triu(square, 1).T, np.float32)
@@ -206,25 +210,25 @@ def _lep(profile: F32, mfi: MfiFeatures, way: str | None) -> dict[str, F32]:
     if (profile < 0).any():
         raise ValueError("its LEP has negative energies")
     if way is None:
-        raise Absent("how it was sampled follows from the size of the files, which is not known")
-    return {way if told(way) else main_stack(mfi.model_type): profile}
+        raise Absent(Code.PEER_SAMPLING_UNKNOWN)
+    return {way if differences(way) else main_stack(mfi.model_type): profile}
 
 
 def _wvc(deep: DeepSignals, way: str | None) -> wvc.Samples:
     """The samples of each layer in pieces that a row can hold."""
     if deep.experts:
-        raise Absent("the samples of all experts, of which a row has four of a layer")
+        raise Absent(Code.PEER_ALL_EXPERTS)
     if not deep.wvc:
-        raise Absent("the database has none of this model")
+        raise Absent(Code.PEER_NOT_OF_THIS)
     pieces = [
         (f"{way}/{layer:05d}/{start // wvc.SAMPLES:03d}", layer, values[start : start + wvc.SAMPLES])
         for layer, values in sorted(deep.wvc.items())
         for start in range(0, values.size, wvc.SAMPLES)
     ]
     if not all(np.isfinite(values).all() for _, _, values in pieces):
-        raise Absent("NaN or infinity in the database's values")
+        raise Absent(Code.PEER_NOT_FINITE)
     if way is None:
-        raise Absent("how it was sampled follows from the size of the files, which is not known")
+        raise Absent(Code.PEER_SAMPLING_UNKNOWN)
     if len(pieces) > MAX_PIECES:
         raise ValueError("its WVC has more layers than any model")
     return wvc.Samples.collect((name, layer, rounded(values)) for name, layer, values in pieces)

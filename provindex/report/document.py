@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from provindex.audit.gate import Denied
+from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Chance, Outcome, Score
-from provindex.common.tokens import NO_TOKENIZER
 from provindex.common.version import __version__
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.fingerprint.rows import to_row
@@ -27,6 +27,9 @@ from provindex.index.collection import Index
 from provindex.index.entries import Entry, IndexInfo, Problem
 from provindex.index.fill import Built
 from provindex.index.pulled import Current
+from provindex.report.words import document as coded
+from provindex.report.words import documents as all_coded
+from provindex.report.words import joined, text, texts
 from provindex.verdict.calibration import NO_CALIBRATION
 from provindex.verdict.pair import LOG10_E_LINKED, Pair
 from provindex.verdict.relation import LOG10_P_LINKED
@@ -85,20 +88,19 @@ def model_facts(fp: Fingerprint) -> Document:
     }
 
 
-def notes(fp: Fingerprint) -> list[str]:
+def notes(fp: Fingerprint) -> list[Reason]:
     """What a reader of an answer must know of a fingerprint: its warnings, and a tokenizer that was refused."""
     refused = fp.absences.get("TFV")
-    if refused is None or refused == NO_TOKENIZER:
+    if refused is None or refused.code is Code.NO_TOKENIZER:
         return list(fp.warnings)
-    said = f"the tokenizer was not read, so TFV, VOA and what needs token strings are missing: {refused}"
-    return [*fp.warnings, said]
+    return [*fp.warnings, Reason.of(Code.TOKENIZER_NOT_READ, because=[refused])]
 
 
 def query_document(result: QueryResult, denied: Sequence[Denied] = ()) -> Document:
     """provindex.query/1; denied: what the gate found for each id that was denied."""
     return {
         **_head("provindex.query/1", result.index, {**result.settings, "deny": [d.id for d in denied]}, result.status),
-        "warnings": list(dict.fromkeys([*notes(result.query), *result.warnings])),
+        **_warnings(distinct([*notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
         "matches": [_match(m) for m in result.matches],
         "candidates": [_match(m) for m in result.candidates],
@@ -113,16 +115,20 @@ def query_document(result: QueryResult, denied: Sequence[Denied] = ()) -> Docume
             for f in result.families
         ],
         "own_row": None if result.own is None else {"model_id": result.own.model_id, "family": result.own.family},
-        "denied": [{"id": d.id, "status": d.status, "reason": d.reason} for d in denied],
+        "denied": [
+            {"id": d.id, "status": d.status, "reason": text(d.reason), "reason_codes": [coded(d.reason)]}
+            for d in denied
+        ],
     }
 
 
 def compare_document(answer: Comparison) -> Document:
     """provindex.compare/1"""
-    warnings = [f"{side}: {text}" for side, fp in (("a", answer.a), ("b", answer.b)) for text in notes(fp)]
+    sides = (("a", answer.a), ("b", answer.b))
     return {
         **_head("provindex.compare/1", answer.index, answer.settings, answer.status),
-        "warnings": warnings,
+        "warnings": [f"{side}: {text(note)}" for side, fp in sides for note in notes(fp)],
+        "warning_codes": [coded(note) for _, fp in sides for note in notes(fp)],
         "a": model_facts(answer.a),
         "b": model_facts(answer.b),
         "retrieval": None,
@@ -150,8 +156,10 @@ def _pair(pair: Pair, direction: str | None) -> Document:
         "verdict": pair.verdict,
         "relation": pair.relation,
         "direction": direction,
-        "direction_reasons": list(pair.direction_reasons),
-        "undone": list(pair.undone),
+        "direction_reasons": texts(pair.direction_reasons),
+        "direction_reason_codes": all_coded(pair.direction_reasons),
+        "undone": [text(Reason(code)) for code in pair.undone],
+        "undone_codes": list(map(str, pair.undone)),
         "confidence": pair.confidence,
         "log10_p": _rounded(pair.log10_p),
         "e_value": None if pair.e_value is None else float(f"{pair.e_value:.6g}"),
@@ -173,7 +181,8 @@ def _pair(pair: Pair, direction: str | None) -> Document:
             {"stack": r.stack, "from": list(r.a), "to": list(r.b), "log10_p": _rounded(r.log10_p)}
             for r in pair.layer_map
         ],
-        "reasons": list(pair.reasons),
+        "reasons": texts(pair.reasons),
+        "reason_codes": all_coded(pair.reasons),
     }
 
 
@@ -183,9 +192,9 @@ def _rounded(value: float | None) -> float | None:
 
 def _signal(score: Score) -> Document:
     if score.value is None:
-        return {"value": None, "reason": score.reason}
+        return _absent(score.reasons)
     if score.chance is None:
-        return {"value": score.value, "chance": None, "chance_reason": NO_CALIBRATION, "n": score.n}
+        return {"value": score.value, "chance": None, "chance_reason": text(NO_CALIBRATION), "n": score.n}
     above = score.chance.exceeded_by(score.value)
     return {"value": score.value, "chance": _chance(score.chance), "above_chance": above, "n": score.n}
 
@@ -195,12 +204,21 @@ def _chance(chance: Chance) -> Document:
     found: Document = {
         "median": chance.median, "p999": chance.p999, "p99": chance.p99, "n": chance.n, "stratum": chance.stratum,
     }  # fmt: skip
-    return found if chance.reason is None else {**found, "reason": chance.reason}
+    return found if chance.reason is None else {**found, "reason": text(chance.reason)}
+
+
+def _absent(reasons: Sequence[Reason]) -> Document:
+    """A signal or test without a value, and why."""
+    return {"value": None, "reason": joined(reasons), "reason_codes": all_coded(reasons)}
+
+
+def _warnings(reasons: Sequence[Reason]) -> Document:
+    return {"warnings": texts(reasons), "warning_codes": all_coded(reasons)}
 
 
 def _outcome(outcome: Outcome) -> Document:
     if outcome.value is None:
-        return {"value": None, "reason": outcome.reason}
+        return _absent(outcome.reasons)
     found: Document = {
         "value": _rounded(outcome.value),
         "n": outcome.n,
@@ -221,11 +239,12 @@ def fingerprint_document(fp: Fingerprint, written: str | None) -> Document:
     row = to_row(fp)
     return {
         **_head("provindex.fingerprint/1", None, {"mode": fp.mode}, "decided"),
-        "warnings": notes(fp),
+        **_warnings(notes(fp)),
         "fingerprint_version": FINGERPRINT_VERSION,
         "model": model_facts(fp),
         "row_sha256": row["row_sha256"],
-        "absences": dict(fp.absences),
+        "absences": {name: text(reason) for name, reason in fp.absences.items()},
+        "absence_codes": {name: coded(reason) for name, reason in fp.absences.items()},
         "output": written,
     }
 
@@ -297,7 +316,7 @@ def push_document(sent: Sent, settings: Mapping[str, object]) -> Document:
     dry = bool(settings["dry_run"])
     return {
         **_head("provindex.push/1", None, settings, "inconclusive" if sent.objections else "decided"),
-        "warnings": list(sent.warnings),
+        **_warnings(sent.warnings),
         "to": sent.repo,
         "model": model_facts(sent.fingerprint),
         "fingerprint_version": FINGERPRINT_VERSION,

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from provindex.common.errors import printable
+from provindex.common.reasons import Reason
+from provindex.report.words import brief
 
 Document = dict[str, Any]
 Column = tuple[str, list[str], int, bool]  # heading, cells, priority, right-aligned
@@ -132,8 +134,8 @@ def _closing(d: Document) -> list[str]:
         if not total:
             return ["Inconclusive: the index has no other model to compare with."]
         what = "the only candidate could not" if total == 1 else f"none of {total} candidates could"
-        return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested, d["query"]))]
-    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested, d['query']))}."]
+        return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested))]
+    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."]
     could_not = could_not if untested else []
     if d["status"] == "none":
         kind = "No other relative" if _copy(d) else "No ancestor"
@@ -155,16 +157,10 @@ def _matched(d: Document, total: int) -> str:
     return f"{_plural(count, 'match', 'es')} of {_plural(total, 'candidate')}{shown}{following}."
 
 
-def _why(untested: Sequence[Document], query: Document) -> list[str]:
-    """Reasons without their numbers and without the names of the two models, each once."""
-    reasons: dict[str, None] = {}
-    for candidate in untested:
-        for reason in candidate["reasons"]:
-            plain = reason.rpartition(" (")[0] if reason.endswith(")") and " (" in reason else reason
-            for name in (query["model_id"], candidate["model_id"]):
-                plain = plain.replace(f"{name}: ", "")
-            reasons.update(dict.fromkeys(plain.split("; ")))
-    return list(reasons) or ["no reason given"]
+def _why(untested: Sequence[Document]) -> list[str]:
+    """Reasons without the figures of one pair and without the names of the models, each once."""
+    reasons = (Reason.from_json(reason) for candidate in untested for reason in candidate["reason_codes"])
+    return list(dict.fromkeys(brief(reason) for reason in reasons)) or ["no reason given"]
 
 
 def _nearest(d: Document, width: int, color: bool) -> list[str]:

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from provindex.common.reasons import Code, Reason
 from provindex.roles.architectures import ADAPTERS
 from provindex.roles.names import Layout
 
 ABSENT = "adapter"  # under this name an adapter's fingerprint says what it lacks
-LACKING = "it holds changes of weights, and not the weights"
 # What a fingerprint cannot have of changes alone.
 LACKED = ("hidden", "residual", "residual_by_id", "neurons", "branches", "LEP", "WVC")
 
@@ -28,9 +28,10 @@ class Adapter:
     hidden: int
 
     @property
-    def absences(self) -> dict[str, str]:
+    def absences(self) -> dict[str, Reason]:
         """What its fingerprint lacks, and why."""
-        return {**dict.fromkeys(LACKED, LACKING), ABSENT: f"an adapter of {self.tensors} tensors: {LACKING}"}
+        lacking = dict.fromkeys(LACKED, Reason.of(Code.ADAPTER_LACKS))
+        return {**lacking, ABSENT: Reason.of(Code.ADAPTER, tensors=self.tensors)}
 
 
 def alone(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> Adapter | None:

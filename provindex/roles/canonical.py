@@ -222,3 +222,19 @@ def unit_rows(rows: F64) -> F64:
         norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     good = np.isfinite(norms) & (norms > 0)
     return np.where(good[:, None], rows, 0.0) / np.where(good, norms, 1.0)[:, None]
+
+
+def diagonal_stands_out(rows: F32, columns: NDArray[np.int64]) -> bool:
+    """Whether row i is unusually large at its own column, as in a matrix that started as the identity.
+
+    Such rows are not exchangeable: their positions are the initializer's, and two strangers share them. Ranks of
+    |row[column]| within the row, added up, six standard deviations above chance. rows: (r, d). columns: (r,), those
+    past d are left out.
+    """
+    kept = np.flatnonzero(columns < rows.shape[1])
+    sizes = np.abs(rows[kept])
+    own = sizes[np.arange(kept.size), columns[kept]][:, None]
+    ranks = (sizes < own).sum(axis=1) + ((sizes == own).sum(axis=1) - 1) / 2
+    d = rows.shape[1]
+    spread = np.sqrt(kept.size * (d * d - 1) / 12)
+    return bool(spread > 0 and (ranks - (d - 1) / 2).sum() > 6 * spread)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.roles.architectures import (
     ACTIVATION_KEYS,
     ADAPTERS,
@@ -128,7 +129,7 @@ class Layout:
     archs: Mapping[str, Arch]
     placements: Mapping[str, Placement]
     unknown: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Reason, ...] = ()
 
 
 def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> Layout:
@@ -292,7 +293,7 @@ def _find(token: _Token, kind: Kind) -> _Hit | None:
 
 def _choose(
     tokens: Sequence[_Token], shapes: Mapping[str, tuple[int, ...]], configs: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, Kind | None, tuple[str, ...]]:
+) -> tuple[str, Kind | None, tuple[Reason, ...]]:
     """The model type, its facts (None when no scheme knows the names), and what to say about the choice."""
     declared = _declared(configs)
     kind = KINDS.get(ALIASES.get(declared, declared))
@@ -308,10 +309,10 @@ def _choose(
     best = max(SCHEMES, key=lambda scheme: _known(scheme, keys)) if keys else ""
     amends = any((t.stem, t.whole) not in keys for t in tokens if t.tower == "text")
     if not best or _known(best, keys) * 2 < len(keys) or not _has_layers(best, keys, amends):
-        return declared or "unknown", None, (f"no known naming scheme (config says {declared or 'nothing'})",)
+        return declared or "unknown", None, (Reason.of(Code.NO_SCHEME, declared=declared or "nothing"),)
     default = _variant(best, tokens, shapes)
-    said = f"config says {declared}" if declared else "no model type in the config"
-    return declared or default, KINDS[default], (f"naming scheme {best} told from the tensor names ({said})",)
+    guessed = Reason.of(Code.SCHEME_GUESSED, scheme=best, declared=declared or "no model type")
+    return declared or default, KINDS[default], (guessed,)
 
 
 def _variant(scheme: str, tokens: Sequence[_Token], shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -713,18 +714,18 @@ def part_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _archs(
     placements: Mapping[str, Placement], shapes: Mapping[str, tuple[int, ...]], model: _Model
-) -> tuple[dict[str, Arch], tuple[str, ...]]:
+) -> tuple[dict[str, Arch], tuple[Reason, ...]]:
     """Facts of each stack that has layers, and what in the config contradicts the shapes."""
     sizes, biased = _sizes(placements, shapes)
     fixed = {p.stack for p in placements.values() if p.reason == "fixed positions"}
     archs: dict[str, Arch] = {}
-    doubts: list[str] = []
+    doubts: list[Reason] = []
     for stack in (s for s in STACKS if s in sizes):
         usual = {role: max(c, key=lambda size: (c[size], size)) for role, c in sizes[stack].items()}
         facts = model.stacks[stack]
         kind = facts.kind
         heads, doubt = _count_heads(usual, facts.heads)
-        doubts += [f"{stack}: {doubt}"] if doubt else []
+        doubts += [doubt.about(stack)] if doubt else []
         apart = kind is not model.stacks[model.main].kind  # no table tells the norm of every vision tower
         archs[stack] = Arch(
             hidden=_hidden(usual),
@@ -766,7 +767,7 @@ def _hidden(usual: Mapping[str, tuple[int, ...]]) -> int:
     return 0
 
 
-def _count_heads(usual: Mapping[str, tuple[int, ...]], told: _Heads) -> tuple[_Heads, str | None]:
+def _count_heads(usual: Mapping[str, tuple[int, ...]], told: _Heads) -> tuple[_Heads, Reason | None]:
     """Heads as config and shapes agree on them, else zeros and the contradiction. Shapes win where they speak."""
     gain = usual.get("norm_q", (0, 0))
     if "q" not in usual:  # latent attention: only the output matrix has rows per head
@@ -776,15 +777,15 @@ def _count_heads(usual: Mapping[str, tuple[int, ...]], told: _Heads) -> tuple[_H
     rows = usual["q"][0]
     dim = rows // told.heads if told.heads and rows % told.heads == 0 else 0
     if told.heads and (not dim or (told.head_dim and told.head_dim != dim)):
-        doubt = f"config says {told.heads} heads of {told.head_dim or '?'}, the queries have {_say(rows)} rows"
-        return _Heads(0, 0, 0), doubt
+        size = told.head_dim or "?"
+        return _Heads(0, 0, 0), Reason.of(Code.HEADS_DOUBTED, heads=told.heads, head_dim=size, rows=_say(rows))
     if not dim and len(gain) == 1 and 0 < gain[0] < rows and rows % gain[0] == 0:
         dim = gain[0]  # a query gain of one head's length tells what the config does not
     if not dim:
-        return _Heads(0, 0, 0), "number of heads unknown"
+        return _Heads(0, 0, 0), Reason.of(Code.HEADS_UNKNOWN)
     keys = usual.get("k", (told.kv_heads * dim,))[0]
     if keys % dim or keys == 0:
-        return _Heads(0, 0, 0), f"keys of {_say(keys)} rows do not fit heads of {_say(dim)}"
+        return _Heads(0, 0, 0), Reason.of(Code.KEYS_MISFIT, rows=_say(keys), head_dim=_say(dim))
     return _Heads(rows // dim, keys // dim, dim), None
 
 
@@ -804,15 +805,16 @@ def _sinusoidal(stack: str, facts: _Facts) -> bool:
 
 def _tower_notes(
     placements: Mapping[str, Placement], main: str, model_type: str, configs: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, ...]:
+) -> tuple[Reason, ...]:
     stacks = {p.stack for p in placements.values()}
     apart = [stack for stack in ("vision", "audio") if stack in stacks and stack != main]
-    notes = [f"{stack} tower kept apart" for stack in apart]
+    notes = [Reason.of(Code.TOWER_APART, stack=stack) for stack in apart]
     top = configs["top"].get("model_type")
     if isinstance(top, str) and ("vision" in apart or configs["text"]) and main in ("decoder", "encoder"):
-        notes.insert(0, f"text tower of {top[:100]}" + (f" ({model_type})" if model_type != top else ""))
+        whole = top[:100] + (f" ({model_type})" if model_type != top else "")
+        notes.insert(0, Reason.of(Code.TEXT_TOWER, model_type=whole))
     groups = {p.layer for p in placements.values() if p.parts and p.layer is not None and "albert_layer" in p.canonical}
     layers = _number((configs["text"], configs["top"]), ("num_hidden_layers",))
     if groups and layers > len(groups):
-        notes.append(f"{layers} layers share {len(groups)} stored")
+        notes.append(Reason.of(Code.LAYERS_SHARED, layers=layers, stored=len(groups)))
     return tuple(notes)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
+from provindex.common.tokens import Tokenizer
 from provindex.roles import canonical
 from provindex.roles.canonical import F32
 from provindex.roles.names import Arch, Layout, Part, Placement
 
+CHUNK = 1 << 18  # elements decoded at a time: 1 MB of float32 and 2 MB of float64, which stay in cache
 MAX_PANEL = 1 << 26  # elements of one panel that is read at once; the largest models need 1/16 of that
+MAX_EMBEDDING_ROWS = 1_000_000  # the peer's limit for EAS and END
 MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model
 EXPERTS = 4  # of each MoE layer
 NORMS = ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_embed", "norm_q", "norm_k")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -36,35 +38,40 @@ class Scan:
     samples: F32 | None = None
 
 
-class Meter:
-    """Counts the bytes that were read, and tells whoever wants to know; for several threads."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._done, self._total, self._progress = 0, total, progress
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            if self._progress:
-                self._progress(self._done, self._total)
-
-
 @dataclass(frozen=True)
 class Weights:
-    """A model being fingerprinted, as the extractors see it. exact: every element is read; scans: by tensor name, what
-    that gave so far."""
+    """A model being fingerprinted, as the extractors see it.
+
+    tensors: by name. layout, places: their roles, and weight tensors in canonical order. scans: by tensor name, what
+    one pass over all elements gave. absences: why something could not be extracted, by panel or signal. exact: whether
+    every element is read. config, tokenizer: of the model, {} and None if it has none. made: what was made of whole
+    layers in the pass, by panel.
+    """
 
     tensors: Mapping[str, Tensor]
     layout: Layout
     places: tuple[Placement, ...]
     scans: dict[str, Scan]
-    absences: dict[str, str]
+    absences: dict[str, Reason]
     exact: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def arch(self) -> Arch | None:
         return self.layout.archs.get(self.layout.main)
+
+    def embedding(self, note: str) -> tuple[Placement, Part] | None:
+        """The token embedding, a matrix; None if there is none that can be used, with the reason under `note`."""
+        found = [(place, part) for place, part in self.parts("embed") if len(self.tensors[place.name].shape) == 2]
+        if not found:
+            self.absences[note] = Reason.of(Code.NO_EMBEDDING)
+            return None
+        if self.tensors[found[0][0].name].shape[0] > MAX_EMBEDDING_ROWS:
+            self.absences[note] = Reason.of(Code.EMBEDDING_TALL, limit=MAX_EMBEDDING_ROWS)
+            return None
+        return found[0]
 
     @cached_property
     def gains(self) -> dict[tuple[str, str, int | None], F32]:

@@ -13,10 +13,16 @@ is the caller's choice here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
+from provindex.common.tables import Column, Panel, Signal, field
+from provindex.roles.weights import CHUNK, Weights
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
 BINS = 20
@@ -48,10 +54,53 @@ def extract(norms: F32) -> F64 | None:
 def compare(a: F64 | None, b: F64 | None) -> Score:
     """END of two (20,) histograms, which may be scaled by any positive factor. n: bins compared (20)."""
     if a is None or b is None:
-        return Score.absent(f"no embedding row norms for the {SIDES[a is not None]} model")
+        return Score.absent(Reason.of(Code.SIDE_NO_ROW_NORMS, side=SIDES[a is not None]))
     if reason := not_finite("embedding row norms", a, b):
         return Score.absent(reason)
     value = clamped_cosine(a, b)
     if value is None:
-        return Score.absent("an empty histogram of embedding row norms")
+        return Score.absent(Reason.of(Code.HISTOGRAM_EMPTY))
     return Score(round(value, 4), n=len(a))
+
+
+# --- from a model's weights, and the table row ---
+
+
+def of_weights(w: Weights) -> F64 | None:
+    """END of a model that is read in full."""
+    if not w.exact:
+        w.absences["END"] = Reason.of(Code.NEEDS_EXACT)
+        return None
+    found = w.embedding("END")
+    if found is None:
+        return None
+    norms = w.scans[found[0].name].row_norms
+    if norms is None:
+        w.absences["END"] = Reason.of(Code.EMBEDDING_WIDE, limit=CHUNK)
+    elif not np.isfinite(norms).all():
+        w.absences["END"] = Reason.of(Code.EMBEDDING_NOT_FINITE)
+    elif (histogram := extract(norms)) is None:
+        w.absences["END"] = Reason.of(Code.EMBEDDING_EMPTY)
+    else:
+        return histogram
+    return None
+
+
+def _of_row(row: Mapping[str, Any]) -> F64 | None:
+    if row["end"].size not in (0, BINS):
+        raise ValueError(f"{row['end'].size} END bins, {BINS} expected")
+    return row["end"] if row["end"].size else None
+
+
+PANEL = Panel(
+    "end",
+    (
+        Column(
+            "end", "list<float64>", "models", True, "END: histogram of embedding row norms, 20 bins", BINS, finite=True
+        ),
+    ),
+    to_row=lambda shares: {"end": shares},
+    from_row=_of_row,
+    extract=of_weights,
+)
+SIGNAL = Signal("END", field("end"), compare, (PANEL,), order=4)

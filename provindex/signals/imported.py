@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from provindex.common.reasons import Code, Reason
+
 PEER = "peer"
-DIFFERENCES = {
-    "files": "tensors in the order of several files, which is not known",
-    "sliced": "32 rows of each matrix",
-    "towers": "the layers of several towers under one number",
-}
+# "files": tensors in the order of several files, which is not known; "sliced": 32 rows of each matrix; "towers": the
+# layers of several towers under one number.
+DIFFERENCES = ("files", "sliced", "towers")
 
 
 def how(*differences: str) -> str:
@@ -38,14 +38,15 @@ def how_taken(names: Sequence[str]) -> str | None:
     return found if slash and known else None
 
 
-def apart(a: Sequence[str], b: Sequence[str]) -> str | None:
+def apart(a: Sequence[str], b: Sequence[str]) -> Reason | None:
     """Why the values of two rows, told by their names, are not to be compared; None if they are."""
     ways = [how_taken(names) for names in (a, b)]
     if ways[0] == ways[1] or {w or PEER for w in ways} == {PEER}:
         return None
-    return f"sampled differently: {' against '.join(dict.fromkeys(told(way) for way in ways if told(way)))}"
+    apart_from_ours = dict.fromkeys("+".join(differences(way)) for way in ways if differences(way))
+    return Reason.of(Code.SAMPLED_APART, ways="/".join(apart_from_ours))
 
 
-def told(way: str | None) -> str:
-    """What sets a way apart from ours, in words; "" for none."""
-    return " and ".join(DIFFERENCES[difference] for difference in (way or PEER).split("-")[1:])
+def differences(way: str | None) -> tuple[str, ...]:
+    """What sets a way apart from ours: names of DIFFERENCES."""
+    return tuple((way or PEER).split("-")[1:])

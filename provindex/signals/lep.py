@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
+from provindex.common.tables import Column, Panel, Row, Signal, split
+from provindex.roles.weights import Weights
+from provindex.signals.imported import APART
 from provindex.signals.similarity import SIDES, not_finite, pearson_score
 
 MAX_LAYERS = 100_000  # a tensor named layers.999999999999.x must not allocate a profile of that length
@@ -50,16 +55,69 @@ def compare(a: F32, b: F32) -> Score:
     """LEP of two profiles, (L_a,) and (L_b,) float32. n: depths compared, min(L_a, L_b)."""
     for side, values in zip(SIDES, (a, b), strict=True):
         if not len(values):
-            return Score.absent(f"no tensors in numbered layers in the {side} model")
+            return Score.absent(Reason.of(Code.SIDE_NO_LAYERS, side=side))
     if reason := not_finite("layer energies", a, b):
         return Score.absent(reason)
     n = min(len(a), len(b))
     first, second = (_resampled(a, n), _resampled(b, n)) if len(a) != len(b) else (a, b)
     value = pearson_score(first, second)
     if value is None:
-        return Score.absent("the same energy in every layer of a model")
+        return Score.absent(Reason.of(Code.ENERGY_FLAT))
     return Score(value, n=n)
 
 
 def _resampled(values: F32, n: int) -> NDArray[np.float64]:
     return np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(values)), values)
+
+
+# --- from a model's weights, and the table row ---
+
+
+def of_weights(w: Weights) -> dict[str, F32]:
+    """The profile of each stack of a model that is read in full."""
+    if not w.exact:
+        w.absences["LEP"] = Reason.of(Code.NEEDS_EXACT)
+        return {}
+    norms: dict[str, dict[int, list[float]]] = {}
+    for place in w.places:
+        if place.layer is not None and len(w.tensors[place.name].shape) >= 2:
+            energy = float(np.sqrt(w.scans[place.name].sum_of_squares))
+            norms.setdefault(place.stack, {}).setdefault(place.layer, []).append(energy)
+    finite = {stack: layers for stack, layers in norms.items() if np.isfinite(np.concatenate([*layers.values()])).all()}
+    if w.layout.main not in norms:
+        w.absences["LEP"] = Reason.of(Code.NO_LAYERS)
+    elif w.layout.main not in finite:
+        w.absences["LEP"] = Reason.of(Code.WEIGHTS_NOT_FINITE)
+    return {stack: profile(layers) for stack, layers in sorted(finite.items())}
+
+
+def _values(a: Any, b: Any) -> tuple[F32, F32] | None:
+    """Profiles of the main stacks, or two imported ones that were taken in the same other way."""
+    for one, other in ((a.facts.main, b.facts.main), *((way, way) for way in APART)):
+        left, right = a.lep.get(one), b.lep.get(other)
+        if left is not None and right is not None:
+            return left, right
+    return None
+
+
+def _to_row(profiles: Mapping[str, F32]) -> Row:
+    if not profiles:
+        return {}
+    sizes = np.array([len(v) for v in profiles.values()], np.int32)
+    return {"lep_stacks": list(profiles), "lep_sizes": sizes, "lep": np.concatenate(list(profiles.values()))}
+
+
+PANEL = Panel(
+    "lep",
+    (
+        Column("lep_stacks", "list<string>", "models", True, "LEP: stack of each profile", 1 << 10),
+        Column("lep_sizes", "list<int32>", "models", True, "LEP: length of each profile", 1 << 10),
+        Column(
+            "lep", "list<float32>", "models", True, "LEP: relative energy by layer, profile after profile", MAX_LAYERS
+        ),
+    ),
+    to_row=_to_row,
+    from_row=lambda row: dict(zip(row["lep_stacks"], split(row["lep"], row["lep_sizes"]), strict=True)),
+    extract=of_weights,
+)
+SIGNAL = Signal("LEP", _values, compare, (PANEL,), order=2)

@@ -20,8 +20,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from provindex.common.bounded_json import compact
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
+from provindex.common.tables import Column, Panel, Signal, field
 from provindex.roles import config_defaults as defaults
+from provindex.signals.checks import (
+    FACTORS,
+    Check,
+    checked,
+    either,
+    is_count,
+    is_depth,
+    is_flag,
+    is_number,
+    is_text,
+    list_of,
+    maybe,
+    object_of,
+)
 
 if TYPE_CHECKING:
     from provindex.common.tokens import Tokenizer
@@ -137,7 +154,7 @@ def compare(a: MfiFeatures | None, b: MfiFeatures | None, *, peer_exact: bool = 
     """MFI of two models. peer_exact: rotary facts only where the peer looks for them, families by the stored hash."""
     for features, side in ((a, "first"), (b, "second")):
         if features is None or not (features.hidden_size or features.num_hidden_layers):
-            return MfiComparison(Score.absent(f"no config that says the size of the {side} model"), None, {})
+            return MfiComparison(Score.absent(Reason.of(Code.SIDE_NO_SIZE, side=side)), None, {})
     assert a is not None and b is not None  # both went through the loop
     if a.arch_hash and a.arch_hash == b.arch_hash:
         return MfiComparison(Score(1.0, TIER_ONE_FIELDS), 1, {})
@@ -317,3 +334,33 @@ def _family_hash(plain: Mapping[str, Any]) -> str:
 
 def _sha256(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+# --- features that strangers wrote, and the table row ---
+
+FIELDS: Mapping[str, Check] = {
+    "model_type": is_text, "architectures": maybe(list_of(is_text, 64)), "hidden_size": is_count,
+    "num_hidden_layers": is_depth, "num_attention_heads": is_count, "num_key_value_heads": maybe(is_count),
+    "intermediate_size": is_count, "vocab_size": is_count, "max_position_embeddings": is_count,
+    "hidden_act": maybe(is_text), "rope_theta": maybe(is_number),
+    "rope_scaling": maybe(object_of(either(FACTORS, object_of(FACTORS)))),  # by layer type or not
+    "tie_word_embeddings": maybe(is_flag), "bos_token_id": maybe(is_count), "eos_token_id": maybe(is_count),
+    "gqa_ratio": is_number, "attention_style": is_text, "norm_type": is_text, "attention_bias": maybe(is_flag),
+    "qk_norm": is_flag, "pos_encoding": is_text, "head_dim": maybe(is_count), "tokenizer_hash": is_text,
+    "token_id_signature": is_text, "arch_hash": is_text, "family_hash": is_text,
+}  # fmt: skip
+
+
+def mfi_of(found: Mapping[str, Any]) -> MfiFeatures:
+    """MFI features from their 26 fields; ValueError, in a clause, if one is missing or of another type."""
+    return MfiFeatures.from_json(checked(found, FIELDS, "mfi"))
+
+
+PANEL = Panel(
+    "mfi",
+    (Column("mfi", "string", "models", True, "MFI features, JSON"),),
+    to_row=lambda features: {"mfi": compact(features.to_json())},
+    from_row=lambda row: mfi_of(json.loads(row["mfi"])),
+    extract=lambda w: extract(w.config, w.tokenizer),
+)
+SIGNAL = Signal("MFI", field("mfi"), lambda a, b: compare(a, b).score, (PANEL,), order=7)

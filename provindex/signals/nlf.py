@@ -18,11 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
+from provindex.common.tables import Column, Panel, Signal, field
+from provindex.roles.weights import MAX_VECTOR, Weights
 from provindex.signals.imported import apart
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
@@ -104,7 +108,7 @@ def compare(a: NormTensors, b: NormTensors) -> Score:
     """NLF of two models. n: norm tensors compared, min(T_a, T_b)."""
     for side, tensors in zip(SIDES, (a, b), strict=True):
         if not tensors.names:
-            return Score.absent(f"no norm tensor of {MIN_ELEMENTS} or more elements in the {side} model")
+            return Score.absent(Reason.of(Code.SIDE_NO_NORMS, side=side, needed=MIN_ELEMENTS))
     if reason := apart(a.names, b.names) or not_finite("norm tensors", a.values, b.values):
         return Score.absent(reason)
     n = min(len(a.names), len(b.names))
@@ -113,5 +117,44 @@ def compare(a: NormTensors, b: NormTensors) -> Score:
     else:
         value = clamped_cosine(a.stats()[: STATS * n], b.stats()[: STATS * n])
     if value is None:
-        return Score.absent("all norm tensors of a model are zero")
+        return Score.absent(Reason.of(Code.NORMS_ZERO))
     return Score(round(value, 4), n=n)
+
+
+# --- from a model's weights, and the table row ---
+
+
+def of_weights(w: Weights) -> NormTensors | None:
+    """The norm tensors of a model."""
+    kept = [(p.canonical, p.name) for p in w.places if is_norm(p.canonical, w.tensors[p.name].shape)]
+    if any(w.tensors[name].size > MAX_VECTOR for _, name in kept):
+        w.absences["NLF"] = Reason.of(Code.NORM_LARGE, limit=MAX_VECTOR)
+        return None
+    values = [w.tensors[name].flat() for _, name in kept]
+    if not kept:
+        w.absences["NLF"] = Reason.of(Code.NO_NORMS, needed=MIN_ELEMENTS)
+        return None
+    if not all(np.isfinite(v).all() for v in values):
+        w.absences["NLF"] = Reason.of(Code.NORMS_NOT_FINITE)
+        return None
+    sizes = np.array([v.size for v in values], np.int32)
+    return NormTensors(tuple(name for name, _ in kept), sizes, np.concatenate(values))
+
+
+def _of_row(row: Mapping[str, Any]) -> NormTensors | None:
+    return NormTensors(tuple(row["nlf_names"]), row["nlf_sizes"], row["nlf"]) if row["nlf_names"] else None
+
+
+MOST = 1 << 16  # norm tensors of a model
+PANEL = Panel(
+    "nlf",
+    (
+        Column("nlf_names", "list<string>", "panels", True, "NLF: norm tensors", MOST),
+        Column("nlf_sizes", "list<int32>", "panels", True, "NLF: their sizes", MOST),
+        Column("nlf", "list<float32>", "panels", True, "NLF: their values, tensor after tensor", 1 << 26, finite=True),
+    ),
+    to_row=lambda norms: {"nlf_names": norms.names, "nlf_sizes": norms.sizes, "nlf": norms.values},
+    from_row=_of_row,
+    extract=of_weights,
+)
+SIGNAL = Signal("NLF", field("nlf"), compare, (PANEL,), order=3)

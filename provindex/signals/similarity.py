@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from provindex.common.reasons import Code, Reason
+
 MIN_NORM_PRODUCT = 1e-10
 MIN_STD = 1e-8
 SIDES = ("first", "second")
@@ -36,9 +38,9 @@ def pearson_score(a: NDArray[np.floating], b: NDArray[np.floating]) -> float | N
     return round((max(-1.0, min(1.0, r)) + 1.0) / 2.0, 4)
 
 
-def not_finite(what: str, a: ArrayLike, b: ArrayLike) -> str | None:
+def not_finite(what: str, a: ArrayLike, b: ArrayLike) -> Reason | None:
     """The reason for an absent signal when either array has a NaN or an infinity, else None."""
     for side, values in zip(SIDES, (a, b), strict=True):
         if not np.isfinite(values).all():
-            return f"NaN or infinity in the {what} of the {side} model"
+            return Reason.of(Code.SIDE_NOT_FINITE, what=what, side=side)
     return None

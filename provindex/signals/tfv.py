@@ -10,13 +10,18 @@ Absent: a side without a tokenizer.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from provindex.common.bounded_json import compact
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
+from provindex.common.tables import Column, Panel, Signal, field
+from provindex.signals.checks import Check, checked, is_count, is_number, is_text, list_of, maybe, object_of
 from provindex.signals.scripts import shares
 
 if TYPE_CHECKING:
@@ -110,7 +115,7 @@ def extract(tokenizer: Tokenizer) -> TfvFeatures:
 def compare(a: TfvFeatures | None, b: TfvFeatures | None) -> Score:
     """TFV of two tokenizers. n: parts compared (always all of them)."""
     if a is None or b is None:
-        return Score.absent(f"no tokenizer for the {'first' if a is None else 'second'} model")
+        return Score.absent(Reason.of(Code.SIDE_NO_TOKENIZER, side="first" if a is None else "second"))
     values = parts(a, b)
     return Score(round(sum(WEIGHTS[name] * value for name, value in values.items()), 4), len(values))
 
@@ -168,3 +173,32 @@ def _special_agreement(a: Mapping[str, int | None], b: Mapping[str, int | None])
     pairs = [(a.get(key), b.get(key)) for key in ("pad", "unk", "mask")]
     usable = [left == right for left, right in pairs if (left is None) == (right is None)]
     return sum(usable) / len(usable) if usable else 0.5
+
+
+# --- features that strangers wrote, and the table row ---
+
+FIELDS: Mapping[str, Check] = {
+    "vocab_size": is_count, "tokenizer_class": is_text, "bos_token_id": maybe(is_count),
+    "eos_token_id": maybe(is_count), "pad_token_id": maybe(is_count), "num_added_tokens": maybe(is_count),
+    "num_special_tokens": maybe(is_count), "num_merges": is_count, "first_5_merges": list_of(is_text, 5),
+    "merge_rule_hash": is_text, "special_token_ids": object_of(maybe(is_count)),
+    "pct_single_char": maybe(is_number), "avg_token_length": is_number, "max_token_length": maybe(is_count),
+    "pct_whitespace_prefix": is_number, "pct_byte_tokens": is_number, "script_distribution": object_of(is_number),
+}  # fmt: skip
+
+
+def tfv_of(found: Mapping[str, Any]) -> TfvFeatures:
+    """TFV features from the peer's 17 fields, and a digest of all merges if there is one; ValueError as in `mfi_of`."""
+    merges = found.get("all_merges_hash") if isinstance(found, Mapping) else None
+    digest = merges if is_text(merges) else ""
+    return TfvFeatures.from_json(checked(found, FIELDS, "tfv") | {"all_merges_hash": digest})
+
+
+PANEL = Panel(
+    "tfv",
+    (Column("tfv", "string", "models", True, "TFV features, JSON; null without a tokenizer", nullable=True),),
+    to_row=lambda features: {"tfv": compact(features.to_json())},
+    from_row=lambda row: tfv_of(json.loads(row["tfv"])) if row["tfv"] else None,
+    extract=lambda w: extract(w.tokenizer) if w.tokenizer is not None else None,
+)
+SIGNAL = Signal("TFV", field("tfv"), compare, (PANEL,), order=6)

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
+from provindex.common.tables import Column, Panel, Signal, some
 
 K = 1024
 EMPTY = np.iinfo(np.uint64).max  # fills the sketch of a vocabulary of fewer than K tokens
@@ -31,7 +34,7 @@ U64 = NDArray[np.uint64]
 def compare_vocabularies(a: Collection[str] | None, b: Collection[str] | None) -> Score:
     """Exact VOA. n: size of the union."""
     if not a or not b:
-        return Score.absent(f"no vocabulary for the {'first' if not a else 'second'} model")
+        return Score.absent(Reason.of(Code.SIDE_NO_VOCABULARY, side="second" if a else "first"))
     left, right = set(a), set(b)
     union = len(left | right)
     return Score(round(len(left & right) / union, 4), union)
@@ -79,10 +82,10 @@ def containment(a: U64 | None, size_a: int, b: U64 | None, size_b: int) -> Score
     return Score(round(min(1.0, shared / size_a), 4), n)
 
 
-def _absent(a: U64 | None, size_a: int, b: U64 | None, size_b: int) -> str | None:
+def _absent(a: U64 | None, size_a: int, b: U64 | None, size_b: int) -> Reason | None:
     if a is None or size_a < 1:
-        return "no vocabulary for the first model"
-    return "no vocabulary for the second model" if b is None or size_b < 1 else None
+        return Reason.of(Code.SIDE_NO_VOCABULARY, side="first")
+    return Reason.of(Code.SIDE_NO_VOCABULARY, side="second") if b is None or size_b < 1 else None
 
 
 def _estimate(a: U64 | None, b: U64 | None) -> tuple[float, int]:
@@ -92,3 +95,35 @@ def _estimate(a: U64 | None, b: U64 | None) -> tuple[float, int]:
     union = np.union1d(left, right)[:K]
     both = np.intersect1d(left, right, assume_unique=True)
     return float(np.isin(union, both, assume_unique=True).sum()) / len(union), len(union)
+
+
+# --- the table row ---
+
+
+def _values(a: Any, b: Any) -> tuple[Any, Any] | None:
+    if a.vocabulary_sketch is None or b.vocabulary_sketch is None:
+        return None
+    return (a.vocabulary_sketch, a.vocabulary_size), (b.vocabulary_sketch, b.vocabulary_size)
+
+
+SKETCH = Panel(
+    "vocabulary_sketch",
+    (
+        Column(
+            "vocabulary_sketch", "list<uint64>", "panels", True, "VOA: MinHash of the token strings, 1,024 values", K
+        ),
+    ),
+    to_row=lambda values: {"vocabulary_sketch": values},
+    from_row=lambda row: some(row["vocabulary_sketch"]),
+    extract=lambda w: sketch(w.tokenizer.vocab) if w.tokenizer is not None else None,
+)
+SIZE = Panel(
+    "vocabulary_size",
+    (Column("vocabulary_size", "int", "models", True, "token strings of the tokenizer"),),
+    to_row=lambda size: {"vocabulary_size": size},
+    from_row=lambda row: row["vocabulary_size"],
+    extract=lambda w: len(w.tokenizer.vocab) if w.tokenizer is not None else 0,
+)
+SIGNAL = Signal(
+    "VOA", _values, lambda a, b: compare(*a, *b), (SIZE, SKETCH), exact=lambda a, b: compare_vocabularies(a, b), order=5
+)

@@ -18,13 +18,19 @@ only layers of equal length are compared, since others were taken from other ten
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.halves import halved
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
+from provindex.common.tables import Column, Panel, Row, Signal, field, split
+from provindex.roles.names import Placement
+from provindex.roles.weights import Weights
 from provindex.signals.imported import apart, how_taken
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
@@ -105,7 +111,7 @@ def compare(a: Samples, b: Samples) -> Score:
     """WVC of two models by common layer index. n: layers compared."""
     for side, samples in zip(SIDES, (a, b), strict=True):
         if not samples.names:
-            return Score.absent(f"no known projection tensor in a numbered layer of the {side} model")
+            return Score.absent(Reason.of(Code.SIDE_NO_PROJECTIONS, side=side))
     if reason := apart(a.names, b.names) or not_finite("projection samples", a.values, b.values):
         return Score.absent(reason)
     first, second = a.by_layer(), b.by_layer()
@@ -113,15 +119,94 @@ def compare(a: Samples, b: Samples) -> Score:
     if how_taken(a.names) != how_taken(b.names):
         common = [layer for layer in common if len(first[layer]) == len(second[layer])]
         if len(common) < MIN_COMMON_LAYERS:
-            return Score.absent("sampled differently: other tensors of the layers, or of other sizes")
+            return Score.absent(Reason.of(Code.SAMPLED_OTHER_TENSORS))
     if len(common) < MIN_COMMON_LAYERS:
-        return Score.absent(f"fewer than {MIN_COMMON_LAYERS} common layers")
+        return Score.absent(Reason.of(Code.COMMON_LAYERS_FEW, needed=MIN_COMMON_LAYERS))
     cosines = [c for layer in common if (c := _layer_cosine(first[layer], second[layer])) is not None]
     if len(cosines) < MIN_COMMON_LAYERS:
-        return Score.absent(f"fewer than {MIN_COMMON_LAYERS} common layers with enough samples that are not all zero")
+        return Score.absent(Reason.of(Code.SAMPLED_LAYERS_FEW, needed=MIN_COMMON_LAYERS))
     return Score(round(float(np.mean(cosines)), 4), n=len(cosines))
 
 
 def _layer_cosine(a: F32, b: F32) -> float | None:
     shorter = min(len(a), len(b))
     return clamped_cosine(a[:shorter], b[:shorter]) if shorter >= MIN_COMMON_SAMPLES else None
+
+
+# --- from a model's weights, and the table row ---
+
+
+def takes(w: Weights, place: Placement) -> bool:
+    """Whether WVC takes samples of a tensor: a matrix of the text tower's layers whose parts are kept."""
+    matrix = place.layer is not None and len(w.tensors[place.name].shape) >= 2
+    if not matrix or place.stack != w.layout.main or not is_projection(place.canonical):
+        return False
+    return all(part.lead is not None or w.kept(part) for part in place.parts)
+
+
+def of_weights(w: Weights) -> Samples | None:
+    """The samples of a model that is read in full; the pass over its elements took them."""
+    if not w.exact:
+        w.absences["WVC"] = Reason.of(Code.NEEDS_EXACT)
+        return None
+    names, layers, values = [], [], []
+    for place in w.places:
+        samples = w.scans[place.name].samples
+        if samples is not None and place.layer is not None:
+            names.append(place.canonical)
+            layers.append(place.layer)
+            values.append(samples)
+    if not names:
+        w.absences["WVC"] = Reason.of(Code.NO_PROJECTIONS)
+        return None
+    if not all(np.isfinite(v).all() for v in values):
+        w.absences["WVC"] = Reason.of(Code.SAMPLES_NOT_FINITE)
+        return None
+    sizes = np.array([v.size for v in values], np.int32)
+    return Samples(tuple(names), np.array(layers, np.int32), sizes, np.concatenate(values))
+
+
+def _to_row(samples: Samples) -> Row:
+    pieces = [halved(v) for v in np.split(samples.values, np.cumsum(samples.sizes)[:-1])]
+    return {
+        "wvc_names": samples.names,
+        "wvc_layers": samples.layers,
+        "wvc_sizes": samples.sizes,
+        "wvc_scales": np.array([scale for _, scale in pieces], np.float32),
+        "wvc": np.concatenate([half for half, _ in pieces]),
+    }
+
+
+def _of_row(row: Mapping[str, Any]) -> Samples | None:
+    if not row["wvc_names"]:
+        return None
+    pieces = split(row["wvc"], row["wvc_sizes"])
+    if (row["wvc_sizes"] > SAMPLES).any():
+        raise ValueError(f"more than {SAMPLES} WVC samples of one tensor")
+    values = [p.astype(np.float32) * scale for p, scale in zip(pieces, row["wvc_scales"], strict=True)]
+    return Samples(tuple(row["wvc_names"]), row["wvc_layers"], row["wvc_sizes"], np.concatenate(values))
+
+
+MOST = 1 << 16  # sampled tensors of a model
+PANEL = Panel(
+    "wvc",
+    (
+        Column("wvc_names", "list<string>", "panels", True, "WVC: sampled tensors", MOST),
+        Column("wvc_layers", "list<int32>", "panels", True, "WVC: their layers", MOST),
+        Column("wvc_sizes", "list<int32>", "panels", True, "WVC: how many samples of each", MOST),
+        Column(
+            "wvc_scales",
+            "list<float32>",
+            "panels",
+            True,
+            "WVC: power of two that its samples were divided by",
+            MOST,
+            finite=True,
+        ),
+        Column("wvc", "list<float16>", "panels", True, "WVC: samples, tensor after tensor", 1 << 27, finite=True),
+    ),
+    to_row=_to_row,
+    from_row=_of_row,
+    extract=of_weights,
+)
+SIGNAL = Signal("WVC", field("wvc"), compare, (PANEL,), order=0)

@@ -21,14 +21,16 @@ from typing import Any
 
 from provindex.common.bounded_json import JsonError, load_object
 from provindex.common.errors import IndexFormatError
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Chance, Score
+from provindex.evidence.table import TESTS
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.signals import voa
+from provindex.signals.table import SIGNALS
 
 SCHEMA = 1
-SIGNALS = ("MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC")
-CONFORMAL = ("triple_agreement", "branch_sketch")  # their scores are kept: p-values are ranks among them
-STATISTICS = SIGNALS + CONFORMAL
+CONFORMAL = tuple(test.name for test in TESTS if test.tier == "aligned")  # their p-values are ranks: scores are kept
+STATISTICS = (*(signal.name for signal in SIGNALS), *CONFORMAL)
 POOLED = "pooled"
 MLP_KINDS = ("gated", "two-matrix", "mixed")
 STRATA = tuple(
@@ -46,7 +48,7 @@ MAX_BYTES = 4 << 20
 MAX_SCORES = 100_000  # of one test in one stratum
 MAX_STRATA = 32
 MAX_PAIRS = 10**9
-NO_CALIBRATION = "this index has no calibration: chance levels are not known"
+NO_CALIBRATION = Reason.of(Code.NO_CALIBRATION)
 _NAME = re.compile(rf"{FOLDER}/[0-9a-f]{{8}}\.json")
 _AGAIN = "Get the index again, or make its calibration again with `python -m build_index.calibrate`."
 
@@ -98,7 +100,7 @@ class Calibration:
         """Median and upper quantiles of a statistic on unrelated pairs of a stratum, a reason where one is missing."""
         name, null = self.null(statistic, stratum)
         if null is None:
-            return Chance(None, None, 0, name, f"the calibration has no pair with a value of {statistic}")
+            return Chance(None, None, 0, name, Reason.of(Code.PAIRS_NONE, statistic=statistic))
         return Chance(null.median, null.p999, null.n, name, too_few(null.n) if null.p999 is None else None, null.p99)
 
     def conformal(self, statistic: str, value: float, stratum: str) -> tuple[float, int]:
@@ -123,9 +125,9 @@ class Calibration:
         }
 
 
-def too_few(n: int) -> str:
+def too_few(n: int) -> Reason:
     """Why there is no 99.9th percentile."""
-    return f"{n:,} unrelated pairs of this kind, a 99.9th percentile needs {QUANTILES['p999'][1]:,}"
+    return Reason.of(Code.PAIRS_FEW, n=n, needed=QUANTILES["p999"][1])
 
 
 # --- strata ---

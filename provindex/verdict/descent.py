@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from provindex.common.reasons import Code, Reason
 from provindex.evidence import merge
 from provindex.evidence.direction import Direction, Item, Structure, direction, later_items, made_of_grid, structure
 from provindex.evidence.effects import ON_GRID
@@ -22,14 +23,13 @@ from provindex.verdict.relation import LOG10_P_LINKED, Linked
 Sampled = tuple[BlockDigests | None, Samples | None]
 
 TRAINED_ON = frozenset({"finetune", "continued", "adapter", "related"})  # relations that training made
-REUSED = "blocks of weights are the same, bit for bit"
 
 
 def start_of(linked: Linked) -> Start:
     """Whether a linked pair shares its random start only (relation `shared-init`, verdict unrelated)."""
     evidence = linked.evidence
     if (evidence["bit_reuse"].log10_p or 0.0) <= LOG10_P_LINKED:
-        return Start(NOT_SHARED, (REUSED,))
+        return Start(NOT_SHARED, (Reason.of(Code.BLOCKS_REUSED),))
     e3, e4 = evidence["triple_agreement"], evidence["branch_sketch"]
     sketch = None if e4.value is None else (e4.value, e4.null.p999 if e4.null is not None else None)
     return shared_start(

@@ -13,15 +13,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Outcome, Score, absent
-from provindex.evidence import aligned, bit_reuse, exact, hidden_units, layers, residual_basis
+from provindex.common.tables import Signal
+from provindex.evidence import bit_reuse, exact, hidden_units, layers
 from provindex.evidence.effects import effects
 from provindex.evidence.grids import Residual
 from provindex.evidence.layers import LayerRange
-from provindex.evidence.sketch import LAYER, late_interaction, similarities
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.sketch import LAYER
 from provindex.evidence.start import SHARED
+from provindex.evidence.table import TESTS
 from provindex.fingerprint.record import Fingerprint
-from provindex.signals import eas, end, imported, lep, mfi, nlf, pipeline, tfv, voa, wvc
+from provindex.signals import mfi, pipeline
+from provindex.signals.table import SIGNALS
 from provindex.verdict import adapters
 from provindex.verdict.calibration import NO_CALIBRATION, Calibration, stratum_of_pair
 from provindex.verdict.descent import role_of, start_of
@@ -31,14 +36,8 @@ LOG10_E_LINKED = -3.0
 LOG10_CONFORMAL = -3.0  # rank among unrelated pairs that E3 and E4 both need
 FOUND_AGAIN = 0.5  # branch sketch of a pair that is no stranger, whatever its neurons say
 LEAST_AGREEMENT = 0.1  # share of neurons found again that the aligned tier needs
-LOG10_SHA256 = -77.0  # two different models with one hash of their weights: 2^-256
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
 TOWERS = frozenset({"vision", "audio"})
-SIGNALS = ("MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC")
-EXACT = ("bit_reuse", "hidden_fixed_points", "hidden_alignment", "residual_fixed_points")
-POWERFUL = {"hidden_alignment": "hidden units", "residual_fixed_points": "residual coordinates"}
-REORDERED = "a copy whose neurons, heads and residual coordinates were all reordered or rotated"
-NO_BASIS = "a common ancestor whose layers are not shared could not be looked for"
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class Pair:
     mfi_tier: int | None
     layer_map: tuple[LayerRange, ...] = ()
     closeness: float = 0.0
-    undone: tuple[str, ...] = ()
-    direction_reasons: tuple[str, ...] = ()
-    reasons: tuple[str, ...] = ()
+    undone: tuple[Code, ...] = ()
+    direction_reasons: tuple[Reason, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     half_step: Residual | None = None
     around: str = ""
 
@@ -96,11 +95,11 @@ def compare(
     """
     stacks = TEXT_STACKS | {a.facts.main, b.facts.main}
     stratum = stratum_of_pair(a, b)
-    found = _evidence(a, b, stacks, common_blocks)
-    evidence = found.evidence | _aligned(a, b, calibration, stratum)
+    both = Pairing(a, b, stacks, common_blocks)
+    evidence = _evidence(both, calibration, stratum)
     if deep is not None:
         evidence["deep_agreement"] = deep
-    log10_p = combined([evidence[name] for name in EXACT])
+    log10_p = combined([evidence[test.name] for test in TESTS if test.tier == "exact"])
     if log10_p is None or not _significant(log10_p, models):
         log10_p = _aligned_p(evidence, log10_p)
     signals, tier = compare_signals(a, b, vocabularies)
@@ -115,7 +114,7 @@ def compare(
         if adapter := adapters.reasons(a, b):
             verdict, reasons = "inconclusive", adapter
         return replace(whole, verdict=verdict, reasons=reasons + towers)
-    linked = _linked(a, b, found, evidence, stacks)
+    linked = _linked(both, evidence)
     start = start_of(linked)
     if start.answer == SHARED:
         return replace(whole, relation="shared-init", reasons=start.reasons + towers)
@@ -126,7 +125,7 @@ def compare(
         verdict="linked",
         relation=relation,
         direction=told.role,
-        direction_reasons=tuple(item.text for item in told.items),
+        direction_reasons=tuple(item.reason for item in told.items),
         confidence=1.0 - min(1.0, 10.0 ** (whole.log10_e or 0.0)),
         layer_map=layers.ranges(linked.matches),
         closeness=linked.sizes.cosine,
@@ -155,20 +154,14 @@ def _aligned_p(evidence: Mapping[str, Outcome], exact_p: float | None) -> float 
     return min((min(0.0, (o.log10_p or 0.0) + math.log10(3)) for o in told), default=exact_p)
 
 
-def _whole(reuse: Outcome) -> Outcome:
-    """E0 for models whose canonical weights have one hash: all is reused, whether or not blocks could be told."""
-    n = reuse.n or 1
-    return Outcome(1.0, n, min(reuse.log10_p or 0.0, LOG10_SHA256), 0.0)
-
-
-def _shared_towers(a: Fingerprint, b: Fingerprint, stacks: frozenset[str]) -> tuple[str, ...]:
+def _shared_towers(a: Fingerprint, b: Fingerprint, stacks: frozenset[str]) -> tuple[Reason, ...]:
     """Vision and audio towers that both models have from one place: a fact, but no link between the models."""
     if a.blocks is None or b.blocks is None:
         return ()
     others = sorted({key.split(".", 1)[0] for key in a.blocks.keys} & TOWERS - stacks)
     found = [(stack, bit_reuse.bit_reuse(a.blocks, b.blocks, frozenset({stack}))[0]) for stack in others]
     return tuple(
-        f"the {stack} tower is shared ({o.value:.0%} of its {o.n} blocks are equal); by itself that links no text tower"
+        Reason.of(Code.TOWER_SHARED, stack=stack, share=o.value, n=o.n or 0)
         for stack, o in found
         if o.log10_p is not None and o.value is not None and o.log10_p <= LOG10_P_LINKED
     )
@@ -180,66 +173,32 @@ def combined(outcomes: Sequence[Outcome]) -> float | None:
     return min(0.0, min(ran) + math.log10(len(ran))) if ran else None
 
 
-@dataclass(frozen=True)
-class _Exact:
-    """The exact tests, with what the layer map needs of them."""
+def _evidence(pair: Pairing, calibration: Calibration | None, stratum: str) -> dict[str, Outcome]:
+    """Every test of the table; aligned ones are ranked among unrelated pairs.
 
-    evidence: dict[str, Outcome]
-    hidden: hidden_units.HiddenResult
-
-
-def _evidence(a: Fingerprint, b: Fingerprint, stacks: frozenset[str], common: frozenset[int]) -> _Exact:
-    """E0 to E2g; where a fingerprint says why it lacks something, that reason is given."""
-    hidden = hidden_units.hidden_tests(a.hidden, b.hidden, stacks)
-    reuse, _ = bit_reuse.bit_reuse(a.blocks, b.blocks, stacks, common)
-    residual = residual_basis.better(
-        residual_basis.residual_test(a.residual, b.residual),
-        residual_basis.residual_test(a.residual_by_id, b.residual_by_id),
-    )
-    if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
-        reuse = _whole(reuse)
-    fixed = _explained(hidden.fixed, a, b, "hidden")
-    evidence = {
-        "bit_reuse": _explained(reuse, a, b, "blocks"),
-        "hidden_fixed_points": fixed,
-        "hidden_alignment": hidden.aligned if hidden.aligned.reason is None else fixed,
-        "residual_fixed_points": _explained(residual, a, b, "residual"),
-        "residual_gram": _explained(residual_basis.residual_gram(a.residual, b.residual), a, b, "residual"),
-    }
-    return _Exact(evidence, hidden)
+    Where a fingerprint says why it lacks something, that reason is given.
+    """
+    found = {}
+    for test in TESTS:
+        outcome = _explained(test.run(pair), pair.a, pair.b, test.lacks)
+        ranked = test.tier == "aligned" and outcome.value is not None and calibration is not None
+        found[test.name] = _ranked(test.name, outcome, calibration, stratum) if ranked and calibration else outcome
+    return found
 
 
 def _explained(outcome: Outcome, a: Fingerprint, b: Fingerprint, name: str) -> Outcome:
-    why = [f"{fp.model_id}: {fp.absences[name]}" for fp in (a, b) if name in fp.absences]
-    return Outcome(reason="; ".join(dict.fromkeys(why))) if outcome.reason and why else outcome
+    why = _why_absent(a, b, name)
+    return absent(*why) if outcome.reasons and why else outcome
 
 
-def _aligned(a: Fingerprint, b: Fingerprint, calibration: Calibration | None, stratum: str) -> dict[str, Outcome]:
-    """E3 and E4, ranked among unrelated pairs."""
-    sketches = _namings(a, b)
-    maps = aligned.layer_maps(a.neurons, b.neurons, sketches)
-    agreement = _explained(aligned.triple_agreement(a.neurons, b.neurons, maps).outcome, a, b, "neurons")
-    both = [(x, y) for x, y in sketches.values() if x is not None and y is not None]
-    scores = [(late_interaction(similarities(x, y)), x, y) for x, y in both]
-    if not scores:
-        branch = _explained(absent("no anchors under which both models have branch sketches"), a, b, "branches")
-    else:
-        score, x, y = max(scores, key=lambda s: s[0])
-        branch = Outcome(score, min(len(x.keys), len(y.keys)))
-    return {
-        "triple_agreement": _ranked("triple_agreement", agreement, calibration, stratum),
-        "branch_sketch": _ranked("branch_sketch", branch, calibration, stratum),
-    }
+def _why_absent(a: Fingerprint, b: Fingerprint, name: str) -> tuple[Reason, ...]:
+    """What the fingerprints say of something that they lack, each reason about its model."""
+    return distinct([fp.absences[name].about(fp.model_id) for fp in (a, b) if name in fp.absences])
 
 
-def _namings(a: Fingerprint, b: Fingerprint) -> dict[str, aligned.Naming]:
-    return {"by_string": (a.sketches, b.sketches), "by_id": (a.sketches_by_id, b.sketches_by_id)}
-
-
-def _ranked(name: str, outcome: Outcome, calibration: Calibration | None, stratum: str) -> Outcome:
+def _ranked(name: str, outcome: Outcome, calibration: Calibration, stratum: str) -> Outcome:
     """An outcome with its rank among unrelated pairs, which is its p-value where it has no other."""
-    if outcome.value is None or calibration is None:
-        return outcome
+    assert outcome.value is not None  # its only caller looked
     rank, _ = calibration.conformal(name, outcome.value, stratum)
     if (
         name == "branch_sketch"
@@ -255,97 +214,83 @@ def _ranked(name: str, outcome: Outcome, calibration: Calibration | None, stratu
     )
 
 
-def _linked(
-    a: Fingerprint, b: Fingerprint, found: _Exact, evidence: Mapping[str, Outcome], stacks: frozenset[str]
-) -> Linked:
+def _linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> Linked:
+    a, b = pair.a, pair.b
     comparable = a.hidden is not None and b.hidden is not None and a.hidden.width == b.hidden.width
-    by_units = hidden_units.layer_matches(a.hidden, b.hidden, stacks) if comparable else []  # type: ignore[arg-type]
-    by_neurons = layers.neuron_matches(a.neurons, b.neurons, _namings(a, b))
+    by_units = hidden_units.layer_matches(a.hidden, b.hidden, pair.stacks) if comparable else []
+    by_neurons = layers.neuron_matches(a.neurons, b.neurons, pair.namings)
     matches = layers.together(by_units, by_neurons, a.facts.layers * b.facts.layers)
-    mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or found.hidden.pairs)]
+    mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or hidden_units.of_pair(pair).pairs)]
     return Linked(a, b, effects(a.blocks, b.blocks, mapped), matches, by_neurons, evidence)
 
 
-def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[str, ...]]:
+def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...]]:
     """`unrelated` if a test that sees a changed copy ran and could have seen one, with what it would have seen.
 
     Block reuse alone does not do: it sees untouched blocks only.
     """
-    could = {name: evidence[name].smallest for name in POWERFUL if evidence[name].smallest is not None}
+    could = [(test, least) for test in TESTS if test.sees and (least := evidence[test.name].smallest) is not None]
     ranked = all(evidence[name].conformal is not None for name in ("triple_agreement", "branch_sketch"))
-    seen = [f"{POWERFUL[name]} with a cosine of {least:.2g} ({name})" for name, least in could.items()]
+    seen = [Reason.of(Code.SEEN_UNITS, what=test.sees, cosine=least, test=test.name) for test, least in could]
     if ranked:
-        seen.append(f"{LEAST_AGREEMENT:.0%} of the neurons found again in any order and basis (triple_agreement)")
+        seen.append(Reason.of(Code.SEEN_NEURONS, share=LEAST_AGREEMENT))
     e3, e4 = evidence["triple_agreement"], evidence["branch_sketch"]
     confirmed = (e3.value or 0.0) >= LEAST_AGREEMENT
     if not confirmed and (e4.value or 0.0) >= FOUND_AGAIN and (e4.conformal or 0.0) <= LOG10_CONFORMAL:
-        neurons = f"absent: {e3.reason}" if e3.value is None else f"{e3.value:.2f}"
-        return "inconclusive", (
-            f"the layers do the same (branch_sketch {e4.value:.2f}), but neurons do not confirm it (triple_agreement "
-            f"{neurons}): experts made of one MLP, or neurons whose parts are tied",
-        )
+        return "inconclusive", (_layers_unconfirmed(e3, e4),)
     if seen:
-        missing = evidence["residual_fixed_points"].reason
-        partly = (*_half_seen(evidence), *((f"{NO_BASIS}: {missing}",) if missing else ()))
-        unseen = () if ranked else (f"not seen: {REORDERED}; {_why_unranked(evidence)}",)
-        return "unrelated", (f"would have been linked: {'; '.join(seen)}", *unseen, *partly)
-    weak = "too few hidden units or coordinates in common for a test with power"
-    reasons = dict.fromkeys(evidence[name].reason or weak for name in ("hidden_fixed_points", *POWERFUL))
+        missing = evidence["residual_fixed_points"].reasons
+        partly = (*_half_seen(evidence), *((Reason.of(Code.ANCESTOR_NOT_SOUGHT, because=missing),) if missing else ()))
+        unseen = () if ranked else (Reason.of(Code.REORDERED_NOT_SEEN, because=_why_unranked(evidence)),)
+        return "unrelated", (Reason.of(Code.WOULD_BE_LINKED, because=seen), *unseen, *partly)
+    weak = (Reason.of(Code.COMMON_FEW),)
+    asked = ("hidden_fixed_points", *(test.name for test in TESTS if test.sees))
+    reasons = distinct([r for name in asked for r in evidence[name].reasons or weak])
     unranked = _why_unranked(evidence)
-    return "inconclusive", (*reasons, *(() if unranked in reasons else (f"triple_agreement: {unranked}",)))
+    if set(unranked) <= set(reasons):
+        return "inconclusive", reasons
+    return "inconclusive", (*reasons, Reason.of(Code.NOT_RANKED, "triple_agreement", because=unranked))
 
 
-def _half_seen(evidence: Mapping[str, Outcome]) -> tuple[str, ...]:
+def _layers_unconfirmed(e3: Outcome, e4: Outcome) -> Reason:
+    """That E4 sees a link and E3 does not, with E3's share, or why it is absent."""
+    if e3.value is None:
+        return Reason.of(Code.LAYERS_UNCONFIRMED_ABSENT, sketch=e4.value or 0.0, because=e3.reasons)
+    return Reason.of(Code.LAYERS_UNCONFIRMED, sketch=e4.value or 0.0, neurons=e3.value)
+
+
+def _half_seen(evidence: Mapping[str, Outcome]) -> tuple[Reason, ...]:
     """What to keep in mind if E3 sees a link and E4 does not."""
     e3 = evidence["triple_agreement"]
-    if (e3.value or 0.0) < LEAST_AGREEMENT or (e3.conformal or 0.0) > LOG10_CONFORMAL:
+    if e3.value is None or e3.value < LEAST_AGREEMENT or (e3.conformal or 0.0) > LOG10_CONFORMAL:
         return ()
-    return (
-        f"{e3.value:.0%} of the neurons are found again, more than in unrelated models, but the branch sketches do not "
-        "confirm it (branch_sketch)",
-    )
+    return (Reason.of(Code.NEURONS_UNCONFIRMED, share=e3.value),)
 
 
-def _why_unranked(evidence: Mapping[str, Outcome]) -> str:
-    found = [evidence[name].reason for name in ("triple_agreement", "branch_sketch")]
-    return next((reason for reason in found if reason), NO_CALIBRATION)
+def _why_unranked(evidence: Mapping[str, Outcome]) -> tuple[Reason, ...]:
+    found = [evidence[name].reasons for name in ("triple_agreement", "branch_sketch")]
+    return next((reasons for reasons in found if reasons), (NO_CALIBRATION,))
 
 
 def compare_signals(
     a: Fingerprint, b: Fingerprint, vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None = None
 ) -> tuple[dict[str, Score], int | None]:
-    """The eight signals of a pair, in the order of SIGNALS, and the MFI tier."""
-    match = mfi.compare(a.mfi, b.mfi)
-    scores = {
-        "MFI": match.score,
-        "TFV": tfv.compare(a.tfv, b.tfv) if a.tfv and b.tfv else _absent(a, b, "TFV"),
-        "VOA": _voa(a, b, vocabularies),
-        "EAS": eas.compare(a.eas, b.eas) if a.eas is not None and b.eas is not None else _absent(a, b, "EAS"),
-        "NLF": nlf.compare(a.nlf, b.nlf) if a.nlf and b.nlf else _absent(a, b, "NLF"),
-        "LEP": _lep(a, b),
-        "END": end.compare(a.end, b.end) if a.end is not None and b.end is not None else _absent(a, b, "END"),
-        "WVC": wvc.compare(a.wvc, b.wvc) if a.wvc and b.wvc else _absent(a, b, "WVC"),
-    }
-    return scores, match.tier
+    """The signals of a pair, in the order of their table, and the MFI tier.
+
+    vocabularies: the token strings of both models, if they are at hand.
+    """
+    scores = {signal.name: _score(signal, a, b, vocabularies) for signal in SIGNALS}
+    return scores, mfi.compare(a.mfi, b.mfi).tier
+
+
+def _score(
+    signal: Signal, a: Fingerprint, b: Fingerprint, vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None
+) -> Score:
+    if signal.exact is not None and vocabularies is not None:
+        return signal.exact(*vocabularies)
+    values = signal.values(a, b)
+    return _absent(a, b, signal.name) if values is None else signal.compare(*values)
 
 
 def _absent(a: Fingerprint, b: Fingerprint, signal: str) -> Score:
-    why = [f"{fp.model_id}: {fp.absences[signal]}" for fp in (a, b) if signal in fp.absences]
-    return Score.absent("; ".join(dict.fromkeys(why)) or "one of the fingerprints lacks it")
-
-
-def _voa(a: Fingerprint, b: Fingerprint, vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None) -> Score:
-    if vocabularies:
-        return voa.compare_vocabularies(vocabularies[0].keys(), vocabularies[1].keys())
-    if a.vocabulary_sketch is None or b.vocabulary_sketch is None:
-        return _absent(a, b, "VOA")
-    return voa.compare(a.vocabulary_sketch, a.vocabulary_size, b.vocabulary_sketch, b.vocabulary_size)
-
-
-def _lep(a: Fingerprint, b: Fingerprint) -> Score:
-    """LEP of the main stacks, or of two imported profiles that were taken in the same other way."""
-    for one, other in ((a.facts.main, b.facts.main), *((way, way) for way in imported.APART)):
-        left, right = a.lep.get(one), b.lep.get(other)
-        if left is not None and right is not None:
-            return lep.compare(left, right)
-    return _absent(a, b, "LEP")
+    return Score.absent(*(_why_absent(a, b, signal) or (Reason.of(Code.FINGERPRINT_LACKS),)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from provindex.common.reasons import Code, Reason
 from provindex.evidence.grids import MIN_VALUES
 from provindex.evidence.nearest import distances, nearest, wins
 from provindex.evidence.panels import BlockDigests
@@ -23,13 +24,10 @@ class _Rival:
     pair: Pair
     distances: Mapping[str, float]
 
-    @property
-    def told(self) -> str:
-        return half_steps(self.pair.half_step) if self.pair.half_step is not None else ""
-
-    def nearer(self, other: _Rival) -> str:
-        won, of = wins(self.distances, other.distances)
-        return f"nearer than {other.label} in {won} of {of} matrices"
+    def nearer(self, code: Code, other: _Rival) -> Reason:
+        """That this one is nearer to the query than another, in how many of their common matrices."""
+        won, total = wins(self.distances, other.distances)
+        return Reason.of(code, nearer=self.label, other=other.label, won=won, total=total)
 
 
 def source_among(query: BlockDigests | None, relatives: Sequence[Relative]) -> list[Pair]:
@@ -68,28 +66,37 @@ def _rivals(query: BlockDigests, relatives: Sequence[Relative]) -> list[_Rival]:
 
 
 def _source(rival: _Rival, siblings: Sequence[_Rival], twins: Sequence[_Rival]) -> Pair:
-    told = rival.told
-    more = [f"as near as {', '.join(t.label for t in twins)}: copies, or too close to be told apart"] if twins else []
+    reasons = list(rival.pair.reasons)
+    if twins:
+        reasons.append(Reason.of(Code.AS_NEAR, others=_labels(twins)))
     if siblings:
-        told = f"{told}; its siblings: {_shares(siblings)}"
-        more.append(rival.nearer(_closest(rival, siblings)))
-    reasons = (r.replace(rival.told, told) for r in rival.pair.reasons)
-    return replace(rival.pair, reasons=(*reasons, *more))
+        shares = _shares(siblings)
+        reasons = [_beside(reason, shares) if reason.code is Code.HALF_STEPS else reason for reason in reasons]
+        reasons.append(rival.nearer(Code.NEARER, _closest(rival, siblings)))
+    return replace(rival.pair, reasons=tuple(reasons))
+
+
+def _beside(found: Reason, siblings: str) -> Reason:
+    """What the half-step test found of the source, beside what it found of its siblings."""
+    return Reason(Code.HALF_STEPS_SIBLINGS, figures=(*found.figures, ("siblings", siblings)))
+
+
+def _labels(rivals: Sequence[_Rival]) -> str:
+    return ", ".join(rival.label for rival in rivals)
 
 
 def _sibling(rival: _Rival, best: Sequence[_Rival]) -> Pair:
     relation = "finetune" if rival.pair.closeness >= FINETUNE else "continued"
-    why = best[0].nearer(rival)
-    reasons = (rival.told, f"a sibling of the one that was quantized: {best[0].label} is {why}")
-    return replace(rival.pair, relation=relation, direction="unknown", direction_reasons=(), reasons=reasons)
+    steps = () if rival.pair.half_step is None else (half_steps(rival.pair.half_step),)
+    why = best[0].nearer(Code.SIBLING_OF_SOURCE, rival)
+    return replace(rival.pair, relation=relation, direction="unknown", direction_reasons=(), reasons=(*steps, why))
 
 
 def _nearest(rival: _Rival, others: Sequence[_Rival], twins: Sequence[_Rival]) -> Pair:
     if twins:
-        why = f"as near to the quantized one as {', '.join(t.label for t in twins)}: which was quantized cannot be told"
+        why = Reason.of(Code.AS_NEAR_TO_QUANTIZED, others=_labels(twins))
     else:
-        why = f"{rival.nearer(_closest(rival, others))}, but whether it was quantized, or one that is not indexed, "
-        why += "cannot be told"
+        why = rival.nearer(Code.NEARER_UNDECIDED, _closest(rival, others))
     return replace(rival.pair, reasons=(*rival.pair.reasons, why))
 
 
@@ -99,6 +106,7 @@ def _closest(rival: _Rival, others: Sequence[_Rival]) -> _Rival:
 
 
 def _shares(siblings: Sequence[_Rival]) -> str:
+    """Least and largest percentage of the siblings, as "0.3 to 1.2"."""
     found = sorted(r.pair.half_step.share for r in siblings if r.pair.half_step is not None)
     ends = dict.fromkeys(f"{100 * share:.1f}" for share in (found[0], found[-1]))
-    return f"{' to '.join(ends)} %"
+    return " to ".join(ends)

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome
 from provindex.evidence.aligned import Agreement
 from provindex.evidence.effects import ON_GRID, Effects
@@ -33,37 +34,6 @@ SAME_SKETCH, OTHER_VALUES = 0.999, 0.99  # E4, and a cosine: where noise sets ma
 SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 STEPPED = frozenset({"quantized", "finetune", "continued", "adapter"})  # relations that leave every value its place
 SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
-
-SAME_START = "a merge, or separate training from one random start, would look the same to these tests"
-GROWN = "a model that was grown by new layers or neurons would look the same, with the roles exchanged"
-SIBLING = "any checkpoint within half a step of the one that was quantized would look the same"
-COMPENSATED = (
-    "they become more along a row, as quantizers leave it that make up for the error of each column in the next ones "
-    "(GPTQ): a close relative of the one that was quantized would look the same"
-)
-NOT_ROUNDED = "a sibling of it was quantized, or by rules that compensate errors or rescale channels"
-DEQUANTIZED = (
-    "{full} holds quantized values exactly, {half} the same at half precision: "
-    "{half} was dequantized from them, or they were quantized once more from {half}"
-)
-BOTH_ON_GRIDS = "both lie on quantization grids: what either was quantized from cannot be told from the two"
-PARTLY = "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
-IN_PART = "equal in all that was read of both; at least one was read in part, and what was not read may differ"
-ELSEWHERE = "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
-TABLE_ONLY = "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
-BASIS_ONLY = (
-    "only the residual basis is shared: other layers of one ancestor, layers whose neurons were reordered, or an "
-    "embedding that was reused and trained on"
-)
-
-NEURONS = "neurons reordered"
-RESCALED = "neurons rescaled in pairs"
-VALUES = "attention heads or value channels reordered, rotated or rescaled"
-QUERIES = "queries and keys reordered, rotated or rescaled"
-BASIS = "residual basis rotated or permuted"
-GAINS = "norm gains folded into the weights"
-IDS = "token ids renumbered"
-SCALES = "scales moved between matrices or norms"
 
 
 @dataclass(frozen=True)
@@ -89,22 +59,22 @@ class Linked:
         return self.evidence[name].log10_p or 0.0
 
     @cached_property
-    def undone(self) -> tuple[str, ...]:
+    def undone(self) -> tuple[Code, ...]:
         """What a disguise changed and the tests saw through; empty where nothing was."""
-        found = []
+        found: list[Code] = []
         if self._basis_moved():
-            found.append(BASIS)
+            found.append(Code.BASIS_MOVED)
         if self.neurons and not _kept_order(self.neurons) and self._found_again("triple_agreement"):
-            found.append(NEURONS)
-        found += self._attention_moved() if BASIS not in found else []
+            found.append(Code.NEURONS_REORDERED)
+        found += self._attention_moved() if Code.BASIS_MOVED not in found else []
         if self.neurons and self._rescaled():
-            found.append(RESCALED)
+            found.append(Code.NEURONS_RESCALED)
         if {_flat_gains(self.a), _flat_gains(self.b)} == {True, False}:
-            found.append(GAINS)
+            found.append(Code.GAINS_FOLDED)
         if self._renumbered() and not self.new_vocabulary:
-            found.append(IDS)
+            found.append(Code.IDS_RENUMBERED)
         if not found and self._scales_moved():
-            found.append(SCALES)
+            found.append(Code.SCALES_MOVED)
         return tuple(found)
 
     def _scales_moved(self) -> bool:
@@ -121,11 +91,13 @@ class Linked:
         ran = e2.value is not None and e2.smallest is not None
         return ran and (e2.log10_p or 0.0) > LOG10_P_LINKED and self._found_again("triple_agreement")
 
-    def _attention_moved(self) -> list[str]:
+    def _attention_moved(self) -> list[Code]:
         if not (self._found_again("branch_sketch") and self.neurons and self.a.facts.hidden == self.b.facts.hidden):
             return []
         low = {role for role, cosine in self.sizes.roles.items() if cosine < APART}
-        return [what for what, roles in ((VALUES, {"v", "o"}), (QUERIES, {"q", "k"})) if roles & low]
+        return [
+            what for what, roles in ((Code.VALUES_MOVED, {"v", "o"}), (Code.QUERIES_MOVED, {"q", "k"})) if roles & low
+        ]
 
     def _rescaled(self) -> bool:
         """Whether up grew where down shrank: neurons that were rescaled in pairs."""
@@ -202,7 +174,7 @@ class Linked:
         if self.a.facts.vocabulary != self.b.facts.vocabulary:
             return "vocabulary"
         if sizes.equal >= EQUAL:
-            if IDS in self.undone:
+            if Code.IDS_RENUMBERED in self.undone:
                 return "laundered"
             return "identical" if sizes.embedding_equal and not _changed(self.a, self.b) else "finetune"
         if self.dequantized:
@@ -251,47 +223,49 @@ class Linked:
         """Neurons of the widest MLP, told by the weights; 0 if unknown."""
         return _width(self.a), _width(self.b)
 
-    def caveats(self, relation: str) -> tuple[str, ...]:
+    def caveats(self, relation: str) -> tuple[Reason, ...]:
         """What else a linked pair could be, where its label says more than the evidence does."""
         if relation == "shared-ancestor":
-            return (TABLE_ONLY if self.sizes.embedding_equal else BASIS_ONLY), SAME_START
+            only = Code.TABLE_ONLY if self.sizes.embedding_equal else Code.BASIS_ONLY
+            return Reason.of(only), Reason.of(Code.START_NOT_EXCLUDED)
         if relation == "identical" and None in (self.a.content_sha256, self.b.content_sha256):
-            return (IN_PART,)
+            return (Reason.of(Code.READ_IN_PART),)
         if relation == "identical" and self.a.content_sha256 != self.b.content_sha256:
-            return (ELSEWHERE,)
+            return (Reason.of(Code.DIFFERENCE_ELSEWHERE),)
         if relation == "pruned":
-            return (GROWN,)
+            return (Reason.of(Code.GROWN_POSSIBLE),)
         if relation == "related" and self.exact and not self.undone:
-            return (PARTLY, SAME_START)
-        return {"continued": (SAME_START,), "related": (PARTLY,)}.get(relation, ()) + self._steps(relation)
+            return Reason.of(Code.PARTLY), Reason.of(Code.START_NOT_EXCLUDED)
+        more = {"continued": (Reason.of(Code.START_NOT_EXCLUDED),), "related": (Reason.of(Code.PARTLY),)}
+        return more.get(relation, ()) + self._steps(relation)
 
-    def _steps(self, relation: str) -> tuple[str, ...]:
+    def _steps(self, relation: str) -> tuple[Reason, ...]:
         """What the half-step test found, of pairs that quantization and training alone may have made."""
         sizes, around = self.sizes, self.sizes.half_step
         if relation not in STEPPED:
             return ()
         if relation == "quantized" and (half := self.dequantized):
-            return (DEQUANTIZED.format(full=_other(half), half=half),)
+            return (Reason.of(Code.DEQUANTIZED, full=_other(half), half=half),)
         if around is None:
-            return (BOTH_ON_GRIDS,) if min(sizes.grid_a, sizes.grid_b) >= ON_GRID else ()
+            return (Reason.of(Code.BOTH_ON_GRIDS),) if min(sizes.grid_a, sizes.grid_b) >= ON_GRID else ()
         if around.n < MIN_VALUES:
             return ()
-        told = half_steps(around)
         if relation == "quantized":
-            return (told, SIBLING) if around.rounded else (told, COMPENSATED)
+            return half_steps(around), Reason.of(Code.SIBLING_POSSIBLE if around.rounded else Code.COMPENSATED)
+        percent, n = 100 * around.share, around.n
         if self.made_of_grid:
-            return (f"{told}, and most by much less: values that were quantized before, and changed a little",)
+            return (Reason.of(Code.NEAR_GRID, percent=percent, n=n),)
         side, other = sizes.around, _other(sizes.around)
-        return (f"{side} lies on a quantization grid that is not {other} rounded to nearest ({told}): {NOT_ROUNDED}",)
+        return (Reason.of(Code.OTHER_GRID, side=side, other=other, percent=percent, n=n),)
 
 
 def _other(side: str) -> str:
     return "B" if side == "A" else "A"
 
 
-def half_steps(around: Residual) -> str:
-    """What the half-step test found, in words."""
-    return f"{100 * around.share:.1f} % of {around.n:,} sampled weights differ by more than half a quantization step"
+def half_steps(around: Residual) -> Reason:
+    """What the half-step test found."""
+    return Reason.of(Code.HALF_STEPS, percent=100 * around.share, n=around.n)
 
 
 def _width(fp: Fingerprint) -> int:

@@ -23,7 +23,8 @@ from quantizers import IN_GGUF, QUANTIZERS, Quantizer, affine, gptq, in_gguf
 
 from provindex.evidence import nearest
 from provindex.evidence.grids import Grid, grid_of, residual, together
-from provindex.evidence.panels import halved, round_bf16
+from provindex.common.halves import halved
+from provindex.evidence.panels import round_bf16
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

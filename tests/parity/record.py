@@ -57,21 +57,16 @@ def fingerprinted(model: Path, folder: Path) -> dict[str, Any]:
 def compared(task: tuple[str, str, str, str]) -> dict[str, Any]:
     """One pair of stored rows."""
     import provindex as pv
-    from provindex.api import Comparison
+    from provindex.api import Comparison, calibration_of
+    from provindex.report.document import compare_document
 
     try:
-        from provindex.api import default_calibration as calibration_of  # as it is called now
-        from provindex.report.document import compare_document
-    except ImportError:
-        from provindex.index.collection import calibration_of
-        from provindex.report.document import compare_document
+        from provindex.verdict.pair import compare
+    except ImportError:  # before the rooms
+        from provindex.verdict import compare
     a, b, left, right = task
     x, y = pv.fingerprint(left), pv.fingerprint(right)
-    try:
-        from provindex.verdict.pair import compare as judge
-    except ImportError:
-        from provindex.verdict.pair import compare as judge
-    pair = judge(x, y, calibration=calibration_of())
+    pair = compare(x, y, calibration=calibration_of())
     info = pv.Index.load("embedded").info
     return {"kind": "pair", "name": f"{a} | {b}", "document": compare_document(Comparison(x, y, pair, info, {}))}
 

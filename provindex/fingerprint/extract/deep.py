@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.common.threads import workers
 from provindex.evidence import deep
@@ -44,11 +45,11 @@ def deep_agreement(a: Model, b: Model) -> Outcome:
     """
     sides = [_Tower.of(model) for model in (a, b)]
     for side in sides:
-        if isinstance(side, str):
+        if isinstance(side, Reason):
             return absent(side)
     ours, theirs = (side for side in sides if isinstance(side, _Tower))
     if ours.width != theirs.width:
-        return absent(f"residual widths differ ({ours.width} and {theirs.width}): no rotation takes one to the other")
+        return absent(Reason.of(Code.DEEP_WIDTHS_DIFFER, a=ours.width, b=theirs.width))
     if ours.roles != theirs.roles:
         return absent(OTHER_KIND)
     with _blas_threads(ours.width):
@@ -87,7 +88,7 @@ class _Tower:
     parts: Mapping[int, Mapping[str, Found]]
 
     @classmethod
-    def of(cls, model: Model) -> _Tower | str:
+    def of(cls, model: Model) -> _Tower | Reason:
         """The tower of a model, or why it cannot be compared."""
         layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
         places = tuple(p for p in layout.placements.values() if p.weight and model.tensors[p.name].size)
@@ -95,9 +96,9 @@ class _Tower:
         arch = weights.arch
         parts = _mlps(weights) if arch else {}
         if arch is None or not parts:
-            return f"{model.model_id}: no MLP with a known role in the text tower"
+            return Reason.of(Code.DEEP_NO_MLP, model.model_id)
         if arch.hidden > MAX_WIDTH:
-            return f"{model.model_id}: residual width {arch.hidden}, at most {MAX_WIDTH} are compared"
+            return Reason.of(Code.DEEP_WIDE, model.model_id, width=arch.hidden, limit=MAX_WIDTH)
         return cls(weights, arch, parts)
 
     @property

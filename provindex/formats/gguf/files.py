@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED
 from provindex.formats.gguf import config as gguf_config
@@ -47,8 +48,7 @@ def read_parts(files: Sequence[tuple[Extent, str]]) -> Contents:
     config = gguf_config.config_of(architecture, family, metadata, {name: t.shape for name, t in stored.items()})
     tokenizer, notes = gguf_tokenizer.files(metadata)
     if row not in FAMILIES:
-        said = f"the GGUF architecture {architecture[:100]!r} is not known: names of the Llama manner, rows as stored"
-        notes = (said, *notes)
+        notes = (Reason.of(Code.GGUF_ARCHITECTURE, name=repr(architecture[:100])), *notes)
     return Contents(tuple(_named(stored, naming)), config, tokenizer, notes)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from provindex.common.reasons import Code, Reason
 from provindex.formats import sentencepiece as spm
 from provindex.formats.gguf.header import Value
 
@@ -72,17 +73,17 @@ _BY_NAME = {name: rule for names, rule in _RULES.items() for name in names.split
 _COMPOSED = frozenset({"qwen2", "stablelm2", "deepseek-r1-qwen", "megrez"})  # these normalize to NFC first
 
 
-def files(metadata: Mapping[str, Value]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def files(metadata: Mapping[str, Value]) -> tuple[dict[str, bytes], tuple[Reason, ...]]:
     """The tokenizer's files by name, and sentences for the reader; ({}, ...) where the file has none that is known."""
     kind, tokens = metadata.get(PREFIX + "model"), metadata.get(PREFIX + "tokens")
     if not isinstance(kind, str) or not isinstance(tokens, list) or not tokens:
         return {}, ()
     if kind not in _MAKERS:
-        return {}, (f"the tokenizer of this GGUF file is of the kind {kind[:40]!r}, which is not read",)
+        return {}, (Reason.of(Code.GGUF_TOKENIZER_KIND, kind=repr(kind[:40])),)
     types = _list(metadata, "token_type", len(tokens), spm.NORMAL)
     scores = _list(metadata, "scores", len(tokens), 0.0)
     if types is None or scores is None:
-        return {}, ("the tokenizer of this GGUF file has not one type and score for each token, and was left out",)
+        return {}, (Reason.of(Code.GGUF_TOKENIZER_LEFT_OUT),)
     pieces = [spm.Piece(*of) for of in zip(tokens, scores, types, strict=True)]
     while pieces and _is_filling(pieces[-1], len(pieces) - 1):
         pieces.pop()
@@ -121,7 +122,7 @@ def _vocabulary(pieces: Sequence[spm.Piece]) -> dict[str, int]:
     return found
 
 
-Made = tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]  # model, what is around it, notes
+Made = tuple[dict[str, Any], dict[str, Any], tuple[Reason, ...]]  # model, what is around it, notes
 
 
 def _byte_level(pieces: Sequence[spm.Piece], metadata: Mapping[str, Value]) -> Made:
@@ -133,7 +134,7 @@ def _byte_level(pieces: Sequence[spm.Piece], metadata: Mapping[str, Value]) -> M
         merges.append((text[:cut], text[cut + 1 :]) if cut > 0 else (text, ""))
     name = str(metadata.get(PREFIX + "pre", "default"))
     rule = _BY_NAME.get(name)
-    notes = () if rule else (f"how this tokenizer splits texts ({name[:40]!r}) is not known: GPT-2's rule was taken",)
+    notes = () if rule else (Reason.of(Code.GGUF_SPLITTING, name=repr(name[:40])),)
     rule = rule or [_BYTE_LEVEL]
     around = {
         "pre_tokenizer": rule[0] if len(rule) == 1 else {"type": "Sequence", "pretokenizers": rule},

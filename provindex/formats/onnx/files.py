@@ -22,6 +22,7 @@ import numpy as np
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED, decode
 from provindex.formats.onnx.graph import Graph, Node, read_graph
@@ -84,11 +85,9 @@ def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) 
     if prefix:
         shorter = {name: name.removeprefix(prefix) for name in tensors}
         tensors = {shorter[name]: _renamed(tensor, shorter[name]) for name, tensor in tensors.items()}
-    notes = [f"the names in {label} begin with {prefix}, which was left out"] if prefix else []
+    notes = [Reason.of(Code.ONNX_PREFIX, prefix=prefix)] if prefix else []
     if graph.skipped:
-        notes.append(
-            f"{len(graph.skipped)} tensors of {label} are of a type that is not read ({shown(graph.skipped[0])})"
-        )
+        notes.append(Reason.of(Code.ONNX_TYPES, n=len(graph.skipped), first=shown(graph.skipped[0])))
     return Contents(tuple(sorted(tensors.values(), key=_place)), warnings=tuple(notes))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.formats.quantized import layouts as layouts
 from provindex.formats.quantized.layouts import FP8, INSTEAD, Group
@@ -81,7 +82,7 @@ _INTEGERS = frozenset(("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4
 _CONV1D = frozenset(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"))
 
 
-def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[Reason, ...]]:
     """A model's tensors with each group of a quantized weight replaced by the weight, and what to tell the reader.
 
     tensors: as stored, by name. config: config.json, {} if there is none. The weight has the name and the shape (out,
@@ -165,6 +166,6 @@ def _refuse_conv1d(built: Mapping[str, Tensor], config: Mapping[str, Any]) -> No
         raise ModelError(f"Quantized {config['model_type']} weights may be stored in either orientation.", INSTEAD)
 
 
-def _remarks(built: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _remarks(built: Mapping[str, Tensor]) -> tuple[Reason, ...]:
     kinds = sorted({tensor.dtype for tensor in built.values()})
-    return (f"{len(built)} quantized weights were decoded ({', '.join(kinds)})",) if built else ()
+    return (Reason.of(Code.QUANTIZED_DECODED, n=len(built), kinds=", ".join(kinds)),) if built else ()

@@ -22,6 +22,7 @@ import numpy as np
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import BITS, STORED, decode
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
@@ -104,7 +105,7 @@ def read_torch(file: Extent, label: str) -> Contents:
     except (PickleError, ZipError) as fault:
         raise _broken(label, f"cannot be read: {fault}") from None
     left = len(state) - len(tensors)
-    notes += (f"{left} of the {len(state)} entries of {label} are no tensors and were not read",) if left else ()
+    notes += (Reason.of(Code.ENTRIES_NOT_READ, n=left, total=len(state)),) if left else ()
     tensors.sort(key=lambda found: (found[0], found[1].name))
     return Contents(tuple(tensor for _, tensor in tensors), warnings=_references(opened) + notes)
 
@@ -232,7 +233,7 @@ def _view(persistent: Persistent, count: int, label: str) -> tuple[int, int]:
     return view[1], view[2]
 
 
-def _state_dict(file: _File) -> tuple[Mapping[str, Value], tuple[str, ...]]:
+def _state_dict(file: _File) -> tuple[Mapping[str, Value], tuple[Reason, ...]]:
     """The dictionary of tensors in a checkpoint, at its top or under one of the usual names, and what to say of it."""
     path: list[str] = []
     at = file.value
@@ -246,7 +247,7 @@ def _state_dict(file: _File) -> tuple[Mapping[str, Value], tuple[str, ...]]:
     inside = dict(_named(at)) if isinstance(at, Made) else {}
     if not any(map(_is_tensor, inside.values())):
         raise ModelError(f"{file.label} holds no dictionary of named tensors{_holds(file.value)}.", _CONVERT)
-    return inside, (f"of {file.label} the entry {'.'.join(path)} was read, and nothing beside it",) if path else ()
+    return inside, (Reason.of(Code.STATE_CHOSEN, entry=".".join(path)),) if path else ()
 
 
 def _has_tensors(value: Value, levels: int = 2) -> bool:
@@ -360,7 +361,7 @@ def _is_contiguous(shape: Sequence[int], stride: Sequence[int]) -> bool:
     return True
 
 
-def _references(file: _File) -> tuple[str, ...]:
+def _references(file: _File) -> tuple[Reason, ...]:
     """What the file names beyond tensors, the most powerful first: nothing of it was run."""
     odd = [name for name in file.names if _full(name) not in _EXPECTED]
     odd.sort(key=lambda name: name.module.partition(".")[0] not in _POWERFUL)
@@ -368,7 +369,7 @@ def _references(file: _File) -> tuple[str, ...]:
         return ()
     more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
     named = ", ".join(shown(_full(name))[1:-1] for name in odd[:3])
-    return (f"{file.label} refers to code ({named}{more}), which was not run",)
+    return (Reason.of(Code.CODE_NOT_RUN, names=f"{named}{more}"),)
 
 
 def _full(name: Value) -> str:

@@ -1,0 +1,434 @@
+"""Reasons in plain English: one table, from codes to sentences. Nothing else in provindex makes such a sentence.
+
+A sentence names the figures of its reason in braces. `{because}` stands for the reasons that it rests on, joined by
+semicolons. Where a reason is about something (a model, a file, a test), that name and a colon come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from provindex.common.reasons import Code, Reason
+
+C = Code
+PEER = "Cisco model-provenance-kit"
+PLACED = "its positions are the initializer's and say nothing"
+
+
+class Sentence(NamedTuple):
+    """full: with all figures. brief: for summaries of many pairs, without the figures of one; "" if it is the same."""
+
+    full: str
+    brief: str = ""
+
+
+SENTENCES: Mapping[Code, Sentence] = {
+    # A model's files
+    C.NO_CONFIG: Sentence("no {name} beside the weights"),
+    C.CONFIG_OF_ANOTHER: Sentence("config.json says {beside}, the weights' file {own}: the file's is used"),
+    C.OTHER_FILES: Sentence("also in the folder and not read: {names}"),
+    C.ADAPTER_WEIGHTS_ONLY: Sentence("only adapter weights are here: they were read, not the model that they amend"),
+    C.ADAPTER_CLAIM: Sentence("an adapter{kind} of {base}: so says {file}, which nothing here proves"),
+    C.ONE_SHARD: Sentence("one shard of {count}: the other tensors of this model were not read"),
+    C.CACHED: Sentence("read from the Hub cache at commit {commit}, the Hub was not asked whether it has a newer one"),
+    C.CACHED_OFFLINE: Sentence("offline: read from the Hub cache at commit {commit}, the Hub was not asked"),
+    C.CACHED_UNREACHABLE: Sentence(
+        "{problem} read from the Hub cache at commit {commit}, without what else the Hub may have"
+    ),
+    C.NOT_CACHED: Sentence("the fingerprint was not cached: {problem}"),
+    C.SAME_FILES: Sentence(
+        "its weight files have the digests, as the Hub states them, of those that {model} was fingerprinted from: no "
+        "weight was read"
+    ),
+    C.QUANTIZED_DECODED: Sentence("{n} quantized weights were decoded ({kinds})"),
+    C.GGUF_ARCHITECTURE: Sentence(
+        "the GGUF architecture {name} is not known: names of the Llama manner, rows as stored"
+    ),
+    C.GGUF_TOKENIZER_KIND: Sentence("the tokenizer of this GGUF file is of the kind {kind}, which is not read"),
+    C.GGUF_TOKENIZER_LEFT_OUT: Sentence(
+        "the tokenizer of this GGUF file has not one type and score for each token, and was left out"
+    ),
+    C.GGUF_SPLITTING: Sentence("how this tokenizer splits texts ({name}) is not known: GPT-2's rule was taken"),
+    C.ONNX_PREFIX: Sentence("the names in it begin with {prefix}, which was left out"),
+    C.ONNX_TYPES: Sentence("{n} tensors of it are of a type that is not read ({first})"),
+    C.CODE_NOT_RUN: Sentence("it refers to code ({names}), which was not run"),
+    C.ENTRIES_NOT_READ: Sentence("{n} of its {total} entries are no tensors and were not read"),
+    C.STATE_CHOSEN: Sentence("its entry {entry} was read, and nothing beside it"),
+    C.IMPORTED: Sentence(f"imported from {PEER}: signals only, parameters not stated (size class {{size}})"),
+    # Tensor names
+    C.NO_SCHEME: Sentence("no known naming scheme (config says {declared})"),
+    C.SCHEME_GUESSED: Sentence("naming scheme {scheme} told from the tensor names (config says {declared})"),
+    C.TEXT_TOWER: Sentence("text tower of {model_type}"),
+    C.TOWER_APART: Sentence("{stack} tower kept apart"),
+    C.LAYERS_SHARED: Sentence("{layers} layers share {stored} stored"),
+    C.HEADS_DOUBTED: Sentence("config says {heads} heads of {head_dim}, the queries have {rows} rows"),
+    C.HEADS_UNKNOWN: Sentence("number of heads unknown"),
+    C.KEYS_MISFIT: Sentence("keys of {rows} rows do not fit heads of {head_dim}"),
+    C.NAMES_UNKNOWN: Sentence("{n} of {total} tensors have names that are not known: {names}"),
+    C.NOT_FINITE_VALUES: Sentence("{n} NaN or infinite values in {tensors} tensors, the first of them {first}"),
+    # The tokenizer
+    C.NO_TOKENIZER: Sentence("There is no tokenizer file."),
+    C.NO_USABLE_TOKENIZER: Sentence("no tokenizer file can be used: {because}"),
+    C.FILE_UNREADABLE: Sentence("cannot be read"),
+    C.FILE_LARGE: Sentence("has {bytes:,} bytes, at most {limit:,} are read"),
+    C.FILE_EMPTY: Sentence("is empty"),
+    C.NOT_TEXT: Sentence("is not UTF-8 text"),
+    C.NOT_JSON: Sentence("is not readable JSON"),
+    C.NOT_AN_OBJECT: Sentence("holds no JSON object"),
+    C.NO_MERGES: Sentence("has no merges.txt beside it"),
+    C.IDS_NOT_WHOLE: Sentence("holds ids that are not whole numbers"),
+    C.MERGES_NOT_PAIRS: Sentence("has lines that are not two words"),
+    C.OTHER_IDS: Sentence("a {name} gives its pieces other ids than this file does"),
+    C.NO_TOKENS: Sentence("has no tokens"),
+    C.TOKEN_ID_HIGH: Sentence("has the id {id:,}, {limit:,} is the highest that is read"),
+    C.TOKENIZER_REFUSED: Sentence("is not a tokenizer that the tokenizers package accepts"),
+    C.NOT_SENTENCEPIECE: Sentence("is not a SentencePiece model"),
+    C.SENTENCEPIECE_EMPTY: Sentence("is a SentencePiece model without pieces"),
+    C.SENTENCEPIECE_TYPE: Sentence("is a SentencePiece model of type {kind}; Unigram (1) and BPE (2) are read"),
+    C.SENTENCEPIECE_TWICE: Sentence("has the same piece twice"),
+    # What a fingerprint lacks
+    C.ADAPTER: Sentence("an adapter of {tensors} tensors: it holds changes of weights, and not the weights"),
+    C.ADAPTER_LACKS: Sentence("it holds changes of weights, and not the weights"),
+    C.NEEDS_EXACT: Sentence("needs exact mode: its samples touch the whole file"),
+    C.NEEDS_STAGE_2: Sentence("not read: sampled mode reads whole layers only if nothing else shows a link"),
+    C.ARCHITECTURE_UNKNOWN: Sentence("the architecture is not known"),
+    C.NO_EMBEDDING: Sentence("no tensor is known to be the token embedding"),
+    C.EMBEDDING_TALL: Sentence("the embedding has more than {limit:,} rows"),
+    C.EMBEDDING_WIDE: Sentence("the embedding's rows have more than {limit:,} elements"),
+    C.EMBEDDING_EMPTY: Sentence("the embedding has no rows to count"),
+    C.EMBEDDING_NOT_FINITE: Sentence("NaN or infinity in the embedding"),
+    C.EMBEDDING_IDENTITY: Sentence(f"the embedding started as the identity: {PLACED}"),
+    C.EMBEDDING_OTHER_WIDTH: Sentence("the embedding is not as wide as the residual stream"),
+    C.ANCHORS_FEW: Sentence("only {n} anchor tokens, {needed} needed"),
+    C.ANCHORS_NOT_FINITE: Sentence("NaN or infinity in the anchor rows of the embedding"),
+    C.ANCHORS_NEED_TOKENIZER: Sentence("no tokenizer, so the anchor tokens cannot be found"),
+    C.ANCHORS_FEW_OR_NOT_FINITE: Sentence("fewer than {needed} anchor tokens, or values that are not finite"),
+    C.NO_NORMS: Sentence("no norm tensor of {needed} or more elements"),
+    C.NORM_LARGE: Sentence("a norm tensor of more than {limit:,} elements"),
+    C.NORMS_NOT_FINITE: Sentence("NaN or infinity in a norm tensor"),
+    C.NO_LAYERS: Sentence("no matrices in numbered layers of the text tower"),
+    C.WEIGHTS_NOT_FINITE: Sentence("NaN or infinity in a weight matrix"),
+    C.NO_PROJECTIONS: Sentence("no known projection tensor in a numbered layer of the text tower"),
+    C.SAMPLES_NOT_FINITE: Sentence("NaN or infinity in a sampled weight"),
+    C.UNITS_IDENTITY: Sentence(f"{{n}} of {{total}} blocks started as the identity: {PLACED}"),
+    C.UNITS_ALL_IDENTITY: Sentence(f"every block of hidden units started as the identity: {PLACED}"),
+    C.NO_UNITS: Sentence("no MLP or value rows with a known role in the text tower"),
+    C.NO_BRANCHES: Sentence("no MLP or attention with known roles in the text tower"),
+    C.FIXED_POSITIONS: Sentence("fixed sinusoidal positions: residual coordinates are not exchangeable"),
+    C.ROWS_WIDE: Sentence("the embedding's rows have {width:,} elements"),
+    C.NO_MATRIX: Sentence("no weight matrix with a known role"),
+    C.PEER_NO_PANELS: Sentence(f"imported from {PEER}, whose database has no evidence panels"),
+    C.PEER_NO_VOCABULARY: Sentence(f"imported from {PEER}, whose database has no vocabularies"),
+    C.PEER_NO_ROWS_BY_ID: Sentence(f"imported from {PEER}, whose database has no embedding rows at fixed ids"),
+    C.PEER_NO_DEEP_SIGNALS: Sentence(f"imported from {PEER} without its deep signals"),
+    C.PEER_NOT_OF_THIS: Sentence(f"imported from {PEER}: the database has none of this model"),
+    C.PEER_NOT_FINITE: Sentence(f"imported from {PEER}: NaN or infinity in the database's values"),
+    C.PEER_SAMPLING_UNKNOWN: Sentence(
+        f"imported from {PEER}: how it was sampled follows from the size of the files, which is not known"
+    ),
+    C.PEER_ALL_EXPERTS: Sentence(
+        f"imported from {PEER}: the samples of all experts, of which a row has four of a layer"
+    ),
+    C.PEER_SAMPLED_OTHERWISE: Sentence(f"imported from {PEER}: sampled differently: {{ways}}"),
+    # Signals of a pair
+    C.FINGERPRINT_LACKS: Sentence("one of the fingerprints lacks it"),
+    C.SIDE_NOT_FINITE: Sentence("NaN or infinity in the {what} of the {side} model"),
+    C.SIDE_NO_ANCHORS: Sentence(
+        "no anchor matrix for the {side} model (needs {needed} anchors)", "no anchor matrix for the {side} model"
+    ),
+    C.SIDE_NO_ROW_NORMS: Sentence("no embedding row norms for the {side} model"),
+    C.SIDE_NO_NORMS: Sentence("no norm tensor of {needed} or more elements in the {side} model"),
+    C.SIDE_NO_LAYERS: Sentence("no tensors in numbered layers in the {side} model"),
+    C.SIDE_NO_PROJECTIONS: Sentence("no known projection tensor in a numbered layer of the {side} model"),
+    C.SIDE_NO_TOKENIZER: Sentence("no tokenizer for the {side} model"),
+    C.SIDE_NO_VOCABULARY: Sentence("no vocabulary for the {side} model"),
+    C.SIDE_NO_SIZE: Sentence("no config that says the size of the {side} model"),
+    C.COMMON_ANCHORS_FEW: Sentence("fewer than {needed} anchors to compare"),
+    C.ANCHORS_ALIKE: Sentence("the anchors of a model are all equally similar to each other"),
+    C.HISTOGRAM_EMPTY: Sentence("an empty histogram of embedding row norms"),
+    C.NORMS_ZERO: Sentence("all norm tensors of a model are zero"),
+    C.ENERGY_FLAT: Sentence("the same energy in every layer of a model"),
+    C.SAMPLED_APART: Sentence("sampled differently: {ways}"),
+    C.SAMPLED_OTHER_TENSORS: Sentence("sampled differently: other tensors of the layers, or of other sizes"),
+    C.COMMON_LAYERS_FEW: Sentence("fewer than {needed} common layers"),
+    C.SAMPLED_LAYERS_FEW: Sentence("fewer than {needed} common layers with enough samples that are not all zero"),
+    # Evidence of a pair
+    C.SIDE_WITHOUT_MATRIX: Sentence("no weight matrix in one of the models"),
+    C.SIDE_WITHOUT_BLOCK: Sentence("no block with at least {needed} distinct values in one of the models"),
+    C.SIDE_WITHOUT_UNITS: Sentence("no hidden units with a known role in one of the models"),
+    C.SIDE_WITHOUT_COORDINATES: Sentence(
+        "fewer than {needed} anchor tokens, or no exchangeable coordinates, in one model"
+    ),
+    C.SIDE_WITHOUT_NEURONS: Sentence("no MLP neurons in anchor coordinates in one of the models"),
+    C.LAYERS_MANY: Sentence("more than {limit:,} layers in one of the models"),
+    C.WIDTHS_DIFFER: Sentence("residual widths differ ({a} and {b})", "residual widths differ"),
+    C.NO_COMMON_BLOCK: Sentence(
+        "no block of hidden units in common (other stacks, experts or head sizes, or only zeros)",
+        "no block of hidden units in common",
+    ),
+    C.COMMON_UNITS_FEW: Sentence("only {n} hidden units in common that are neither zero nor NaN, {needed} needed"),
+    C.COMMON_ANCHOR_TOKENS_FEW: Sentence("only {n} anchor tokens in common, {needed} needed"),
+    C.COMMON_COORDINATES_FEW: Sentence(
+        "only {n} of {total} residual coordinates are not zero in both models, {needed} needed"
+    ),
+    C.RESIDUAL_NOT_FINITE: Sentence("the residual panel is zero, or not finite"),
+    C.MLP_KINDS_DIFFER: Sentence(
+        "the MLPs are of different kinds (with and without a gate)", "the MLPs are of different kinds"
+    ),
+    C.NEURONS_TIED: Sentence(
+        "the parts of a neuron (gate, up, down) are alike, so that matching them apart says nothing"
+    ),
+    C.COMMON_NEURONS_FEW: Sentence("fewer than {needed} neurons in common, or no anchors that both models have"),
+    C.NO_COMMON_SKETCHES: Sentence("no anchors under which both models have branch sketches"),
+    C.DEEP_NO_MLP: Sentence("no MLP with a known role in the text tower"),
+    C.DEEP_WIDE: Sentence("residual width {width}, at most {limit} are compared"),
+    C.DEEP_LAYERS_FEW: Sentence("fewer than two layers with an MLP in common: one fits the rotation, another tests it"),
+    C.DEEP_NEURONS_FEW: Sentence("a layer has only {n} neurons, {needed} needed"),
+    C.DEEP_WIDTHS_DIFFER: Sentence("residual widths differ ({a} and {b}): no rotation takes one to the other"),
+    # Chance levels
+    C.NO_CALIBRATION: Sentence("this index has no calibration: chance levels are not known"),
+    C.PAIRS_FEW: Sentence("{n:,} unrelated pairs of this kind, a 99.9th percentile needs {needed:,}"),
+    C.PAIRS_NONE: Sentence("the calibration has no pair with a value of {statistic}"),
+    # The verdict
+    C.SEEN_UNITS: Sentence("{what} with a cosine of {cosine:.2g} ({test})"),
+    C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis (triple_agreement)"),
+    C.WOULD_BE_LINKED: Sentence("would have been linked: {because}"),
+    C.REORDERED_NOT_SEEN: Sentence(
+        "not seen: a copy whose neurons, heads and residual coordinates were all reordered or rotated; {because}"
+    ),
+    C.ANCESTOR_NOT_SOUGHT: Sentence("a common ancestor whose layers are not shared could not be looked for: {because}"),
+    C.NEURONS_UNCONFIRMED: Sentence(
+        "{share:.0%} of the neurons are found again, more than in unrelated models, but the branch sketches do not "
+        "confirm it (branch_sketch)",
+        "neurons are found again, more than in unrelated models, but the branch sketches do not confirm it",
+    ),
+    C.LAYERS_UNCONFIRMED: Sentence(
+        "the layers do the same (branch_sketch {sketch:.2f}), but neurons do not confirm it (triple_agreement "
+        "{neurons:.2f}): experts made of one MLP, or neurons whose parts are tied"
+    ),
+    C.LAYERS_UNCONFIRMED_ABSENT: Sentence(
+        "the layers do the same (branch_sketch {sketch:.2f}), but neurons do not confirm it (triple_agreement absent: "
+        "{because}): experts made of one MLP, or neurons whose parts are tied"
+    ),
+    C.COMMON_FEW: Sentence("too few hidden units or coordinates in common for a test with power"),
+    C.NOT_RANKED: Sentence("{because}"),
+    C.TOWER_SHARED: Sentence(
+        "the {stack} tower is shared ({share:.0%} of its {n} blocks are equal); by itself that links no text tower"
+    ),
+    C.ADAPTER_NAMES: Sentence("its config names {base}, a claim"),
+    C.ADAPTER_FIT_UNKNOWN: Sentence("whether its shapes fit is not known"),
+    C.ADAPTER_FITS: Sentence(
+        "its shapes (a width of {hidden} in {layers} layers) fit, as they do every other model of that size ({model})",
+        "its shapes (a width of {hidden} in {layers} layers) fit, as they do every other model of that size",
+    ),
+    C.ADAPTER_MISFIT: Sentence(
+        "its shapes (a width of {hidden} in {layers} layers) do not fit ({model}: {other_hidden} in {other_layers})",
+        "its shapes (a width of {hidden} in {layers} layers) do not fit",
+    ),
+    C.ADAPTER_MERGE: Sentence(
+        "for a verdict, merge it into the model that it amends (with peft: merge_and_unload) and name the merged model"
+    ),
+    # The random start
+    C.BLOCKS_REUSED: Sentence("blocks of weights are the same, bit for bit"),
+    C.START_SHARED: Sentence(
+        "{untouched} embedding rows are the same up to their scale, and of the {touched} trained ones only the start "
+        "is common ({common:.1f} times it, where a descendant keeps at least {kept:.1f})"
+    ),
+    C.GAINS_APART: Sentence("norm gains, which start as ones, were not trained together"),
+    C.LAYERS_APART: Sentence("what the layers compute on shared tokens is at chance level"),
+    C.NEURONS_AGREE: Sentence("neurons agree in what they read and write ({share:.0%} of them)"),
+    C.SKETCHES_AGREE: Sentence("the branch sketches agree ({value:.2f})"),
+    C.HIDDEN_ALIKE: Sentence("hidden weights have a cosine of {cosine:.2f}"),
+    C.TRAINING_SHARED: Sentence("trained embedding rows have their training in common, not only their start"),
+    C.NO_COMMON_IDS: Sentence("no embedding rows under common ids"),
+    C.UNTOUCHED_FEW: Sentence(
+        "{untouched} embedding rows that neither training touched ({untouched_needed} needed) and {touched} trained "
+        "ones ({touched_needed} needed): a head that is the embedding moves all rows"
+    ),
+    C.ROWS_NOT_GROWN: Sentence(
+        "trained rows have only {growth:.2f} times the size of untouched ones ({needed} needed)"
+    ),
+    C.ROWS_BEYOND_START: Sentence(
+        "trained rows have {common:.2f} times their start in common, not what a start explains"
+    ),
+    C.GAINS_CORRELATED: Sentence("norm gains have a correlation of {value:.2f}"),
+    C.NO_GAINS: Sentence("no norm gains to compare, and the branch sketches are not known to be at chance level"),
+    # Direction
+    C.FEWER_LAYERS: Sentence("{side} has fewer layers"),
+    C.FEWER_NEURONS: Sentence("{side} has fewer neurons"),
+    C.LAYERS_REPEATED: Sentence("{side} repeats layers"),
+    C.ON_GRID: Sentence("{side} is rounded to a quantization grid"),
+    C.HALF_PRECISION: Sentence("{side} is rounded to half precision"),
+    C.TOKENS_ADDED: Sentence("{side} has tokens added"),
+    C.VOCABULARY_CUT: Sentence("{side} has a part of the vocabulary, in its order"),
+    C.MADE_OF_GRID: Sentence(
+        "{side} was made of the other one's quantized values: it lies close around them, not where rounding starts"
+    ),
+    C.PATH: Sentence("what sets the models apart is unlike {older} and like the other one ({g:.2f}; siblings 0.50)"),
+    C.ROWS_DECAYED: Sentence(
+        "{n} untouched embedding rows are {factor:.5g} times as long in {side}: it decayed further"
+    ),
+    C.WITNESSES: Sentence("{n} other relatives branch from {side}"),
+    # What a disguise changed
+    C.NEURONS_REORDERED: Sentence("neurons reordered"),
+    C.NEURONS_RESCALED: Sentence("neurons rescaled in pairs"),
+    C.VALUES_MOVED: Sentence("attention heads or value channels reordered, rotated or rescaled"),
+    C.QUERIES_MOVED: Sentence("queries and keys reordered, rotated or rescaled"),
+    C.BASIS_MOVED: Sentence("residual basis rotated or permuted"),
+    C.GAINS_FOLDED: Sentence("norm gains folded into the weights"),
+    C.IDS_RENUMBERED: Sentence("token ids renumbered"),
+    C.SCALES_MOVED: Sentence("scales moved between matrices or norms"),
+    # What else a linked pair could be
+    C.START_NOT_EXCLUDED: Sentence(
+        "a merge, or separate training from one random start, would look the same to these tests"
+    ),
+    C.GROWN_POSSIBLE: Sentence(
+        "a model that was grown by new layers or neurons would look the same, with the roles exchanged"
+    ),
+    C.PARTLY: Sentence(
+        "only some layers or roles correspond: the others are new, pruned, or have their neurons reordered"
+    ),
+    C.READ_IN_PART: Sentence(
+        "equal in all that was read of both; at least one was read in part, and what was not read may differ"
+    ),
+    C.DIFFERENCE_ELSEWHERE: Sentence(
+        "every compared block is equal; any difference is outside them (a head, or elements between the blocks)"
+    ),
+    C.TABLE_ONLY: Sentence(
+        "only the token embedding is the same, bit for bit: other layers of one ancestor, or a reused table"
+    ),
+    C.BASIS_ONLY: Sentence(
+        "only the residual basis is shared: other layers of one ancestor, layers whose neurons were reordered, or an "
+        "embedding that was reused and trained on"
+    ),
+    C.HALF_STEPS: Sentence("{percent:.1f} % of {n:,} sampled weights differ by more than half a quantization step"),
+    C.HALF_STEPS_SIBLINGS: Sentence(
+        "{percent:.1f} % of {n:,} sampled weights differ by more than half a quantization step; its siblings: "
+        "{siblings} %"
+    ),
+    C.SIBLING_POSSIBLE: Sentence("any checkpoint within half a step of the one that was quantized would look the same"),
+    C.COMPENSATED: Sentence(
+        "they become more along a row, as quantizers leave it that make up for the error of each column in the next "
+        "ones (GPTQ): a close relative of the one that was quantized would look the same"
+    ),
+    C.DEQUANTIZED: Sentence(
+        "{full} holds quantized values exactly, {half} the same at half precision: {half} was dequantized from them, "
+        "or they were quantized once more from {half}"
+    ),
+    C.BOTH_ON_GRIDS: Sentence(
+        "both lie on quantization grids: what either was quantized from cannot be told from the two"
+    ),
+    C.NEAR_GRID: Sentence(
+        "{percent:.1f} % of {n:,} sampled weights differ by more than half a quantization step, and most by much "
+        "less: values that were quantized before, and changed a little"
+    ),
+    C.OTHER_GRID: Sentence(
+        "{side} lies on a quantization grid that is not {other} rounded to nearest ({percent:.1f} % of {n:,} sampled "
+        "weights differ by more than half a quantization step): a sibling of it was quantized, or by rules that "
+        "compensate errors or rescale channels"
+    ),
+    C.AS_NEAR: Sentence("as near as {others}: copies, or too close to be told apart"),
+    C.NEARER: Sentence("nearer than {other} in {won} of {total} matrices"),
+    C.SIBLING_OF_SOURCE: Sentence(
+        "a sibling of the one that was quantized: {nearer} is nearer than {other} in {won} of {total} matrices"
+    ),
+    C.AS_NEAR_TO_QUANTIZED: Sentence("as near to the quantized one as {others}: which was quantized cannot be told"),
+    C.NEARER_UNDECIDED: Sentence(
+        "nearer than {other} in {won} of {total} matrices, but whether it was quantized, or one that is not indexed, "
+        "cannot be told"
+    ),
+    C.MERGED_PART: Sentence("merged from {parents}: {coefficient:.2f} of it"),
+    C.MERGED_CHANGES: Sentence("merged from {parents}: {coefficient:.2f} of its changes"),
+    # An answer
+    C.MORE_MATCHES: Sentence("{n} more matches are not shown (--top {top})"),
+    C.UNTESTED: Sentence("{n} of {total} candidates could not be tested: {because}"),
+    C.DISGUISES_NOT_SOUGHT: Sentence(
+        "what was read first showed a link, and no whole layer was read: copies in disguise were not looked for"
+    ),
+    C.STARTED_TOGETHER: Sentence("the same random start, trained apart, which is no descent: {models}"),
+    C.INDEX_EMPTY: Sentence("the index is empty"),
+    C.TOKENIZER_NOT_READ: Sentence(
+        "the tokenizer was not read, so TFV, VOA and what needs token strings are missing: {because}"
+    ),
+    # A gate
+    C.DENIED_UNKNOWN: Sentence("it is neither a model nor a family of the index"),
+    C.DENIED_ITSELF: Sentence("it is the model itself"),
+    C.DENIED_LINKED: Sentence("linked ({relation})"),
+    C.DENIED_MEMBER_LINKED: Sentence("linked to {member} ({relation})"),
+    C.DENIED_UNTESTED: Sentence("could not be tested: {because}"),
+    C.DENIED_UNRELATED: Sentence("unrelated"),
+    # A contribution
+    C.NO_LICENSE: Sentence("{model} states no license, and the row will state none"),
+    C.NO_HUB_ID: Sentence("{model} is no Hub id: the row will be known by that name"),
+    C.NO_PUBLIC_MODEL: Sentence("the Hub has no public model {model}, so nobody can check the row"),
+    C.SHARD_LEFT_OUT: Sentence("{problem}"),
+    C.NOT_LOOKED_OFFLINE: Sentence("offline: neither the dataset nor the model's terms were looked at"),
+}
+WAYS = {  # in which an imported row was taken otherwise than a row of ours (signals/imported.py)
+    "files": "tensors in the order of several files, which is not known",
+    "sliced": "32 rows of each matrix",
+    "towers": "the layers of several towers under one number",
+}
+BRIEF_WITHIN = frozenset({Code.UNTESTED})  # summaries: each distinct kind of reason once, without figures
+
+
+def text(reason: Reason) -> str:
+    """A reason as a clause or sentence."""
+    because = summary(reason.because) if reason.code in BRIEF_WITHIN else joined(reason.because)
+    said = SENTENCES[reason.code].full.format(**_figures(reason), because=because)
+    return f"{reason.subject}: {said}" if reason.subject else said
+
+
+def brief(reason: Reason) -> str:
+    """The same without whom it is about and without the figures of one pair."""
+    if reason.code is Code.NOT_RANKED:
+        return f"{reason.subject}: {summary(reason.because)}"
+    sentence = SENTENCES[reason.code]
+    return (sentence.brief or sentence.full).format(**_figures(reason), because=summary(reason.because))
+
+
+def _figures(reason: Reason) -> dict[str, Any]:
+    figures = dict(reason.figures)
+    if isinstance(ways := figures.get("ways"), str):
+        figures["ways"] = " against ".join(
+            " and ".join(WAYS.get(w, w) for w in way.split("+")) for way in ways.split("/")
+        )
+    return figures
+
+
+def texts(reasons: Sequence[Reason]) -> list[str]:
+    """Each reason as a text."""
+    return [text(reason) for reason in reasons]
+
+
+def joined(reasons: Sequence[Reason]) -> str:
+    """Several reasons as one text."""
+    return "; ".join(texts(reasons))
+
+
+def summary(reasons: Sequence[Reason]) -> str:
+    """What many pairs have in common: each distinct brief text once."""
+    return "; ".join(dict.fromkeys(map(brief, reasons)))
+
+
+def document(reason: Reason) -> dict[str, Any]:
+    """A reason of the JSON contract: code, subject, figures, what it rests on, and the text."""
+    return {
+        "code": str(reason.code),
+        "subject": reason.subject,
+        "figures": dict(reason.figures),
+        "because": [document(inner) for inner in reason.because],
+        "text": text(reason),
+    }
+
+
+def documents(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
+    """Several reasons of the JSON contract."""
+    return [document(reason) for reason in reasons]
+
+
+def unnamed(reasons: Sequence[Reason]) -> list[Reason]:
+    """The same reasons about nobody in particular."""
+    return [replace(reason, subject="") for reason in reasons]
