@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from provindex.common import places
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
 
 
 def _fail(sentence: str, error: Exception) -> None:
-    if os.environ.get("PROVINDEX_DEBUG") == "1":
+    if places.debug():
         import traceback
 
         traceback.print_exception(error)

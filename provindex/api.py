@@ -1,4 +1,13 @@
-"""References in, answers out: what the command line and Python users call."""
+"""References in, answers out: all that the command line and Python users call.
+
+    models       resolve, fingerprint, weights_of, write_fingerprint     reference -> fingerprint
+    answers      query, compare, compare_in_stages, compare_resolved, gate
+    indexes      Index, fill_index, import_database, fetch_deep_signals
+    the Hub      pull, look, push
+
+A reference is a folder, a weight file, `org/name[/file][@revision]`, a fingerprint file, or the id of an indexed model.
+Every failure that a user can act on is a ProvindexError.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from provindex.audit.gate import gate
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.files import FileFact
 from provindex.common.reasons import Code, Reason
@@ -17,14 +27,18 @@ from provindex.common.tokens import Tokenizer
 from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
 from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.parquet import write_fingerprint
 from provindex.fingerprint.record import MODES, Fingerprint
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
 from provindex.hub.client import Remote
+from provindex.hub.pull import fetch_file, look, pull
+from provindex.hub.push import push
 from provindex.index import answer, collection
 from provindex.index.answer import Comparison
 from provindex.index.collection import calibration_of
 from provindex.index.fill import Built, fill
+from provindex.index.pulled import is_reference
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
@@ -35,7 +49,11 @@ from provindex.verdict.pair import compare as compare_fingerprints
 Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
 
-__all__ = ["Comparison", "Fingerprint", "Index", "Pair", "QueryResult", "Resolved", "compare", "fingerprint", "resolve"]
+__all__ = [
+    "Built", "Comparison", "Fingerprint", "Index", "Pair", "QueryResult", "Resolved", "compare", "compare_in_stages",
+    "compare_resolved", "fetch_deep_signals", "fill_index", "fingerprint", "gate", "import_database", "look", "pull",
+    "push", "query", "resolve", "weights_of", "write_fingerprint",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -284,3 +302,38 @@ def fill_index(
         return [fingerprint(source, mode=mode, offline=offline)]
 
     return fill(folder, list(expand(sources)), read, create=create, report=report)
+
+
+def import_database(
+    root: Path,
+    output: Path,
+    *,
+    deep: Path | None = None,
+    sha256: str | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """Add the models of Cisco's model-provenance-kit to the index in a folder, which is made if there is none.
+
+    root: its database. deep: deep-signals.zip or its unpacked folder; see `fetch_deep_signals`. sha256: of the zip
+    file; None: that of the published one. report: is called with one line a step. Raises IndexFormatError or UsageError
+    if the catalogue or the zip file cannot be used; nothing is written then.
+    """
+    from provindex.peers import cisco
+
+    return cisco.import_database(root, output, deep=deep, sha256=sha256 or cisco.PINNED, report=report)
+
+
+def fetch_deep_signals(
+    source: str, sha256: str | None = None, *, offline: bool = False, progress: Progress | None = None
+) -> Path:
+    """The path of Cisco's deep signals: `source` itself if it is a path, else the zip file, fetched from that dataset.
+
+    source: deep-signals.zip, its unpacked folder, or `org/name[@revision]` of a dataset on the Hub. sha256: as for
+    `import_database`. progress: is called with bytes fetched and bytes in all. Raises IndexFormatError if the dataset
+    has no such file or one with another digest, NetworkError.
+    """
+    from provindex.peers import cisco
+
+    if not is_reference(source):
+        return Path(source)
+    return fetch_file(source, cisco.ARCHIVE, sha256 or cisco.PINNED, offline=offline, progress=progress)

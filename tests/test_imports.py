@@ -96,7 +96,7 @@ def test_the_rule_is_checked_against_modules_that_exist() -> None:
     ("statement", "forbidden"),
     [
         ("import provindex", "numpy typer"),
-        ("import provindex.cli", "numpy"),
+        ("import provindex.cli.app", "numpy"),
         ("import provindex; provindex.ProvindexError", "numpy"),
         ("from provindex import Fingerprint, Index, Pair, QueryResult, compare, fingerprint", "typer"),
         ("import provindex.api, provindex.report.document, provindex.peers.cisco", "typer"),

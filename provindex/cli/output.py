@@ -1,0 +1,61 @@
+"""What the command prints: the answer on standard output or in a file, everything else on standard error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from provindex.common import places
+from provindex.common.errors import UsageError, printable
+from provindex.common.files import replacing
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, with control characters escaped."""
+    typer.echo(printable(line), err=True)
+
+
+def print_answer(document: dict[str, Any], format: str, output: Path | None) -> None:
+    """Render a document, then print it or write it to a file. The file is replaced as a whole or left as it was."""
+    from provindex.report.renderers import render
+
+    terminal = output is None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    written = render(format, document, width=width, color=terminal and places.color())
+    if output is None:
+        _print(written)
+        return
+    with replacing(output) as temporary:
+        temporary.write_text(written, encoding="utf-8")
+
+
+def _print(written: str) -> None:
+    """Write text in one piece and in UTF-8, whatever the locale. A reader that is gone (`| head`) is not an error."""
+    try:
+        sys.stdout.buffer.write(written.encode("utf-8"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_writable(output: Path | None) -> None:
+    """Raise UsageError before the work if the output file cannot be written after it."""
+    if output is not None and output.is_dir():
+        raise UsageError(f"{output} is a folder; --output needs a file.")
+    if output is not None and not output.parent.is_dir():
+        raise UsageError(f"{output} cannot be written: there is no folder {output.parent}.", "Make it first.")
+
+
+def count_text(parameters: int) -> str:
+    """A number of parameters in millions or billions: 1.50B, 0.2M."""
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes in MB or GB of 10^6 or 10^9 bytes."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
