@@ -31,6 +31,7 @@ from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.index import dataset
 from provindex.models.source import open_model
+from provindex.report.words import text
 from provindex.verdict import calibration
 from provindex.verdict.calibration import (
     CONFORMAL,
@@ -207,7 +208,7 @@ def document_of(made: Calibration, origin: Mapping[str, Any]) -> dict[str, Any]:
 def _null_document(null: Null) -> dict[str, Any]:
     found: dict[str, Any] = {"n": null.n, "median": null.median, "p99": null.p99, "p999": null.p999}
     if null.p999 is None:
-        found["reason"] = calibration.too_few(null.n)
+        found["reason"] = text(calibration.too_few(null.n))
     runs = [[value, len(list(equal))] for value, equal in itertools.groupby(null.scores)]
     return found | ({"scores": runs} if runs else {})
 

@@ -24,7 +24,7 @@ def markdown() -> str:
         "# Columns",
         "",
         f"Fingerprint version {FINGERPRINT_VERSION}. Made by `python -m build_index.columns` from "
-        "`provindex/fingerprint/rows.py`.",
+        "`provindex/fingerprint/panels.py`.",
         "`row_sha256` is over the columns marked *hashed*: names, and values as little-endian bytes or canonical JSON.",
     ]
     for table, meaning in TABLES.items():

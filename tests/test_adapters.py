@@ -18,6 +18,7 @@ from provindex.common.errors import ModelError
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.models.source import open_model
+from provindex.report.words import texts
 from provindex.verdict.pair import compare
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -65,13 +66,15 @@ def test_an_adapter_alone_is_inconclusive_and_says_how_to_get_a_verdict(
 ) -> None:
     model = open_model(adapter(base, tmp_path / "tuned", targets=targets, dora=dora))
     assert model.base_models == ("org/base",)
-    assert "an adapter (LORA) of org/base: so says adapter_config.json, which nothing here proves" in model.warnings
+    assert "an adapter (LORA) of org/base: so says adapter_config.json, which nothing here proves" in texts(
+        model.warnings
+    )
     made = fingerprint_model(model)
     assert made.parents == ("org/base",) and made.facts.layers == base_print.facts.layers
-    assert not any("not known" in text for text in made.warnings)
+    assert not any("not known" in text for text in texts(made.warnings))
     for pair in (compare(made, base_print), compare(base_print, made)):
         assert (pair.verdict, pair.relation, pair.direction) == ("inconclusive", None, None)
-        said = "; ".join(pair.reasons)
+        said = "; ".join(texts(pair.reasons))
         assert "it holds changes of weights, and not the weights" in said
         assert "its config names org/base, a claim" in said and "merge it into the model that it amends" in said
         assert pair.signals["LEP"].value is None and pair.signals["WVC"].value is None
@@ -83,7 +86,9 @@ def test_shapes_that_cannot_be_of_a_model_are_told(base: zoo.Checkpoint, tmp_pat
     made = fingerprint_model(open_model(adapter(base, tmp_path / "tuned")))
     for other in (zoo.llama(22, hidden=128), zoo.llama(23, layers=2)):
         pair = compare(made, fingerprint(other, "org/other"))
-        assert pair.verdict == "inconclusive" and any("do not fit (org/other: " in reason for reason in pair.reasons)
+        assert pair.verdict == "inconclusive" and any(
+            "do not fit (org/other: " in reason for reason in texts(pair.reasons)
+        )
 
 
 def test_two_adapters_are_identical_or_nothing(base: zoo.Checkpoint, tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_two_adapters_are_identical_or_nothing(base: zoo.Checkpoint, tmp_path: P
     pair = compare(a, b)
     assert (pair.verdict, pair.relation) == ("linked", "identical") and b.parents == ("someone/else",)
     apart = compare(a, c)
-    assert apart.verdict == "inconclusive" and not any("fit" in reason for reason in apart.reasons)
+    assert apart.verdict == "inconclusive" and not any("fit" in reason for reason in texts(apart.reasons))
 
 
 def test_modules_that_are_saved_whole_are_weights(tmp_path: Path) -> None:
@@ -126,7 +131,7 @@ def test_a_query_with_an_adapter_says_why_nothing_was_tested(
     index = Index.build([base_print])
     answer = index.query(fingerprint_model(open_model(adapter(base, tmp_path / "tuned"))))
     assert answer.status == "inconclusive" and not answer.linked
-    assert any("changes of weights" in warning for warning in answer.warnings)
+    assert any("changes of weights" in warning for warning in texts(answer.warnings))
 
 
 def test_a_model_that_carries_its_adapter_is_a_model(
@@ -158,7 +163,7 @@ def test_claims_are_text_of_strangers(
     config: dict[str, object], parents: tuple[str, ...], said: str, base: zoo.Checkpoint, tmp_path: Path
 ) -> None:
     model = open_model(adapter(base, tmp_path / "tuned", config=config))
-    assert model.base_models == parents and any(text.startswith(said) for text in model.warnings)
+    assert model.base_models == parents and any(text.startswith(said) for text in texts(model.warnings))
 
 
 def test_the_base_at_hand_is_not_merged_silently(base: zoo.Checkpoint, tmp_path: Path) -> None:

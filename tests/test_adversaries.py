@@ -15,6 +15,7 @@ from prints import fingerprint
 
 from provindex.evidence import panels
 from provindex.fingerprint.record import Fingerprint
+from provindex.report.words import text, texts
 from provindex.verdict.pair import compare
 
 F32 = NDArray[np.float32]
@@ -104,7 +105,7 @@ def test_structure_that_strangers_share_links_nobody(kind: str) -> None:
 
 def test_identity_blocks_are_left_out_with_a_reason() -> None:
     made = changed(1, identity(1.0, MLP))
-    assert "12 blocks started as the identity" in made.absences["hidden_units"]
+    assert "12 blocks started as the identity" in text(made.absences["hidden_units"])
     assert made.hidden is not None and {key.kind for key in made.hidden.keys} == {"v"}
 
 
@@ -120,7 +121,9 @@ def test_a_copied_embedding_is_reuse_of_a_table_and_said_to_be_that() -> None:
     a, b = (changed(seed, lambda n, w, _: table if "embed_tokens" in n else w) for seed in (1, 2))
     pair = compare(a, b)
     assert (pair.verdict, pair.relation, pair.direction) == ("linked", "shared-ancestor", "unknown")
-    assert pair.evidence["bit_reuse"].value and any("only the token embedding" in reason for reason in pair.reasons)
+    assert pair.evidence["bit_reuse"].value and any(
+        "only the token embedding" in reason for reason in texts(pair.reasons)
+    )
 
 
 def test_equal_content_is_identical_even_where_no_test_can_run() -> None:

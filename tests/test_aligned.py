@@ -25,6 +25,7 @@ from provindex.evidence.layers import LayerRange
 from provindex.evidence.panels import ResidualPanel
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import from_row, to_row
+from provindex.report.words import joined
 
 F64 = NDArray[np.float64]
 SLACK = 3.3  # standard deviations that a count may lie above its bound
@@ -175,7 +176,7 @@ def test_zero_neurons_never_agree() -> None:
     found = agreement(dead, dead)
     assert (found.n, found.share) == (39, 1.0) and set(found.rows.tolist()) == set(range(25, 64))
     gone = replace(a, by_string=np.zeros_like(a.by_string))
-    assert outcome(gone, gone).reason
+    assert joined(outcome(gone, gone).reasons)
 
 
 def test_both_directions_must_agree() -> None:
@@ -188,18 +189,18 @@ def test_both_directions_must_agree() -> None:
 
 def test_other_kinds_and_too_few_are_absent_with_a_reason() -> None:
     gated, plain, few = panels(noise(1)), panels(noise(1, parts=2)), panels(noise(1, 31))
-    assert triple_agreement(gated, plain, in_place(gated)).outcome.reason == aligned.OTHER_KIND
-    assert triple_agreement(gated, None, {}).outcome.reason == aligned.NO_NEURONS
-    assert triple_agreement(None, gated, {}).outcome.reason == aligned.NO_NEURONS
+    assert triple_agreement(gated, plain, in_place(gated)).outcome.reasons == (aligned.OTHER_KIND,)
+    assert triple_agreement(gated, None, {}).outcome.reasons == (aligned.NO_NEURONS,)
+    assert triple_agreement(None, gated, {}).outcome.reasons == (aligned.NO_NEURONS,)
     for a, b, maps in (
         (few, gated, in_place(few)),
         (gated, gated, {}),
         (gated, replace(gated, by_string=None), in_place(gated)),
     ):
         found = triple_agreement(a, b, maps).outcome
-        assert found.value is None and found.log10_p is None and found.reason
+        assert found.value is None and found.log10_p is None and joined(found.reasons)
     by_id_only = replace(gated, by_string=None, by_id=gated.by_string)
-    assert triple_agreement(gated, by_id_only, in_place(gated)).outcome.reason
+    assert joined(triple_agreement(gated, by_id_only, in_place(gated)).outcome.reasons)
 
 
 def test_every_map_and_naming_is_paid_for() -> None:
@@ -287,7 +288,7 @@ def test_parts_that_resemble_each_other_are_no_evidence() -> None:
         a, b = (np.repeat(rng.standard_normal((64, 1, ANCHORS)), 3, axis=1) for _ in range(2))
         a, b = (x + 0.05 * rng.standard_normal(x.shape) for x in (a, b))
         found = outcome(panels(np.abs(a)), panels(np.abs(b)))
-        assert found.value is None and "are alike" in (found.reason or "")
+        assert found.value is None and "are alike" in (joined(found.reasons) or "")
 
 
 # ---- layer maps -------------------------------------------------------------------------------------------------
@@ -418,7 +419,9 @@ def test_the_residual_gram_reports_only_and_says_why_it_is_missing() -> None:
     found = residual_basis.residual_gram(one, other)
     assert (found.log10_p, found.chance, found.n) == (None, 0.0, 96)
     assert residual_basis.residual_gram(one, residual(np.ones((64, 32)))).reason == "residual widths differ (96 and 32)"
-    assert residual_basis.residual_gram(one, None).reason and residual_basis.residual_gram(None, one).reason
+    assert joined(residual_basis.residual_gram(one, None).reasons) and joined(
+        residual_basis.residual_gram(None, one).reasons
+    )
     for bad in (0.0, np.nan):
         assert residual_basis.residual_gram(one, residual(np.full((64, 96), bad))).reason
 

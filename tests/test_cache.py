@@ -20,6 +20,7 @@ from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import to_row
 from provindex.formats.tensors import ByteTensor, Extent, rows_moved
 from provindex.models.source import Model
+from provindex.report.words import texts
 
 
 class Maker:
@@ -84,9 +85,9 @@ def test_a_second_time_nothing_is_made_and_the_copy_keeps_its_own_name(through: 
     assert to_row(second)["row_sha256"] == to_row(first)["row_sha256"]
     assert (second.model_id, second.revision, second.license) == ("second", "abc", "mit")
     assert (first.parents, second.parents) == ((), ("org/base",))
-    assert "of the first copy" in first.warnings
-    assert "of the second copy" in second.warnings
-    assert "of the first copy" not in second.warnings
+    assert "of the first copy" in texts(first.warnings)
+    assert "of the second copy" in texts(second.warnings)
+    assert "of the first copy" not in texts(second.warnings)
 
 
 @pytest.mark.parametrize("where", ["the first byte", "the middle", "the last byte"])
@@ -149,7 +150,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_only(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("PROVINDEX_CACHE", str(tmp_path / "file"))
-    assert any("was not cached" in warning for warning in through(model).warnings)
+    assert any("was not cached" in warning for warning in texts(through(model).warnings))
 
 
 def test_sampled_mode_is_not_cached(through: Maker, model: Model) -> None:

@@ -31,6 +31,7 @@ from provindex.peers import unpack as unpack_module
 from provindex.peers.cisco import Failed, import_database, read_database, unpack_deep_signals
 from provindex.peers.cisco_signals import Way, estimate, take, way_of
 from provindex.peers.long_form import DeepSignals
+from provindex.report.words import text, texts
 from provindex.signals import mfi, nlf, wvc
 from provindex.signals.imported import APART, apart, how, how_taken
 from provindex.verdict.pair import compare
@@ -131,7 +132,7 @@ def test_the_size_estimate_gives_the_peers_own_size_class() -> None:
     limits = ((1e9, "<=1B"), (1e10, "1-10B"), (4e10, "10-40B"), (float("inf"), "40B+"))
     for fp in rows_of(REAL).values():
         size = estimate(fp.mfi, DeepSignals())
-        assert next(name for most, name in limits if size < most) in fp.warnings[0], fp.model_id
+        assert next(name for most, name in limits if size < most) in texts(fp.warnings)[0], fp.model_id
 
 
 @real
@@ -151,7 +152,7 @@ def test_a_real_import_is_an_index_like_any_other(tmp_path: Path) -> None:
         result.candidates[0].pair.signals["MFI"].value == 1.0
     )
     assert all(m.pair.verdict == "inconclusive" and m.pair.signals["EAS"].value is None for m in result.candidates)
-    warning = next(w for w in result.warnings if "could not be tested" in w)
+    warning = next(w for w in texts(result.warnings) if "could not be tested" in w)
     assert "no evidence panels" in warning and len(warning) < 400  # what holds for all of them is said once
 
 
@@ -195,7 +196,7 @@ def test_the_verdict_is_inconclusive_and_says_why(imported: dict[str, Fingerprin
         pair = compare(a, b)
         assert (pair.verdict, pair.relation, pair.direction, pair.log10_p) == ("inconclusive", None, None, None)
         assert all(o.reason and "no evidence panels" in o.reason for o in pair.evidence.values())
-        assert len(pair.reasons) == 1 and "imported from Cisco model-provenance-kit" in pair.reasons[0]
+        assert len(texts(pair.reasons)) == 1 and "imported from Cisco model-provenance-kit" in texts(pair.reasons)[0]
         assert pair.signals["WVC"].value is not None and pair.pipeline.identity is not None
 
 
@@ -311,8 +312,8 @@ def test_signals_that_are_missing_or_not_finite_are_told(models: dict[str, zoo.C
     (made.root / made.deep("gone")).unlink()
     rows = rows_of(made.root)
     broken_row = rows["broken"]
-    assert broken_row.eas is None and "none of this model" in broken_row.absences["EAS"]
-    assert broken_row.wvc is None and not broken_row.lep and "NaN" in broken_row.absences["LEP"]
+    assert broken_row.eas is None and "none of this model" in text(broken_row.absences["EAS"])
+    assert broken_row.wvc is None and not broken_row.lep and "NaN" in text(broken_row.absences["LEP"])
     assert broken_row.end is not None and broken_row.nlf is not None
     assert {rows["gone"].absences[n] for n in WEIGHTS} == {
         "imported from Cisco model-provenance-kit without its deep signals"
@@ -328,7 +329,7 @@ def test_experts_are_passed_over(
         with monkeypatch.context() as patched:
             patched.setattr(long_form_module, name, value)
             row = rows_of(made.root)["moe"]
-        assert row.wvc is None and "experts" in row.absences["WVC"] and "not known" in row.absences["LEP"]
+        assert row.wvc is None and "experts" in text(row.absences["WVC"]) and "not known" in text(row.absences["LEP"])
         assert row.eas is not None
 
 
@@ -654,7 +655,7 @@ def test_norms_must_be_what_their_mode_says(mode: Any, count: Any, size: int, im
 
 def test_few_anchors_are_no_matrix(imported: dict[str, Fingerprint]) -> None:
     taken = take(imported["llama"].mfi, DeepSignals(eas=np.eye(8, dtype=np.float32)), {"hidden_size": 64})
-    assert taken.eas is None and taken.absences["EAS"] == "only 8 anchor tokens, 16 needed"
+    assert taken.eas is None and text(taken.absences["EAS"]) == "only 8 anchor tokens, 16 needed"
 
 
 def test_rows_in_any_order_and_any_grouping_are_the_same(models: dict[str, zoo.Checkpoint]) -> None:

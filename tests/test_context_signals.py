@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provindex.common.tokens import Tokenizer
+from provindex.report.words import joined
 from provindex.roles import config_defaults
 from provindex.signals import anchors, mfi, scripts, tfv, voa
 
@@ -158,7 +159,7 @@ def test_mfi_absent() -> None:
     for a, b, side in ((None, row(), "first"), (row(), mfi.extract({}, TOY), "second")):
         got = mfi.compare(a, b)
         assert got.score.value is None
-        assert side in str(got.score.reason)
+        assert side in str(joined(got.score.reasons))
         assert got.tier is None
 
 
@@ -279,8 +280,8 @@ def test_tfv_json_and_peer_rows() -> None:
 
 def test_tfv_absent() -> None:
     features = tfv.extract(TOY)
-    assert "first" in str(tfv.compare(None, features).reason)
-    assert "second" in str(tfv.compare(features, None).reason)
+    assert "first" in str(joined(tfv.compare(None, features).reasons))
+    assert "second" in str(joined(tfv.compare(features, None).reasons))
 
 
 vocabularies = st.dictionaries(st.text(min_size=1, max_size=6), st.integers(0, 99), min_size=1, max_size=30)
@@ -367,8 +368,8 @@ def test_voa_sketches_of_small_vocabularies_equal_the_exact_value(a: set[str], b
 
 def test_voa_absent() -> None:
     some = voa.sketch(["a"])
-    assert "first" in str(voa.compare(None, 0, some, 1).reason)
-    assert "second" in str(voa.containment(some, 1, None, 0).reason)
+    assert "first" in str(joined(voa.compare(None, 0, some, 1).reasons))
+    assert "second" in str(joined(voa.containment(some, 1, None, 0).reasons))
 
 
 # Anchors

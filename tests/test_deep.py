@@ -26,6 +26,7 @@ from provindex.evidence.deep import Neurons
 from provindex.fingerprint.extract.deep import MAX_LAYERS, deep_agreement
 from provindex.formats.tensors import tensor_from_array
 from provindex.models.source import Model, open_model
+from provindex.report.words import joined
 from provindex.verdict.pair import LEAST_AGREEMENT
 
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -256,19 +257,19 @@ def test_absent_with_a_reason(a: Checkpoint, b: Checkpoint, reason: str) -> None
     for x, y in ((a, b), (b, a)):
         found = deep_agreement(of(x), of(y))
         assert found.value is None and found.log10_p is None
-        assert found.reason is not None and reason.split(" (")[0] in found.reason
+        assert joined(found.reasons) and reason.split(" (")[0] in joined(found.reasons)
 
 
 def test_models_without_mlps_and_very_wide_ones_are_absent() -> None:
     small = of(zoo.llama(1))
     bare = model({}, {"some.tensor": np.ones((4, 4), np.float32)}, "bare")
-    assert deep_agreement(small, bare).reason == "bare: no MLP with a known role in the text tower"
+    assert joined(deep_agreement(small, bare).reasons) == "bare: no MLP with a known role in the text tower"
     wide = {
         f"model.layers.{i}.mlp.{n}_proj.weight": np.zeros((8200, 2) if n == "down" else (2, 8200), np.float32)
         for i in range(2)
         for n in ("gate", "up", "down")
     }
-    said = deep_agreement(model({"model_type": "llama", "hidden_size": 8200}, wide, "wide"), small).reason
+    said = joined(deep_agreement(model({"model_type": "llama", "hidden_size": 8200}, wide, "wide"), small).reasons)
     assert said == "wide: residual width 8200, at most 8192 are compared"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from provindex.common import halves
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,11 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint
 
+from provindex.common import halves
 from provindex.common.score import Outcome
 from provindex.evidence import bit_reuse, exact, hidden_units, panels, residual_basis
 from provindex.evidence.panels import HiddenPanels, PanelKey, ResidualPanel
+from provindex.report.words import joined
 
 F64 = NDArray[np.float64]
 SLACK = 3.3  # standard deviations that a count may lie above its bound: 1 in 2,000 for each of some 100 comparisons
@@ -246,7 +247,7 @@ def test_layer_matches_show_repeats_on_either_side() -> None:
 def test_other_widths_are_not_compared() -> None:
     rng = np.random.default_rng(5)
     result = hidden_units.hidden_tests(random_panels(2, 16, rng, 512), random_panels(2, 16, rng, 768))
-    assert result.fixed.log10_p is None and "512 and 768" in str(result.fixed.reason)
+    assert result.fixed.log10_p is None and "512 and 768" in str(joined(result.fixed.reasons))
 
 
 def test_dead_units_are_no_evidence_of_independence() -> None:
@@ -254,7 +255,7 @@ def test_dead_units_are_no_evidence_of_independence() -> None:
     alive = random_panels(2, 16, rng)
     dead = HiddenPanels(alive.keys, alive.heights, np.zeros_like(alive.values), alive.width)
     result = hidden_units.hidden_tests(alive, dead)
-    assert result.fixed.log10_p is None and "only zeros" in str(result.fixed.reason)
+    assert result.fixed.log10_p is None and "only zeros" in str(joined(result.fixed.reasons))
 
 
 def test_value_channels_permute_inside_their_head_only() -> None:
@@ -306,11 +307,11 @@ def test_reuse_after_rounding() -> None:
 
 def test_blocks_of_few_values_and_common_blocks_say_nothing() -> None:
     flat = [np.tile(np.arange(63, dtype=np.float32), 33)[:2048] + i for i in range(4)]
-    assert bit_reuse.bit_reuse(blocks(flat), blocks(flat))[0].reason is not None
+    assert joined(bit_reuse.bit_reuse(blocks(flat), blocks(flat))[0].reasons)
     bad = normals(4, 3)
     for v in bad:
         v[[0, -1]] = np.nan
-    assert bit_reuse.bit_reuse(blocks(bad), blocks(bad))[0].reason is not None
+    assert joined(bit_reuse.bit_reuse(blocks(bad), blocks(bad))[0].reasons)
     mine = normals(4, 4)
     common = frozenset(blocks(mine).exact.ravel().tolist()) | frozenset(blocks(mine).bf16.ravel().tolist())
     common |= frozenset(blocks(mine).f16.ravel().tolist())

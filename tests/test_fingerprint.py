@@ -19,6 +19,7 @@ from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import COLUMNS, Row, from_row, to_row
 from provindex.models.source import Model, open_model
+from provindex.report.words import text, texts
 from provindex.verdict.pair import Pair, compare
 
 MAKERS: dict[str, Callable[[int], zoo.Checkpoint]] = {
@@ -154,7 +155,7 @@ def test_nan_and_infinity_are_counted_and_explained(model: zoo.Checkpoint) -> No
     tensors["model.layers.0.self_attn.q_proj.weight"][0, :2] = -np.inf
     tensors["model.norm.weight"][0] = np.inf
     fp = fingerprint(model.with_tensors(tensors))
-    assert fp.facts.nonfinite == 4 and any("4 NaN or infinite values in 3 tensors" in w for w in fp.warnings)
+    assert fp.facts.nonfinite == 4 and any("4 NaN or infinite values in 3 tensors" in w for w in texts(fp.warnings))
     for signal in ("NLF", "LEP", "END", "WVC"):
         assert "NaN or infinity" in fp.absences[signal], signal
     assert fp.nlf is None and fp.end is None and fp.wvc is None and fp.hidden is not None
@@ -177,8 +178,8 @@ def test_config_and_tokenizer_may_be_withheld(make: Callable[[int], zoo.Checkpoi
     model = make(1)
     bare = fingerprint(replace(model, config={}, tokenizer=None))
     assert bare.content_sha256 == fingerprint(model).content_sha256
-    assert bare.eas_by_id is not None and bare.residual is None and bare.absences["residual"]
-    assert bare.absences["TFV"] and bare.absences["VOA"]
+    assert bare.eas_by_id is not None and bare.residual is None and text(bare.absences["residual"])
+    assert text(bare.absences["TFV"]) and text(bare.absences["VOA"])
     child = fingerprint(replace(zoo.finetune_noise(model, 0.95, 1), config={}, tokenizer=None))
     pair = compare(bare, child)
     assert (pair.verdict, pair.relation) == ("linked", "finetune")
@@ -189,7 +190,9 @@ def test_config_and_tokenizer_may_be_withheld(make: Callable[[int], zoo.Checkpoi
 def test_unknown_names_are_reported_and_hashed(model: zoo.Checkpoint) -> None:
     odd = model.with_tensors({**model.tensors, "my.own.thing": np.ones((4, 4), np.float32)})
     fp = fingerprint(odd)
-    assert any("my.own.thing" in w for w in fp.warnings) and fp.content_sha256 != fingerprint(model).content_sha256
+    assert (
+        any("my.own.thing" in w for w in texts(fp.warnings)) and fp.content_sha256 != fingerprint(model).content_sha256
+    )
 
 
 # ---- sampled mode ---------------------------------------------------------------------------------------------
@@ -274,7 +277,7 @@ def test_the_bytes_that_sampled_mode_reports_are_those_it_read() -> None:
 def numbers(pair: Pair) -> str:
     """All that a verdict says, as text."""
     said = [pair.verdict, pair.relation, pair.direction, pair.confidence, pair.log10_p, pair.log10_e, pair.layer_map]
-    return repr([*said, dict(pair.signals), dict(pair.evidence), pair.pipeline, pair.mfi_tier, pair.reasons])
+    return repr([*said, dict(pair.signals), dict(pair.evidence), pair.pipeline, pair.mfi_tier, texts(pair.reasons)])
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

@@ -27,6 +27,7 @@ from provindex.formats.gguf.files import read_gguf
 from provindex.formats.tensors import Contents, Extent
 from provindex.models.source import open_model
 from provindex.models.tokenizer import read_tokenizer
+from provindex.report.words import texts
 from provindex.signals import tfv
 from provindex.signals.anchors import peer_anchors
 
@@ -226,7 +227,7 @@ def test_a_model_has_the_content_of_its_safetensors(family: str, tmp_path: Path)
     dtype = ("F32", "F16", "BF16")[len(family) % 3]
     models.write_gguf(tmp_path / "model.gguf", made, arrays, dtype)
     original, converted = open_model(tmp_path / "original"), open_model(tmp_path / "model.gguf")
-    assert not [w for w in converted.warnings if "not known" in w]
+    assert not [w for w in texts(converted.warnings) if "not known" in w]
     assert {name: t.shape for name, t in converted.tensors.items()} == {n: a.shape for n, a in arrays.items()}
     for name, tensor in converted.tensors.items():
         np.testing.assert_array_equal(tensor.flat(), arrays[name].reshape(-1), name)
@@ -272,7 +273,7 @@ def test_an_unknown_architecture_is_read_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(data)
     model = open_model(tmp_path / "m.gguf")
     assert model.config["model_type"] == "newer" and "model.layers.1.mlp.up_proj.weight" in model.tensors
-    assert any("'newer' is not known" in warning for warning in model.warnings)
+    assert any("'newer' is not known" in warning for warning in texts(model.warnings))
 
 
 # --- folders -----------------------------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_which_config_and_tokenizer_win(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     other = open_model(tmp_path / "model-Q8_0.gguf")
     assert other.config == alone.config and not other.tokenizer_files
-    assert other.warnings == ("config.json says 'bert', the weights' file 'llama': the file's is used",)
+    assert texts(other.warnings) == ("config.json says 'bert', the weights' file 'llama': the file's is used",)
 
 
 def test_several_files_are_several_models(tmp_path: Path) -> None:

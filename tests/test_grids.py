@@ -16,12 +16,13 @@ from prints import fingerprint
 from quantizers import IN_GGUF, QUANTIZERS, Quantizer, gptq, in_gguf
 
 from provindex.api import Index
+from provindex.common.halves import halved
 from provindex.evidence import nearest
 from provindex.evidence.grids import CODEBOOKS, ROUNDED, Residual, grid_of, residual, together
-from provindex.common.halves import halved
 from provindex.evidence.panels import round_bf16
 from provindex.fingerprint.record import Fingerprint
 from provindex.index.answer import Match
+from provindex.report.words import texts
 from provindex.verdict.pair import compare
 
 F32 = NDArray[np.float32]
@@ -198,17 +199,17 @@ def test_exactly_the_source_is_quantized(by: Quantizer, source: str) -> None:
     assert next(iter(found)) == source
     assert [m.direction for name, m in found.items() if name == source] == ["ancestor"]
     assert {m.direction for name, m in found.items() if name != source} == {"unknown"}
-    reasons = found[source].pair.reasons
+    reasons = texts(found[source].pair.reasons)
     assert "sampled weights differ by more than half a quantization step; its siblings: " in reasons[0]
     assert any(r.startswith("nearer than org/") for r in reasons)
-    assert all(any("half a quantization step" in r for r in m.pair.reasons) for m in found.values())
+    assert all(any("half a quantization step" in r for r in texts(m.pair.reasons)) for m in found.values())
 
 
 def test_relatives_too_close_for_the_quantizer_are_not_guessed_between() -> None:
     found = asked(quantized(relatives()["base"], gptq(128, 3)))
     told = {name for name, m in found.items() if m.pair.relation == "quantized"}
     assert {"base", "tuned-0.003"} <= told and "tuned-0.1" not in told
-    assert all(any("too close to be told apart" in r for r in found[name].pair.reasons) for name in told)
+    assert all(any("too close to be told apart" in r for r in texts(found[name].pair.reasons)) for name in told)
 
 
 def test_rescaled_channels_name_no_source() -> None:
@@ -217,7 +218,7 @@ def test_rescaled_channels_name_no_source() -> None:
     scales = {columns: np.exp(0.15 * rng.standard_normal(columns)).astype(np.float32) for columns in (256, 320)}
     found = asked(quantized(relatives()["base"], lambda w: QUANTIZERS["4 bits, groups of 128"](w * scales[w.shape[1]])))
     assert "quantized" not in {m.pair.relation for m in found.values()}
-    assert any("cannot be told" in r for r in found["base"].pair.reasons)
+    assert any("cannot be told" in r for r in texts(found["base"].pair.reasons))
 
 
 def test_a_model_trained_from_quantized_values_descends_from_them() -> None:
@@ -226,7 +227,7 @@ def test_a_model_trained_from_quantized_values_descends_from_them() -> None:
     child = fingerprint(moved(rounded(model, QUANTIZERS["Q4_K"]), 0.01, 9), "org/child")
     pair, back = compare(source, child), compare(child, source)
     assert (pair.relation, pair.direction, back.direction) == ("finetune", "ancestor", "descendant")
-    assert any("quantized before" in r for r in pair.reasons)
+    assert any("quantized before" in r for r in texts(pair.reasons))
 
 
 def test_two_quantized_copies_say_that_nothing_can_be_told_from_the_two() -> None:
@@ -235,7 +236,7 @@ def test_two_quantized_copies_say_that_nothing_can_be_told_from_the_two() -> Non
     for one, other in combinations(copies, 2):
         pair = compare(one, other)
         assert (pair.relation, pair.direction, pair.around) == ("finetune", "unknown", "")
-        assert any("both lie on quantization grids" in r for r in pair.reasons)
+        assert any("both lie on quantization grids" in r for r in texts(pair.reasons))
 
 
 @cache
@@ -250,7 +251,7 @@ def test_a_quantized_model_and_its_half_precision_copy(first: str, dtype: str) -
     one, other = fingerprint(full), fingerprint(zoo.cast(zoo.cast(full, "F16"), dtype))
     for pair in (compare(one, other), compare(other, one)):
         assert (pair.relation, pair.direction) == ("quantized", "unknown")
-        assert len(pair.reasons) == 1 and "holds quantized values exactly" in pair.reasons[0]
+        assert len(texts(pair.reasons)) == 1 and "holds quantized values exactly" in texts(pair.reasons)[0]
 
 
 def test_half_precision_copies_of_one_model_are_recast() -> None:

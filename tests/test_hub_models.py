@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.models.source import Model, open_model
+from provindex.report.words import texts
 
 RNG = np.random.default_rng(1)
 WEIGHTS = {f"layers.{i}.w": RNG.standard_normal((64, 16)).astype(np.float32) for i in range(6)}
@@ -66,7 +67,7 @@ from provindex.common.errors import ProvindexError
 from provindex.models.source import open_model
 try:
     model = open_model({reference!r})
-    said = dict(revision=model.revision, warnings=model.warnings, names=sorted(model.tensors))
+    said = dict(revision=model.revision, warnings=texts(model.warnings), names=sorted(model.tensors))
 except ProvindexError as error:
     said = dict(error=type(error).__name__, message=error.message, next_step=error.next_step)
 print(json.dumps(said))
@@ -87,7 +88,7 @@ def test_only_what_a_fingerprint_needs_is_fetched(hub: Hub) -> None:
     model = open_model("org/public")
     assert fetched(hub) == set(files())
     assert (model.model_id, model.revision, model.config) == ("org/public", commit, {"model_type": "toy"})
-    assert (model.license, model.base_models, model.warnings) == ("mit", ("org/parent",), ())
+    assert (model.license, model.base_models, texts(model.warnings)) == ("mit", ("org/parent",), ())
     assert list(model.tokenizer_files) == ["tokenizer.json"]
 
 
@@ -126,10 +127,10 @@ def test_the_cache_answers_first_and_says_so(hub: Hub) -> None:
     commit = hub.publish("org/again", files())
     open_model("org/again")
     hub.log.clear()
-    assert open_model("org/again").warnings == (
+    assert texts(open_model("org/again").warnings) == (
         f"read from the Hub cache at commit {commit}, the Hub was not asked whether it has a newer one",
     )
-    assert open_model(f"org/again@{commit}").warnings == () and hub.log == []
+    assert texts(open_model(f"org/again@{commit}").warnings) == () and hub.log == []
 
 
 def test_weights_that_another_program_cached_are_completed(hub: Hub) -> None:
@@ -143,7 +144,11 @@ def test_weights_that_another_program_cached_are_completed(hub: Hub) -> None:
     hf_hub_download("org/partly", "model.safetensors")
     hub.faults.append({"match": "/api/models/org/partly", "times": 9, "status": 503})
     model = open_model("org/partly")
-    assert model.tensors.keys() == WEIGHTS.keys() and "(503)" in model.warnings[0] and "cache" in model.warnings[0]
+    assert (
+        model.tensors.keys() == WEIGHTS.keys()
+        and "(503)" in texts(model.warnings)[0]
+        and "cache" in texts(model.warnings)[0]
+    )
 
 
 def test_half_a_model_in_the_cache_is_no_model(hub: Hub) -> None:
@@ -163,7 +168,7 @@ def test_offline_and_with_the_server_gone(hub: Hub) -> None:
     offline = apart("org/kept", HF_HUB_OFFLINE="1")
     assert offline["names"] == sorted(WEIGHTS) and offline["revision"] == commit
     assert offline["warnings"] == [f"offline: read from the Hub cache at commit {commit}, the Hub was not asked"]
-    assert open_model("org/kept", offline=True).warnings == tuple(offline["warnings"])
+    assert texts(open_model("org/kept", offline=True).warnings) == tuple(offline["warnings"])
     assert apart("org/kept", HF_ENDPOINT=NOWHERE)["names"] == sorted(WEIGHTS)
     assert hub.log == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from provindex.common.reasons import Code, Reason
+
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +23,7 @@ from provindex.common.threads import one_blas_thread
 from provindex.evidence import aligned, sketch
 from provindex.fingerprint.record import Fingerprint
 from provindex.index.collection import calibration_of
+from provindex.report.words import text, texts
 from provindex.verdict import relation
 from provindex.verdict.calibration import NO_CALIBRATION, Calibration
 from provindex.verdict.pair import Pair, compare
@@ -142,9 +145,9 @@ def test_a_laundered_copy_is_linked_where_chance_levels_are_known(
 ) -> None:
     pair = judged(fingerprint_of(kind, 1), disguised(kind, disguise), chance)
     assert (pair.verdict, pair.relation, pair.direction) == ("linked", "laundered", "unknown")
-    assert {relation.BASIS, relation.NEURONS, relation.IDS} <= set(pair.undone)
-    assert (relation.GAINS in pair.undone) == (kind != "bert")  # a post-norm gain cannot be folded
-    assert (relation.RESCALED in pair.undone) == (kind in ("llama", "qwen2", "t5"))  # no gate: nothing is free
+    assert {Code.BASIS_MOVED, Code.NEURONS_REORDERED, Code.IDS_RENUMBERED} <= set(pair.undone)
+    assert (Code.GAINS_FOLDED in pair.undone) == (kind != "bert")  # a post-norm gain cannot be folded
+    assert (Code.NEURONS_RESCALED in pair.undone) == (kind in ("llama", "qwen2", "t5"))  # no gate: nothing is free
     for name in ("triple_agreement", "branch_sketch"):
         outcome = pair.evidence[name]
         assert outcome.value is not None and outcome.value > 0.99 and outcome.conformal is not None
@@ -161,7 +164,7 @@ def test_without_chance_levels_it_is_not_and_the_answer_says_what_was_not_seen(k
     assert (pair.verdict, pair.relation, pair.layer_map, pair.undone) == ("unrelated", None, (), ())
     assert (pair.evidence["triple_agreement"].value or 0) > 0.99  # it is shown, and does not decide
     assert pair.evidence["triple_agreement"].conformal is None
-    assert any("were all reordered or rotated" in reason and NO_CALIBRATION in reason for reason in pair.reasons)
+    assert any("were all reordered or rotated" in reason and text(NO_CALIBRATION) in reason for reason in texts(pair.reasons))
 
 
 def test_without_chance_levels_and_exact_tests_it_is_inconclusive(chance: Calibration) -> None:
@@ -170,11 +173,11 @@ def test_without_chance_levels_and_exact_tests_it_is_inconclusive(chance: Calibr
     hidden = replace(other, hidden=None, residual=None, residual_by_id=None, content_sha256=None, blocks=None)
     pair = judged(one, hidden, None)
     assert (pair.verdict, pair.log10_p) == ("inconclusive", None)
-    assert any(NO_CALIBRATION in reason for reason in pair.reasons)
+    assert any(text(NO_CALIBRATION) in reason for reason in texts(pair.reasons))
     assert judged(one, hidden, chance).verdict == "linked"
-    bare = replace(hidden, neurons=None, sketches=None, sketches_by_id=None, absences={"neurons": "no MLP"})
+    bare = replace(hidden, neurons=None, sketches=None, sketches_by_id=None, absences={"neurons": Reason.of(Code.NO_BRANCHES)})
     pair = judged(one, bare, chance)
-    assert pair.verdict == "inconclusive" and any("no MLP" in reason for reason in pair.reasons)
+    assert pair.verdict == "inconclusive" and any("no MLP" in reason for reason in texts(pair.reasons))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,9 +189,9 @@ def test_independents_of_one_config_are_unrelated_with_and_without_chance_levels
         without, pair = compare(a, b), judged(a, b, chance)
         assert (without.verdict, pair.verdict, pair.relation) == ("unrelated", "unrelated", None)
         assert (pair.evidence["triple_agreement"].value or 0) < 0.1
-        assert "found again in any order and basis" in pair.reasons[0]
-        assert not any("not seen" in reason for reason in pair.reasons)
-        assert any("not seen" in reason and NO_CALIBRATION in reason for reason in without.reasons)
+        assert "found again in any order and basis" in texts(pair.reasons)[0]
+        assert not any("not seen" in reason for reason in texts(pair.reasons))
+        assert any("not seen" in reason and text(NO_CALIBRATION) in reason for reason in texts(without.reasons))
 
 
 def test_trainings_of_one_config_on_the_same_data_are_unrelated(
@@ -220,12 +223,12 @@ def test_both_ranks_are_needed(chance: Calibration) -> None:
     pair = judged(one, other_sketch, chance)
     assert pair.evidence["triple_agreement"].value == 1.0 and (pair.evidence["triple_agreement"].conformal or 0) <= -3
     assert (pair.evidence["branch_sketch"].conformal or 0) > -3 and pair.verdict == "unrelated"
-    assert any("100% of the neurons are found again" in reason for reason in pair.reasons)
+    assert any("100% of the neurons are found again" in reason for reason in texts(pair.reasons))
     other_neurons = replace(copy, neurons=stranger.neurons)
     pair = judged(one, other_neurons, chance)
     assert (pair.evidence["branch_sketch"].conformal or 0) <= -3
     assert (pair.evidence["triple_agreement"].value or 0) < 0.1 and pair.verdict == "inconclusive"
-    assert any("the layers do the same" in reason for reason in pair.reasons)
+    assert any("the layers do the same" in reason for reason in texts(pair.reasons))
 
 
 def test_too_few_known_pairs_rank_nobody_high_enough(chance: Calibration) -> None:
@@ -277,18 +280,18 @@ def test_a_faint_or_missing_deep_agreement_links_nobody(deep: Outcome) -> None:
 # ---- relations --------------------------------------------------------------------------------------------------
 
 DONE = {
-    "permute_neurons": relation.NEURONS,
-    "rescale_neurons": relation.RESCALED,
-    "permute_values": relation.VALUES,
-    "rotate_values": relation.VALUES,
-    "permute_heads": relation.QUERIES,
-    "rotate_queries": relation.QUERIES,
-    "permute_residual": relation.BASIS,
-    "rotate_residual": relation.BASIS,
-    "fold_norms": relation.GAINS,
-    "renumber_vocabulary": relation.IDS,
-    "redistribute_norms": relation.SCALES,
-    "rescale_queries": relation.SCALES,
+    "permute_neurons": Code.NEURONS_REORDERED,
+    "rescale_neurons": Code.NEURONS_RESCALED,
+    "permute_values": Code.VALUES_MOVED,
+    "rotate_values": Code.VALUES_MOVED,
+    "permute_heads": Code.QUERIES_MOVED,
+    "rotate_queries": Code.QUERIES_MOVED,
+    "permute_residual": Code.BASIS_MOVED,
+    "rotate_residual": Code.BASIS_MOVED,
+    "fold_norms": Code.GAINS_FOLDED,
+    "renumber_vocabulary": Code.IDS_RENUMBERED,
+    "redistribute_norms": Code.SCALES_MOVED,
+    "rescale_queries": Code.SCALES_MOVED,
 }
 
 
@@ -304,7 +307,7 @@ def test_what_was_done_is_named(disguise: str, chance: Calibration) -> None:
     assert isinstance(changed, Snapshot)
     pair = judged(fingerprint(parent()), printed(changed), chance)
     assert (pair.verdict, pair.relation) == ("linked", "laundered")
-    extra = {relation.GAINS} if disguise == "rotate_residual" else set()  # gains are folded before it can be rotated
+    extra = {Code.GAINS_FOLDED} if disguise == "rotate_residual" else set()  # gains are folded before it can be rotated
     assert set(pair.undone) == {DONE[disguise]} | extra
 
 
@@ -333,7 +336,7 @@ def test_a_laundered_and_pruned_copy_is_linked(chance: Calibration) -> None:
     for child in (zoo.drop_layers(copy, (0, 2)), zoo.prune_width(copy, 0.75, 1)):
         pair = judged(fingerprint(parent()), fingerprint(child), chance)
         assert (pair.verdict, pair.relation) == ("linked", "pruned")
-        assert relation.BASIS in pair.undone and relation.NEURONS in pair.undone
+        assert Code.BASIS_MOVED in pair.undone and Code.NEURONS_REORDERED in pair.undone
 
 
 def narrowed(checkpoint: zoo.Checkpoint, width: int) -> zoo.Checkpoint:

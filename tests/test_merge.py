@@ -13,6 +13,7 @@ import zoo
 from provindex import Index
 from provindex.evidence import merge
 from provindex.evidence.merge import Merge, Values
+from provindex.report.words import texts
 
 Model = zoo.Checkpoint
 
@@ -219,6 +220,6 @@ def test_a_query_names_the_parents_of_a_merge(relatives: Mapping[str, Model]) ->
         "y": ("merge", "ancestor"),
     }
     assert answer["base"].direction == "ancestor" and answer["base"].pair.relation != "merge"
-    assert "0.50 of its changes" in answer["x"].pair.reasons[0] and "stranger" not in answer
+    assert "0.50 of its changes" in texts(answer["x"].pair.reasons)[0] and "stranger" not in answer
     plain = {m.entry.model_id: m for m in index.query(prints.fingerprint(relatives["x"], "again")).matches}
     assert all(m.pair.relation != "merge" for m in plain.values()) and plain["x"].pair.relation == "identical"

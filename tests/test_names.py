@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from provindex.report.words import texts
 from provindex.roles.architectures import KINDS, SCHEMES
 from provindex.roles.names import GLOBAL_ROLES, LAYER_ROLES, Layout, Part, part_shape, resolve
 
@@ -327,7 +328,7 @@ def test_facts_that_names_do_not_tell() -> None:
 def test_multimodal_models_give_their_text_tower() -> None:
     layout = layout_of("llava")
     assert (layout.model_type, layout.main) == ("llama", "decoder")
-    assert layout.notes == ("text tower of llava (llama)", "vision tower kept apart")
+    assert texts(layout.notes) == ("text tower of llava (llama)", "vision tower kept apart")
     assert set(layout.archs) == {"decoder", "vision"}
     alone = resolve(
         {
@@ -346,7 +347,7 @@ def test_a_flat_multimodal_config_is_said_to_be_one() -> None:
     config = record("qwen2_vl")["config"]
     flat = config["text_config"] | {"model_type": "qwen2_vl", "vision_config": config["vision_config"]}
     layout = resolve(shapes_of("qwen2_vl_older"), flat)
-    assert layout.notes == ("text tower of qwen2_vl", "vision tower kept apart")
+    assert texts(layout.notes) == ("text tower of qwen2_vl", "vision tower kept apart")
     assert layout.archs == layout_of("qwen2_vl").archs
 
 
@@ -376,7 +377,7 @@ def test_without_a_config_the_names_tell_the_roles(name: str) -> None:
     shapes, told = shapes_of(name), layout_of(name)
     guessed = resolve(shapes, {})
     assert guessed.unknown == ()
-    assert any("told from the tensor names" in note for note in guessed.notes) or told.main == "vision"
+    assert any("told from the tensor names" in note for note in texts(guessed.notes)) or told.main == "vision"
     for tensor, placement in guessed.placements.items():
         roles = [(p.role, p.stack, p.layer) for p in placement.parts]
         if "unknown number of heads" not in str(placement.reason):
@@ -393,7 +394,7 @@ def test_order_of_names_does_not_matter(name: str) -> None:
     first, second = resolve(shapes, config), resolve(dict(shuffled), config)
     assert table(first) == table(second)
     assert list(first.placements) == list(second.placements)
-    assert (first.archs, first.notes, first.unknown) == (second.archs, second.notes, second.unknown)
+    assert (first.archs, texts(first.notes), first.unknown) == (second.archs, texts(second.notes), second.unknown)
 
 
 @pytest.mark.parametrize("prefix", ["base_model.model.", "module.", "model.", "_orig_mod.model."])
@@ -459,7 +460,7 @@ def test_a_config_that_lies_about_its_type_is_overruled_by_the_names() -> None:
     layout = resolve(shapes_of("bert"), record("bert")["config"] | {"model_type": "llama"})
     assert layout.unknown == () and layout.main == "encoder"
     assert layout.archs["encoder"].norm_place == "post"
-    assert "config says llama" in layout.notes[0]
+    assert "config says llama" in texts(layout.notes)[0]
 
 
 def test_companions_of_quantized_weights_and_adapters_have_reasons() -> None:
@@ -491,7 +492,7 @@ def test_a_fused_shape_that_does_not_fit_has_a_reason(config: dict[str, int], re
 def test_heads_that_do_not_fit_the_queries_are_zero_and_noted() -> None:
     layout = resolve(shapes_of("llama"), record("llama")["config"] | {"num_attention_heads": 33, "head_dim": 128})
     assert layout.archs["decoder"].heads == 0
-    assert layout.notes == ("decoder: config says 33 heads of 128, the queries have 4096 rows",)
+    assert texts(layout.notes) == ("decoder: config says 33 heads of 128, the queries have 4096 rows",)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from provindex.common.errors import ModelError, ModelNotFoundError
 from provindex.formats.tensors import tensor_from_array
 from provindex.models.source import Model, open_model
+from provindex.report.words import texts
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -108,9 +109,9 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
         "also in the folder and not read: adapter_model.safetensors",
     )
     adapter = write(tmp_path / "a", {"adapter_model.safetensors": {"lora": WEIGHTS["ids"]}})
-    assert "only adapter weights" in open_model(str(adapter)).warnings[0]
+    assert "only adapter weights" in texts(open_model(str(adapter)).warnings)[0]
     shard = write(tmp_path / "s", sharded()) / "model-00001-of-00002.safetensors"
-    assert "one shard of 2" in open_model(str(shard)).warnings[0]
+    assert "one shard of 2" in texts(open_model(str(shard)).warnings)[0]
 
 
 def test_identity_files_and_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from provindex.evidence import start, token_rows
 from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start, shared_start
 from provindex.evidence.token_rows import TokenRows
 from provindex.fingerprint.rows import from_row, to_row
+from provindex.report.words import texts
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -73,7 +74,7 @@ def test_noise_strangers_and_siblings_are_never_called_shared(one: str, other: s
 def test_with_a_tied_head_nothing_stays_untouched_and_nothing_is_said(other: str) -> None:
     models = family(True)
     found = from_rows(models["base"], models[other])
-    assert found.answer == CANNOT_TELL and "head" in found.reasons[0]
+    assert found.answer == CANNOT_TELL and "head" in texts(found.reasons)[0]
 
 
 def test_every_piece_against_is_enough_and_every_missing_one_is_named() -> None:
@@ -85,10 +86,10 @@ def test_every_piece_against_is_enough_and_every_missing_one_is_named() -> None:
 
     assert answer(0.2, (0.01, 0.07), None).answer == SHARED
     for found in (answer(0.2, (0.5, 0.07), 0.0), answer(0.2, (0.0, 0.07), 0.4), answer(0.9, (0.0, 0.07), 0.0)):
-        assert found.answer == NOT_SHARED and len(found.reasons) == 1
+        assert found.answer == NOT_SHARED and len(texts(found.reasons)) == 1
     for sketch, agreement in ((None, 0.0), ((0.01, None), 0.0), ((0.2, 0.07), 0.0), ((0.0, 0.07), 0.15)):
         open_ = answer(0.2, sketch, agreement)
-        assert open_.answer == CANNOT_TELL and "chance level" in open_.reasons[0]
+        assert open_.answer == CANNOT_TELL and "chance level" in texts(open_.reasons)[0]
     assert shared_start(None, b, hidden_cosine=0.2, sketch=(0.0, 0.07), agreement=0.0).answer == CANNOT_TELL
 
 
@@ -96,7 +97,7 @@ def test_gains_that_were_trained_together_keep_the_answer_open() -> None:
     models = family(False)
     a, b = panel(models["base"]), panel(models["same start"])
     open_ = shared_start(a, b, hidden_cosine=0.2, sketch=(0.0, 0.07), agreement=0.0, gains=0.5)
-    assert open_.answer == CANNOT_TELL and "0.50" in open_.reasons[-1]
+    assert open_.answer == CANNOT_TELL and "0.50" in texts(open_.reasons)[-1]
     vectors = gains(models["base"])
     assert start.gain_correlation(vectors, vectors) == pytest.approx(1.0)
     assert start.gain_correlation(vectors, {}) is None

@@ -17,6 +17,7 @@ from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.formats import sentencepiece as spm
 from provindex.models import tokenizer as reading
 from provindex.models.tokenizer import read_tokenizer
+from provindex.report.words import texts
 from provindex.roles import config_defaults
 
 BERT = {"model_type": "bert"}
@@ -228,7 +229,7 @@ def test_a_broken_side_file_costs_only_itself(tmp_path: Path, name: str, data: b
     found = read(tmp_path, BERT)
     assert found.vocab.items() >= whole.vocab.items()  # what it says may be added, what was there stays
     if not data.startswith(b"{") or data.startswith(b'{"a":{'):
-        assert name in found.notes[0]
+        assert name in texts(found.notes)[0]
 
 
 def test_the_next_source_is_tried(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_the_next_source_is_tried(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b"{")
     found = read(tmp_path, BERT)
     assert found.kind == "WordPiece"
-    assert "tokenizer.json" in found.notes[0]
+    assert "tokenizer.json" in texts(found.notes)[0]
 
 
 def test_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

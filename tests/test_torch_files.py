@@ -23,6 +23,7 @@ from provindex.formats.tensors import Contents, Extent
 from provindex.formats.torch import pickle_machine
 from provindex.formats.torch.files import read_torch
 from provindex.models.source import open_model
+from provindex.report.words import texts
 
 DATA = Path(__file__).parent / "data" / "torch"
 FILES = sorted(path.name for path in DATA.iterdir())
@@ -69,7 +70,7 @@ LATE = {"f8": ("F8_E4M3", counted(12)), "u16": ("U16", np.array([0, 1, 65535])),
 def test_tensors_as_torch_wrote_them(name: str) -> None:
     found = read((DATA / name).read_bytes())
     wanted = expected() | (LATE if name == "zip.pt" else {})
-    assert {tensor.name for tensor in found.tensors} == set(wanted) and found.warnings == ()
+    assert {tensor.name for tensor in found.tensors} == set(wanted) and texts(found.warnings) == ()
     for tensor in found.tensors:
         dtype, values = wanted[tensor.name]
         flat = values.astype(np.float32).reshape(-1)
@@ -96,8 +97,8 @@ def test_tensors_as_torch_wrote_them(name: str) -> None:
 def test_weights_among_other_things(name: str, said: str) -> None:
     found = read((DATA / name).read_bytes())
     assert {t.name: t.flat().tolist() for t in found.tensors} == {"weight": [-6, -5, -4, -3, -2, -1], "bias": [-6, -5]}
-    assert len(found.warnings) == len(said.split("|"))
-    assert all(part in warning for part, warning in zip(said.split("|"), found.warnings, strict=True))
+    assert len(texts(found.warnings)) == len(said.split("|"))
+    assert all(part in warning for part, warning in zip(said.split("|"), texts(found.warnings), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_code_beside_weights_is_named_and_not_run(form: Any, protocol: int, tmp_
         found = read(form(op({"w": GOOD, **others, "a": body})))
         named = f"{os.system.__module__}.system, mine.b, mine.c and 1 more"
         assert found.tensors[0].flat().tolist() == [1.0] * 6
-        assert found.warnings[0] == f"file refers to code ({named}), which was not run"
+        assert texts(found.warnings)[0] == f"file refers to code ({named}), which was not run"
     with pytest.raises(ModelError, match="pickled object"):
         read(form(body))
     assert not marker.exists()
@@ -298,7 +299,7 @@ def test_a_stack_of_calls_is_a_stack_of_records(tmp_path: Path) -> None:
     new = op(Global("builtins", "exec")) + op((f"open({str(marker)!r}, 'w')",)) + b"\x81"
     named = op(Global("builtins", "exec")) + op(("1",)) + op({}) + b"\x92"
     found = read(archive(op({"w": GOOD, "a": call, "b": new, "c": named}), ONE))
-    assert "builtins.getattr, builtins.__import__, builtins.exec" in found.warnings[0] and not marker.exists()
+    assert "builtins.getattr, builtins.__import__, builtins.exec" in texts(found.warnings)[0] and not marker.exists()
 
 
 # --- nothing grows or hangs ---
@@ -469,7 +470,7 @@ def folder(root: Path, *names: str, **files: bytes) -> Path:
 )
 def test_the_checkpoint_of_a_folder(names: tuple[str, ...], chosen: str, left: tuple[str, ...], tmp_path: Path) -> None:
     model = open_model(folder(tmp_path / "m", *names))
-    assert [fact.name for fact in model.files] == [chosen] and model.warnings == left
+    assert [fact.name for fact in model.files] == [chosen] and texts(model.warnings) == left
     assert np.array_equal(model.tensors["turned"].flat(), counted(12).reshape(4, 3).T.reshape(-1))
     assert open_model(tmp_path / "m" / chosen).tensors.keys() == model.tensors.keys()
 

@@ -20,6 +20,7 @@ from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.index.collection import calibration_of
 from provindex.models.source import open_model
+from provindex.report.words import texts
 from provindex.verdict.calibration import Calibration
 from provindex.verdict.pair import LayerRange, Pair, compare
 
@@ -145,8 +146,8 @@ def test_models_of_one_width_and_other_architectures_are_not_linked(family: Trai
 
 def test_an_unrelated_verdict_says_what_it_would_have_seen(family: Trained) -> None:
     pair = compare(family[1]["founder-00"], family[1]["founder-01"])
-    assert "would have been linked: hidden units with a cosine of 0." in pair.reasons[0]
-    assert any("reordered" in reason for reason in pair.reasons)
+    assert "would have been linked: hidden units with a cosine of 0." in texts(pair.reasons)[0]
+    assert any("reordered" in reason for reason in texts(pair.reasons))
 
 
 # ---- children -----------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_a_shared_random_start_is_linked_and_the_answer_says_so(family: Trained)
     tree, prints = family
     pair = compared(*(prints[name] for name in tree.twin))
     assert (pair.verdict, pair.direction) == ("linked", "unknown")
-    assert any("random start" in reason for reason in pair.reasons)
+    assert any("random start" in reason for reason in texts(pair.reasons))
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_models_that_share_no_layer_are_linked_by_their_residual_basis(make: Cal
     pair = compared(one, other)
     assert label(pair) == ("linked", "shared-ancestor", "unknown")
     assert pair.evidence["hidden_fixed_points"].log10_p == 0.0 and pair.layer_map == ()
-    assert any("only the token embedding is the same" in reason for reason in pair.reasons)
+    assert any("only the token embedding is the same" in reason for reason in texts(pair.reasons))
 
 
 def test_overlapping_halves_of_one_parent_are_related_and_not_identical() -> None:
@@ -285,7 +286,7 @@ def test_reordered_units_are_found_again(parent: zoo.Checkpoint) -> None:
 def test_a_wholly_reordered_copy_takes_a_calibration_to_be_linked(parent: zoo.Checkpoint) -> None:
     ours, theirs = fingerprint(parent), fingerprint(reordered(parent, 2, basis=True))
     missed, pair = compared(ours, theirs), compared(ours, theirs, calibration_of())
-    assert missed.verdict == "unrelated" and any("no calibration" in reason for reason in missed.reasons)
+    assert missed.verdict == "unrelated" and any("no calibration" in reason for reason in texts(missed.reasons))
     assert label(pair) == ("linked", "laundered", "unknown")
     assert {"neurons reordered", "residual basis rotated or permuted"} <= set(pair.undone)
 
@@ -297,8 +298,8 @@ def test_other_residual_widths_are_inconclusive(parent: zoo.Checkpoint) -> None:
     ours, theirs = fingerprint(parent), fingerprint(zoo.llama(1, layers=4, hidden=128))
     pair, ranked = compared(ours, theirs), compared(ours, theirs, calibration_of())
     assert (pair.verdict, pair.log10_p) == ("inconclusive", 0.0)
-    assert pair.reasons[0] == "residual widths differ (64 and 128)"
-    assert ranked.verdict == "unrelated" and "neurons" in ranked.reasons[0]
+    assert texts(pair.reasons)[0] == "residual widths differ (64 and 128)"
+    assert ranked.verdict == "unrelated" and "neurons" in texts(ranked.reasons)[0]
 
 
 def test_weights_link_without_config_and_tokenizer(parent: zoo.Checkpoint) -> None:
@@ -313,7 +314,7 @@ def test_weights_link_without_config_and_tokenizer(parent: zoo.Checkpoint) -> No
 def test_broken_weights_are_inconclusive_and_not_unrelated(parent: zoo.Checkpoint, bad: float) -> None:
     broken = fingerprint(parent.with_tensors({n: np.full_like(v, bad) for n, v in parent.tensors.items()}))
     pair = compared(broken, fingerprint(parent))
-    assert pair.verdict == "inconclusive" and pair.reasons
+    assert pair.verdict == "inconclusive" and texts(pair.reasons)
     assert compared(broken, broken).relation == "identical"  # byte for byte, whatever the bytes mean
 
 
@@ -380,10 +381,10 @@ def test_every_pair_of_real_models_gets_an_honest_verdict(real: dict[str, Finger
             allowed = {"unrelated", "inconclusive"} if real[a].facts.hidden != real[b].facts.hidden else {"unrelated"}
             assert pair.verdict in allowed, (a, b)
         elif {a, b} <= NO_TRANSFORMER:
-            assert pair.verdict == "inconclusive" and pair.reasons, (a, b)
+            assert pair.verdict == "inconclusive" and texts(pair.reasons), (a, b)
         else:
             assert label(pair)[:2] == ("linked", RELATIONS[row["relation"]]), (a, b)
             if pair.direction != "unknown":
                 assert row["parent"] == (a if pair.direction == "ancestor" else b), (a, b)
         if pair.verdict == "inconclusive":
-            assert pair.reasons, (a, b)
+            assert texts(pair.reasons), (a, b)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from provindex.common.errors import ModelError
 from provindex.common.score import Score
+from provindex.report.words import joined
 from provindex.signals import eas, end, lep, nlf, pipeline, wvc
 
 
@@ -91,7 +92,7 @@ def test_symmetric_in_range_rounded(signal: str, seeds: tuple[int, int], layers:
     a, b = toy(seeds[0], layers[0]), toy(seeds[1], layers[1])
     forth, back = score(signal, a, b), score(signal, b, a)
     assert forth == back
-    assert forth.value is not None and forth.reason is None
+    assert forth.value is not None and not forth.reasons
     assert 0.0 <= forth.value <= 1.0 and forth.value == round(forth.value, 4)
     assert forth.n is not None and forth.n > 0
 
@@ -109,7 +110,7 @@ def test_one_bad_number_makes_a_signal_absent(signal: str, poison: str) -> None:
     for a, b in ((good, bad), (bad, good), (bad, bad)):
         answer = score(signal, a, b)
         assert answer.value is None and answer.n is None
-        assert answer.reason is not None and "NaN or infinity" in answer.reason
+        assert joined(answer.reasons) and "NaN or infinity" in joined(answer.reasons)
 
 
 EMPTY: dict[str, Any] = {
@@ -127,7 +128,7 @@ def test_nothing_to_compare_has_a_reason_that_names_the_side(signal: str) -> Non
     for a, b, side in ((EMPTY[signal], something, "first"), (something, EMPTY[signal], "second")):
         answer = COMPARE[signal](a, b)
         assert answer.value is None and answer.n is None
-        assert answer.reason is not None and side in answer.reason
+        assert joined(answer.reasons) and side in joined(answer.reasons)
 
 
 FLAT: dict[str, Any] = {
@@ -142,7 +143,7 @@ FLAT: dict[str, Any] = {
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_arrays_without_variation_are_absent_not_equal(signal: str) -> None:
     answer = COMPARE[signal](FLAT[signal], FLAT[signal])
-    assert answer.value is None and answer.reason
+    assert answer.value is None and joined(answer.reasons)
 
 
 def _rotated(m: Toy) -> Toy:
@@ -232,7 +233,7 @@ def test_eas_compares_the_first_anchors_that_both_have() -> None:
     rows = toy(3).rows
     assert eas.compare(eas.extract(rows), eas.extract(rows[:40])) == Score(1.0, 40)
     few = eas.extract(rows)[:7, :7]
-    assert eas.compare(few, few).reason == "fewer than 8 anchors to compare"
+    assert joined(eas.compare(few, few).reasons) == "fewer than 8 anchors to compare"
 
 
 def test_eas_of_opposite_matrices_is_zero() -> None:
@@ -400,9 +401,9 @@ def test_wvc_cuts_a_layer_to_the_shorter_and_skips_small_or_zero_ones() -> None:
     assert wvc.compare(a, b) == Score(1.0, 4)
     c = wvc.Samples.collect(_layer(0, one) + _layer(1, one[:63]) + _layer(2, 0 * one))
     answer = wvc.compare(a, c)
-    assert answer.value is None and answer.reason is not None and "enough samples" in answer.reason
+    assert answer.value is None and joined(answer.reasons) and "enough samples" in joined(answer.reasons)
     far = wvc.Samples.collect(_layer(0, one) + _layer(9, one))
-    assert wvc.compare(a, far).reason == "fewer than 2 common layers"
+    assert joined(wvc.compare(a, far).reasons) == "fewer than 2 common layers"
 
 
 def test_wvc_keeps_layers_together_when_names_sort_them_apart() -> None:

@@ -156,7 +156,7 @@ def _pair(pair: Pair, direction: str | None) -> Document:
         "verdict": pair.verdict,
         "relation": pair.relation,
         "direction": direction,
-        "direction_reasons": texts(pair.direction_reasons),
+        "direction_reasons": list(texts(pair.direction_reasons)),
         "direction_reason_codes": all_coded(pair.direction_reasons),
         "undone": [text(Reason(code)) for code in pair.undone],
         "undone_codes": list(map(str, pair.undone)),
@@ -181,7 +181,7 @@ def _pair(pair: Pair, direction: str | None) -> Document:
             {"stack": r.stack, "from": list(r.a), "to": list(r.b), "log10_p": _rounded(r.log10_p)}
             for r in pair.layer_map
         ],
-        "reasons": texts(pair.reasons),
+        "reasons": list(texts(pair.reasons)),
         "reason_codes": all_coded(pair.reasons),
     }
 
@@ -213,7 +213,7 @@ def _absent(reasons: Sequence[Reason]) -> Document:
 
 
 def _warnings(reasons: Sequence[Reason]) -> Document:
-    return {"warnings": texts(reasons), "warning_codes": all_coded(reasons)}
+    return {"warnings": list(texts(reasons)), "warning_codes": all_coded(reasons)}
 
 
 def _outcome(outcome: Outcome) -> Document:

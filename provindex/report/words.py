@@ -398,9 +398,9 @@ def _figures(reason: Reason) -> dict[str, Any]:
     return figures
 
 
-def texts(reasons: Sequence[Reason]) -> list[str]:
+def texts(reasons: Sequence[Reason]) -> tuple[str, ...]:
     """Each reason as a text."""
-    return [text(reason) for reason in reasons]
+    return tuple(text(reason) for reason in reasons)
 
 
 def joined(reasons: Sequence[Reason]) -> str:

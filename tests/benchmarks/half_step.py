@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from quantizers import IN_GGUF, QUANTIZERS, Quantizer, affine, gptq, in_gguf
 
+from provindex.common.halves import halved
 from provindex.evidence import nearest
 from provindex.evidence.grids import Grid, grid_of, residual, together
-from provindex.common.halves import halved
 from provindex.evidence.panels import round_bf16
 
 F32 = NDArray[np.float32]
