@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from provindex.api import QueryResult as QueryResult
     from provindex.api import compare as compare
     from provindex.api import fingerprint as fingerprint
+    from provindex.api import load_dataset as load_dataset
     from provindex.common.errors import ProvindexError as ProvindexError
 
 _HOMES = {
@@ -34,8 +35,19 @@ _HOMES = {
     "ProvindexError": "common.errors",
     "QueryResult": "api",
     "compare": "api",
+    "load_dataset": "api",
 }
-__all__ = ["Fingerprint", "Index", "Pair", "ProvindexError", "QueryResult", "__version__", "compare", "fingerprint"]
+__all__ = [
+    "Fingerprint",
+    "Index",
+    "Pair",
+    "ProvindexError",
+    "QueryResult",
+    "__version__",
+    "compare",
+    "fingerprint",
+    "load_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

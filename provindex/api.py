@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from provindex.audit.gate import gate
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
@@ -29,6 +29,7 @@ from provindex.fingerprint.extract.deep import deep_agreement
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.parquet import write_fingerprint
 from provindex.fingerprint.record import MODES, Fingerprint
+from provindex.fingerprint.rows import to_row
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
 from provindex.hub.client import Remote
@@ -37,6 +38,7 @@ from provindex.hub.push import push
 from provindex.index import answer, collection
 from provindex.index.answer import Comparison
 from provindex.index.collection import calibration_of
+from provindex.index.dataset import VECTOR, schema
 from provindex.index.fill import Built, fill
 from provindex.index.pulled import is_reference
 from provindex.models.listing import expand
@@ -45,6 +47,9 @@ from provindex.models.tokenizer import read_tokenizer
 from provindex.report import document
 from provindex.verdict.pair import Pair
 from provindex.verdict.pair import compare as compare_fingerprints
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
@@ -95,6 +100,19 @@ class Index(collection.Index):
         assert isinstance(found, QueryResult)
         return found
 
+    def to_dataset(self, *, panels: bool = False) -> Dataset:
+        """The rows as a `datasets.Dataset`, one a model, for tables, filters and notebooks.
+
+        panels: with the arrays as well (up to a few MB a model); else the small columns only: who each model is, its
+        facts, why something is missing, its retrieval vector. Columns: dataset_card/columns.md.
+        """
+        from datasets import Dataset
+        from pyarrow import Table
+
+        rows = [{**(to_row(entry.load()) if panels else entry.row), VECTOR: entry.vector} for entry in self]
+        columns = schema("models") if not panels else parquet.schema("both").append(schema("models").field(VECTOR))
+        return Dataset(Table.from_pylist(rows, schema=columns))
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -121,6 +139,14 @@ class Resolved:
         if self.model is None or first.mode != "sampled" or not first.layers_unread:
             return None
         return replace(self, fingerprint=fingerprint_model(self.model, mode="sampled", progress=progress))
+
+
+def load_dataset(*references: Reference, panels: bool = False) -> Dataset:
+    """The rows of indexes as a `datasets.Dataset`; references and default as for `Index.load`, panels as `to_dataset`.
+
+    Reads what is on this machine: `provindex index pull org/name` fetches a dataset of the Hub.
+    """
+    return Index.load(*references).to_dataset(panels=panels)
 
 
 def resolve(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from provindex.common.reasons import Code, Reason
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +16,7 @@ from zoo.shrunk import shrunk
 
 from build_index.zoo import disguises
 from build_index.zoo.snapshot import Snapshot
+from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome
 from provindex.common.threads import one_blas_thread
 from provindex.evidence import aligned, sketch
@@ -164,7 +163,9 @@ def test_without_chance_levels_it_is_not_and_the_answer_says_what_was_not_seen(k
     assert (pair.verdict, pair.relation, pair.layer_map, pair.undone) == ("unrelated", None, (), ())
     assert (pair.evidence["triple_agreement"].value or 0) > 0.99  # it is shown, and does not decide
     assert pair.evidence["triple_agreement"].conformal is None
-    assert any("were all reordered or rotated" in reason and text(NO_CALIBRATION) in reason for reason in texts(pair.reasons))
+    assert any(
+        "were all reordered or rotated" in reason and text(NO_CALIBRATION) in reason for reason in texts(pair.reasons)
+    )
 
 
 def test_without_chance_levels_and_exact_tests_it_is_inconclusive(chance: Calibration) -> None:
@@ -175,7 +176,9 @@ def test_without_chance_levels_and_exact_tests_it_is_inconclusive(chance: Calibr
     assert (pair.verdict, pair.log10_p) == ("inconclusive", None)
     assert any(text(NO_CALIBRATION) in reason for reason in texts(pair.reasons))
     assert judged(one, hidden, chance).verdict == "linked"
-    bare = replace(hidden, neurons=None, sketches=None, sketches_by_id=None, absences={"neurons": Reason.of(Code.NO_BRANCHES)})
+    bare = replace(
+        hidden, neurons=None, sketches=None, sketches_by_id=None, absences={"neurons": Reason.of(Code.NO_BRANCHES)}
+    )
     pair = judged(one, bare, chance)
     assert pair.verdict == "inconclusive" and any("no MLP" in reason for reason in texts(pair.reasons))
 

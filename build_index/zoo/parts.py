@@ -364,8 +364,8 @@ class Parts:
         if self._copied and head and embed and self.tied_by_config() and embed[0] in self._owned:
             self.tensors[head[0]] = self.tensors[embed[0]].copy()
         owners = {p.canonical: p.name for p in self.layout.placements.values() if p.parts}
-        for place in self.placed("second copy of "):
-            owner = owners.get((place.reason or "").removeprefix("second copy of "))
+        for place in (p for p in self.layout.placements.values() if p.copy_of):
+            owner = owners.get(place.copy_of)
             if owner in self._owned and owner and self.tensors[owner].shape == self.tensors[place.name].shape:
                 self.tensors[place.name] = self.tensors[owner].copy()
 

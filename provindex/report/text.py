@@ -9,12 +9,13 @@ from typing import Any
 from provindex.common.errors import printable
 from provindex.common.reasons import Reason
 from provindex.report.words import brief
+from provindex.signals.table import SIGNALS
 
 Document = dict[str, Any]
 Column = tuple[str, list[str], int, bool]  # heading, cells, priority, right-aligned
 NEEDED = 3  # columns of a higher priority number are left out where the terminal is too narrow
 
-SIGNALS = ("WVC", "EAS", "LEP", "NLF", "END", "VOA", "TFV", "MFI")
+ORDER = {signal.name: signal.order for signal in SIGNALS}  # of the columns of signals
 MIN_WIDTH = 60  # narrower than that the tables of `compare` say nothing
 PLAIN_WIDTH = 200  # when the output is not a terminal
 NOTHING_ELSE = "That is all: no weights that could be used as a model, no text, no paths, no host names."
@@ -182,7 +183,8 @@ def _match_columns(matches: Sequence[Document]) -> list[Column]:
         ("DIRECTION", [*(m["direction"] or "-" for m in matches), *below], 1, False),
         ("E-VALUE", [*map(_e_value, matches), *below], 1, True),
     ]
-    for rank, name in enumerate(SIGNALS):
+    names = sorted(matches[0]["signals"], key=lambda name: ORDER.get(name, 99))
+    for rank, name in enumerate(names):
         last = [_number((chance[name].get("chance") or {}).get("p999"))] if chance else []
         cells = [*(_number(m["signals"][name]["value"]) for m in matches), *last]
         columns.append((name, cells, 2 + rank + (rank > 2), True))

@@ -6,6 +6,7 @@ semicolons. Where a reason is about something (a model, a file, a test), that na
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -213,7 +214,7 @@ SENTENCES: Mapping[Code, Sentence] = {
         "{because}): experts made of one MLP, or neurons whose parts are tied"
     ),
     C.COMMON_FEW: Sentence("too few hidden units or coordinates in common for a test with power"),
-    C.NOT_RANKED: Sentence("{because}"),
+    C.NOT_RANKED: Sentence("{test}: {because}"),
     C.TOWER_SHARED: Sentence(
         "the {stack} tower is shared ({share:.0%} of its {n} blocks are equal); by itself that links no text tower"
     ),
@@ -374,19 +375,33 @@ WAYS = {  # in which an imported row was taken otherwise than a row of ours (sig
 BRIEF_WITHIN = frozenset({Code.UNTESTED})  # summaries: each distinct kind of reason once, without figures
 
 
+class _Filled(string.Formatter):
+    """Fills in figures, which may come from a stranger's row: one that is missing or of another type shows as it is."""
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return kwargs.get(str(key), "?")
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        try:
+            return format(value, format_spec)
+        except (ValueError, TypeError):
+            return str(value)
+
+
+_FILLED = _Filled()
+
+
 def text(reason: Reason) -> str:
     """A reason as a clause or sentence."""
     because = summary(reason.because) if reason.code in BRIEF_WITHIN else joined(reason.because)
-    said = SENTENCES[reason.code].full.format(**_figures(reason), because=because)
+    said = _FILLED.format(SENTENCES[reason.code].full, **_figures(reason), because=because)
     return f"{reason.subject}: {said}" if reason.subject else said
 
 
 def brief(reason: Reason) -> str:
     """The same without whom it is about and without the figures of one pair."""
-    if reason.code is Code.NOT_RANKED:
-        return f"{reason.subject}: {summary(reason.because)}"
     sentence = SENTENCES[reason.code]
-    return (sentence.brief or sentence.full).format(**_figures(reason), because=summary(reason.because))
+    return _FILLED.format(sentence.brief or sentence.full, **_figures(reason), because=summary(reason.because))
 
 
 def _figures(reason: Reason) -> dict[str, Any]:

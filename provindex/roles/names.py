@@ -86,6 +86,7 @@ class Placement:
     reason says why ("buffer", "pooler", "classification head", "unknown name" ...).
     stack and layer: the tower and layer that the tensor belongs to, also when it has no role (None outside layers).
     weight: False for buffers and fixed tables (rotary frequencies, causal masks, position ids): never hashed.
+    copy_of: canonical name of the tensor that this one repeats, "" if it repeats none.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Placement:
     stack: str = "decoder"
     layer: int | None = None
     weight: bool = True
+    copy_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -675,7 +677,7 @@ def _settle_embeddings(placed: Sequence[Placement], main: str) -> list[Placement
     for p in placed:
         if p.parts and p.parts[0].role == "embed" and p.parts[0].stack != main:
             if shared:
-                p = replace(p, parts=(), reason="second copy of shared.weight")
+                p = replace(p, parts=(), reason="second copy of shared.weight", copy_of="shared.weight")
             elif alone:
                 p = replace(p, parts=(replace(p.parts[0], stack=main),), stack=main)
         settled.append(p)
@@ -686,7 +688,7 @@ def _claim(placement: Placement, owners: dict[tuple[object, ...], str]) -> Place
     keys = [(p.role, p.stack, p.layer, p.expert, p.cross, p.param) for p in placement.parts]
     taken = next((owners[key] for key in keys if key in owners), None)
     if taken is not None:
-        return replace(placement, parts=(), reason=f"second copy of {taken}")
+        return replace(placement, parts=(), reason=f"second copy of {taken}", copy_of=taken)
     owners.update(dict.fromkeys(keys, placement.canonical))
     return placement
 

@@ -25,12 +25,12 @@ from provindex.common.reasons import Code, Reason
 from provindex.common.score import Chance, Score
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
-from provindex.signals import voa
-from provindex.signals.table import SIGNALS
+from provindex.signals import table, voa
 
 SCHEMA = 1
 CONFORMAL = tuple(test.name for test in TESTS if test.tier == "aligned")  # their p-values are ranks: scores are kept
-STATISTICS = (*(signal.name for signal in SIGNALS), *CONFORMAL)
+SIGNALS = tuple(signal.name for signal in table.SIGNALS)
+STATISTICS = (*SIGNALS, *CONFORMAL)
 POOLED = "pooled"
 MLP_KINDS = ("gated", "two-matrix", "mixed")
 STRATA = tuple(

@@ -249,7 +249,7 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...
     unranked = _why_unranked(evidence)
     if set(unranked) <= set(reasons):
         return "inconclusive", reasons
-    return "inconclusive", (*reasons, Reason.of(Code.NOT_RANKED, "triple_agreement", because=unranked))
+    return "inconclusive", (*reasons, Reason.of(Code.NOT_RANKED, because=unranked, test="triple_agreement"))
 
 
 def _layers_unconfirmed(e3: Outcome, e4: Outcome) -> Reason:

@@ -135,8 +135,8 @@ def differ(before: Path, after: Path) -> int:
             print(f"{key}: not recorded again")
             found["missing"] += 1
             continue
-        cells = {k: v for k, v in line.get("cells", {}).items() if k not in ROW}
-        for said in differences({**line, "cells": cells}, new[key]):
+        line = {**line, "cells": {k: v for k, v in line["cells"].items() if k not in ROW}} if "cells" in line else line
+        for said in differences(line, new[key]):
             print(f"{key[0]} {key[1]}{said}")
             found[key[0]] += 1
     counts = Counter(kind for kind, _ in old)

@@ -60,7 +60,7 @@ def shrunk(name: str, seed: int = 0, *, vocabulary: int = VOCABULARY, tied_copy:
 def _copies(tensors: dict[str, NDArray[np.float64]], layout: Layout, tied_copy: bool) -> None:
     owners = {p.canonical: p.name for p in layout.placements.values() if p.parts}
     for place in layout.placements.values():
-        owner = owners.get((place.reason or "").removeprefix("second copy of "))
+        owner = owners.get(place.copy_of)
         if place.name in tensors and owner:
             if owner in tensors:
                 tensors[place.name] = tensors[owner].copy()
