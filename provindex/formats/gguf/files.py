@@ -21,6 +21,7 @@ from provindex.formats.gguf import config as gguf_config
 from provindex.formats.gguf import tokenizer as gguf_tokenizer
 from provindex.formats.gguf.header import Entry, Header, Value, read_header
 from provindex.formats.gguf.names import FAMILIES, Family
+from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import BlockTensor, ByteTensor, ComputedTensor, Contents, Extent, rows_moved
 
 MAX_TENSORS = 1 << 17  # of a model, each expert counted; the largest published ones have about 75,000
@@ -28,6 +29,11 @@ MAX_ROWS = 1 << 20  # of a matrix whose rows are put in another order, and eleme
 COLUMNS_AT_ONCE = 256  # of a transposed matrix: each piece of it reads the whole stored one
 
 I64 = NDArray[np.int64]
+
+
+def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
+    """The model in one GGUF file or in all parts of one. See `reader.Reader`."""
+    return read_parts([(file.extent, file.label) for file in files])
 
 
 def read_gguf(file: Extent, label: str) -> Contents:
