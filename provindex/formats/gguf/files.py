@@ -1,6 +1,6 @@
 """GGUF files: tensors under transformers' names and in its orientation, config and tokenizer from the metadata.
 
-What llama.cpp's converter did to a tensor is undone on reading (gguf_names.py says what that was), so that a model in
+What llama.cpp's converter did to a tensor is undone on reading (gguf/names.py says what that was), so that a model in
 F32, F16 or BF16 has the content hash of its safetensors. Nothing is dequantized before it is asked for.
 """
 
