@@ -42,6 +42,10 @@ class ModelError(ProvindexError):
     """A model that was found but cannot be read: truncated, hostile, or in a format we do not read."""
 
 
+class UnreadFormatError(ModelError):
+    """Weights in a format that is not read; `next_step` says how to get them in one that is, wherever the file is."""
+
+
 class ModelNotFoundError(ProvindexError):
     """A reference that names no path, no indexed id, no cached model and no model on the Hub."""
 

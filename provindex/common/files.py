@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from provindex.common import places
 from provindex.common.errors import IndexFormatError
@@ -58,6 +58,18 @@ def locked(folder: Path) -> Iterator[None]:
         )
     with FileLock(folder / LOCK):
         yield
+
+
+def without_path(text: str, path: str | Path, name: str) -> str:
+    """An error's text for others' eyes: a path of this machine in it becomes the name that others know."""
+    return text.replace(str(path), name)
+
+
+def is_plain_path(name: str) -> bool:
+    """Whether a path with "/" is relative, has at most 255 characters, and cannot leave its folder on any system."""
+    parts = PurePosixPath(name).parts
+    forbidden = name.startswith("/") or ".." in parts or any(c in '\\:*?"<>|' or ord(c) < 32 for c in name)
+    return bool(parts) and not forbidden and len(name) <= 255
 
 
 def file_sha256(path: Path) -> str:

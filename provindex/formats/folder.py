@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from provindex.common.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
-from provindex.common.errors import ModelError
+from provindex.common.errors import ModelError, UnreadFormatError
+from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
+from provindex.formats import registry
+from provindex.formats.registry import GGUF, ONNX, SAFETENSORS, TORCH, Format, Refusal
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -22,26 +25,14 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 VOCABULARIES = frozenset(TOKENIZER_FILES) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 SINGLE = "model.safetensors"
-GGUF = ".gguf"
-INDEX_SUFFIX = ".safetensors.index.json"
+CHECKPOINT = "pytorch_model.bin"
+ONNX_SINGLE = ("model.onnx", "onnx/model.onnx")
+INDEX_SUFFIX, CHECKPOINT_INDEX = (row.suffixes[0] + ".index.json" for row in (SAFETENSORS, TORCH))
+INDEX_SUFFIXES = (INDEX_SUFFIX, CHECKPOINT_INDEX)
 MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
 
-CHECKPOINTS = (".bin", ".pt", ".pth", ".ckpt")  # torch's
-CHECKPOINT = "pytorch_model.bin"
-INDEX_SUFFIXES = (INDEX_SUFFIX, ".bin.index.json")
-ONNX = ".onnx"
-ONNX_SINGLE = ("model.onnx", "onnx/model.onnx")
-
-# Weight files in formats that are not read (yet), by suffix.
-FOREIGN: Mapping[str, str] = {
-    ".pkl": "pickle", ".pickle": "pickle", ".ggml": "GGML", ".h5": "Keras HDF5",
-    ".keras": "Keras", ".msgpack": "Flax msgpack", ".npz": "numpy archive", ".npy": "numpy array", ".tflite": "TFLite",
-}  # fmt: skip
-CONVERT = (
-    "Convert it to safetensors first (with transformers: model.save_pretrained(folder)); pickles are never executed."
-)
-
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(safetensors|bin|gguf)")
+_NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
+SHARD = re.compile(rf"(?P<stem>.+)-(?P<number>\d{{5}})-of-(?P<count>\d{{5}})({_NUMBERED})")
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
 # What trainers keep beside the weights, in the same format.
 _TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")
@@ -56,16 +47,24 @@ class Weights:
 
 
 def weight_files(names: Collection[str], label: str) -> Weights:
-    """Choose the weights among the file names of a folder, as transformers does: one file, else an index,
-    else all there is. Without safetensors: one GGUF file or all the parts of one, else torch's checkpoint, else an ONNX
-    file.
+    """Choose the weights among the file names of a folder: those of the first format of the registry that is there.
 
     Files that repeat the same weights (consolidated.safetensors) or amend them (adapters) are left out when
     there are others, so that no parameter counts twice. ModelError when there is nothing to read, or a shard
     is missing.
     """
     here = sorted(name for name in names if "/" not in name)
-    tensors = [name for name in here if name.endswith(".safetensors")]
+    for row in filter(registry.is_read, registry.FORMATS):
+        choose = _CHOICES.get(row.name)
+        found = choose(here, names, label) if choose else _only(_named(row, here), label, f"{row.name} files")
+        if found is not None:
+            return found
+    raise _nothing(names, label)
+
+
+def _safetensors(here: list[str], names: Collection[str], label: str) -> Weights | None:
+    """As transformers chooses: one file, else an index, else all there is."""
+    tensors = _named(SAFETENSORS, here)
     indexes = [name for name in here if name.endswith(INDEX_SUFFIX)]
     main = [name for name in tensors if not name.startswith(_SIDE)]
     main_indexes = [name for name in indexes if not name.startswith(_SIDE)]
@@ -79,21 +78,19 @@ def weight_files(names: Collection[str], label: str) -> Weights:
         if group:
             _check_numbering(group, label)
             return Weights(tuple(group))
-    if tensors:
-        return Weights(tuple(tensors))
-    ggufs = [name for name in here if name.lower().endswith(GGUF) and not name.startswith("mmproj")]
-    if ggufs:
-        return Weights(_one_gguf(ggufs, label))
-    found = _checkpoint(here, label) or _onnx(names, label)
-    if found is None:
-        raise _nothing(names, label)
-    return found
+    return Weights(tuple(tensors)) if tensors else None
 
 
-def _checkpoint(here: list[str], label: str) -> Weights | None:
+def _gguf(here: list[str], names: Collection[str], label: str) -> Weights | None:
+    """The one GGUF file, or all parts of it; the projector of a multimodal model is none."""
+    files = [name for name in _named(GGUF, here) if not name.startswith("mmproj")]
+    return Weights(_one_gguf(files, label)) if files else None
+
+
+def _checkpoint(here: list[str], names: Collection[str], label: str) -> Weights | None:
     """torch's files, in the order in which transformers looks for them; files of a training are none."""
     files = [name for name in here if _is_checkpoint(name)]
-    index = CHECKPOINT + ".index.json"
+    index = PurePosixPath(CHECKPOINT).stem + CHECKPOINT_INDEX
     if CHECKPOINT in files:
         return Weights((CHECKPOINT,))
     if index in here:
@@ -106,11 +103,21 @@ def _checkpoint(here: list[str], label: str) -> Weights | None:
     return _only(main or files, label, "checkpoints")
 
 
-def _onnx(names: Collection[str], label: str) -> Weights | None:
+def _onnx(here: list[str], names: Collection[str], label: str) -> Weights | None:
     """An ONNX file, the unquantized one of those that are usually exported together."""
     files = sorted(name for name in names if _is_onnx(name))
     single = next((name for name in ONNX_SINGLE if name in files), None)
     return Weights((single,)) if single else _only(files, label, "ONNX files")
+
+
+# How the files of a format are chosen where a folder has several; of a format that is not here, its one file is chosen.
+# Each function gets the names in the folder itself, all names, and what errors call the folder.
+_CHOICES: Mapping[str, Callable[[list[str], Collection[str], str], Weights | None]] = {
+    SAFETENSORS.name: _safetensors,
+    GGUF.name: _gguf,
+    TORCH.name: _checkpoint,
+    ONNX.name: _onnx,
+}
 
 
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:
@@ -126,12 +133,16 @@ def _only(files: list[str], label: str, what: str) -> Weights | None:
     return Weights((files[0],)) if files else None
 
 
+def _named(row: Format, names: Collection[str]) -> list[str]:
+    return [name for name in names if registry.is_of(row, name)]
+
+
 def _is_checkpoint(name: str) -> bool:
-    return "/" not in name and name.lower().endswith(CHECKPOINTS) and not name.startswith(_TRAINING)
+    return "/" not in name and registry.is_of(TORCH, name) and not name.startswith(_TRAINING)
 
 
 def _is_onnx(name: str) -> bool:
-    return name.lower().endswith(ONNX) and name.removeprefix("onnx/").count("/") == 0
+    return registry.is_of(ONNX, name) and name.removeprefix("onnx/").count("/") == 0
 
 
 def _one_gguf(files: list[str], label: str) -> tuple[str, ...]:
@@ -145,12 +156,18 @@ def _one_gguf(files: list[str], label: str) -> tuple[str, ...]:
 
 
 def named_files(name: str, names: Collection[str], label: str) -> tuple[str, ...]:
-    """The file of that name, with the other parts if it is one of a GGUF model. ModelError if there is none."""
+    """The file of that name, with the other parts if it is one of a GGUF model.
+
+    ModelError if there is none, or if its name says that its format is not read: it need not be fetched to know that.
+    """
     if name not in names:
         others = [n for n in sorted(names) if PurePosixPath(n).suffix == PurePosixPath(name).suffix]
         listed = f"It has {', '.join(others[:5])}{' ...' if len(others) > 5 else ''}." if others else f"Name {label}."
         raise ModelError(f"{label} has no file {name}.", listed)
-    return gguf_parts(name, names) if name.lower().endswith(GGUF) else (name,)
+    refusal = registry.refusal_of(name)
+    if refusal is not None:
+        raise registry.unread(*refusal, f"{label}/{name}")
+    return gguf_parts(name, names) if registry.is_of(GGUF, name) else (name,)
 
 
 def gguf_parts(name: str, names: Collection[str]) -> tuple[str, ...]:
@@ -187,15 +204,8 @@ def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ..
     return {shard: tuple(shards[shard]) for shard in sorted(shards)}
 
 
-def is_plain_path(name: str) -> bool:
-    """A relative path that cannot leave its folder on any system."""
-    parts = PurePosixPath(name).parts
-    forbidden = name.startswith("/") or ".." in parts or any(c in '\\:*?"<>|' or ord(c) < 32 for c in name)
-    return bool(parts) and not forbidden and len(name) <= 255
-
-
 def _is_safetensors(name: str) -> bool:
-    return "/" not in name and name.endswith(".safetensors")
+    return "/" not in name and registry.is_of(SAFETENSORS, name)
 
 
 def remarks(names: Collection[str], read: Collection[str]) -> tuple[Reason, ...]:
@@ -238,11 +248,11 @@ def _check_numbering(files: list[str], label: str) -> None:
 def _nothing(names: Collection[str], label: str) -> ModelError:
     """Why a folder has no weights that we read, and what to do."""
     here = sorted(name for name in names if "/" not in name)
-    below = sorted({name.split("/")[0] for name in names if "/" in name and name.endswith(".safetensors")})
-    for name in here:
-        format_name = FOREIGN.get(PurePosixPath(name).suffix.lower())
-        if format_name and not name.startswith(_TRAINING):
-            return ModelError(f"{label} has its weights as {format_name} ({name}), which is not read.", CONVERT)
+    below = sorted({name.split("/")[0] for name in names if "/" in name and registry.is_of(SAFETENSORS, name)})
+    unread = _unread(here)
+    if unread:
+        name, row, (why, way_out) = unread
+        return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
     if below:
         return ModelError(
             f"{label} has no weights of its own, but its folder {below[0]} has.", f"Name {below[0]} itself."
@@ -250,6 +260,13 @@ def _nothing(names: Collection[str], label: str) -> ModelError:
     if not here:
         return ModelError(f"{label} is empty.", "Name a folder with config.json and weights, or a weight file.")
     return ModelError(f"{label} has no weight file.", "Name a folder with config.json and weights, or a weight file.")
+
+
+def _unread(here: list[str]) -> tuple[str, Format, Refusal] | None:
+    """The file that is most likely the model, in a format that is not read: one that can be nothing else goes first."""
+    rows = ((name, registry.refusal_of(name)) for name in here if not name.startswith(_TRAINING))
+    found = [(name, *told) for name, told in rows if told]
+    return min(found, key=lambda one: one[1].generic, default=None)
 
 
 def _bad_index(name: str, label: str, what: str) -> ModelError:

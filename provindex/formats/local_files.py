@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from provindex.common.bounded_json import JsonError, load_object
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
+from provindex.formats import registry
 
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
@@ -55,10 +56,11 @@ def look_at(path: Path) -> Folder:
 def list_names(folder: Folder) -> tuple[str, ...]:
     """Names of the files in a folder, sorted; dangling links are left out.
 
-    Where no weights are among them, also those one level below, as "sub/name": an error can then say where they are.
+    Where no safetensors files are among them, also those one level below, as "sub/name", so that an error can say where
+    they are.
     """
     names = _files_in(folder.path, "")
-    if not any(name.endswith(".safetensors") for name in names):
+    if not any(registry.is_of(registry.SAFETENSORS, name) for name in names):
         for below in sorted(item for item in folder.path.iterdir() if os.access(item, os.R_OK | os.X_OK)):
             if below.is_dir() and not below.is_symlink() and len(names) < MAX_NAMES:
                 names += _files_in(below, below.name + "/")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common import varint
 from provindex.formats.tensors import U8, Extent
 
 WINDOW = 1 << 14  # bytes that are read at a time
@@ -89,15 +90,15 @@ class Reader:
         return self._window[start - self._base : stop - self._base]
 
     def _varint(self, at: int, stop: int) -> tuple[int, int]:
-        value = 0
         self._left -= 1
         if self._left < 0:
             raise ProtobufError("it has more fields than any we know")
-        for shift, byte in enumerate(self._bytes(at, min(at + 10, stop))):
-            value |= (byte & 0x7F) << 7 * shift
-            if byte < 0x80:
-                return value & _MASK, at + shift + 1
-        raise ProtobufError("it is cut short, or no protocol buffer")
+        window = self._bytes(at, min(at + varint.MOST, stop))
+        try:
+            value, length = varint.read(window, 0, len(window))
+        except ValueError:
+            raise ProtobufError("it is cut short, or no protocol buffer") from None
+        return value & _MASK, at + length
 
 
 def signed(value: int) -> int:

@@ -8,14 +8,15 @@ overlap.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from provindex.common.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
 from provindex.common.errors import ModelError
 from provindex.formats.dtypes import BITS, element_bytes
-from provindex.formats.tensors import Extent
+from provindex.formats.reader import Beside, WeightFile
+from provindex.formats.tensors import ByteTensor, Contents, Extent
 
 MAX_HEADER = 100_000_000  # bytes; the reference's limit
 MAX_RANK = 8
@@ -40,6 +41,13 @@ class Header:
     entries: tuple[Entry, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
+
+
+def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
+    """The tensors of one safetensors file. See `reader.Reader`."""
+    file = files[0]
+    entries = read_header(file.extent, file.label).entries
+    return Contents(tuple(ByteTensor(e.name, e.dtype, e.shape, file.extent.part(e.start, e.stop)) for e in entries))
 
 
 def read_header(file: Extent, label: str) -> Header:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from provindex.common import varint
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 
@@ -46,14 +47,14 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """
     at = 0
     while at < len(data):
-        key, at = _varint(data, at)
+        key, at = varint.read(data, at, len(data))
         number, wire = key >> 3, key & 7
         if wire == 0:
-            value, at = _varint(data, at)
+            value, at = varint.read(data, at, len(data))
             yield number, value
             continue
         if wire == 2:
-            size, at = _varint(data, at)
+            size, at = varint.read(data, at, len(data))
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
@@ -62,20 +63,6 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError("a length that runs past the end")
         yield number, data[at : at + size]
         at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The varint at `at` (at most ten bytes), and where it ends."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("an end inside a number")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number of more than ten bytes")
 
 
 def parse(data: bytes, name: str = "the SentencePiece file") -> Model:

@@ -7,18 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from provindex.common.errors import UsageError
-
-WEIGHTS = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".gguf",
-    ".onnx",
-    ".h5",
-    ".msgpack",
-)  # read, or refused by name
+from provindex.formats import registry
 
 
 def expand(sources: Iterable[str]) -> Iterator[str]:
@@ -34,7 +23,7 @@ def expand(sources: Iterable[str]) -> Iterator[str]:
             yield from _listed(sys.stdin.read())
         elif path.is_dir():
             yield from _in_folder(path)
-        elif path.exists() and path.suffix.lower() not in (".parquet", *WEIGHTS):
+        elif path.exists() and path.suffix.lower() != ".parquet" and not registry.by_name(path.name):
             yield from _listed(_text(path))
         else:
             yield source
@@ -55,7 +44,7 @@ def _in_folder(path: Path) -> Iterator[str]:
 
 def _is_model(path: Path) -> bool:
     """Whether a folder is one model; one whose weights are in a format that is not read will say so when it is."""
-    return any(p.name == "config.json" or p.suffix.lower() in WEIGHTS for p in path.iterdir())
+    return any(p.name == "config.json" or registry.may_be_model(p.name) for p in path.iterdir())
 
 
 def _text(path: Path) -> str:

@@ -13,21 +13,21 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from provindex.common.bounded_json import shown
-from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
-from provindex.common.files import FileFact
+from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, UnreadFormatError
+from provindex.common.files import FileFact, without_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.formats import folder as layout
-from provindex.formats import local_files
+from provindex.formats import local_files, registry
 from provindex.formats.local_files import Folder
 from provindex.formats.quantized import assembly as quantized
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
-from provindex.formats.safetensors import read_header
-from provindex.formats.tensors import ByteTensor, Contents, Extent
+from provindex.formats.reader import WeightFile
+from provindex.formats.tensors import Contents, Extent
 from provindex.models import adapters
 from provindex.roles.architectures import ALIASES, KINDS
 
@@ -151,14 +151,11 @@ def _open_folder(path: Path, warnings: tuple[Reason, ...] = ()) -> Model:
 
 def _open_file(path: Path) -> Model:
     """One weight file; the config and tokenizer beside it are used."""
-    format_name = layout.FOREIGN.get(path.suffix.lower())
-    if format_name:
-        raise ModelError(f"{path} is a {format_name} file, which is not read.", layout.CONVERT)
     place = local_files.look_at(path.parent)
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
-    if path.suffix.lower() == layout.GGUF:  # llama.cpp opens all parts when the first one is named
+    if registry.is_of(registry.GGUF, path.name):  # llama.cpp opens all parts when the first one is named
         parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
         return _open_files(place, dict.fromkeys(parts), _local(place))
     shard = layout.SHARD.fullmatch(path.name)
@@ -253,7 +250,9 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> 
     except ModelError as error:  # of the model, or of what came over the network: the next run must not see it again
         for file in opened:
             file.forget()
-        what = error.message.replace(str(place.path), found.named)
+        what = without_path(error.message, place.path, found.named)
+        if isinstance(error, UnreadFormatError):
+            raise UnreadFormatError(what, error.next_step) from error
         raise ModelError(
             what, "Run the command again: what was fetched of it was removed. If it says the same, tell its publisher."
         ) from error
@@ -289,16 +288,16 @@ def _open_files(
     opened: list[_File] = []
     said = Contents(())  # config and tokenizer of the weights' own file, in formats that carry them
 
-    def beside(name: str) -> _File | None:
+    def beside(name: str) -> Extent | None:
         file = open_one(name)
         opened.extend([file] if file else [])
-        return file
+        return None if file is None else file.reading.extent
 
-    for together in _together(promised):
+    for together in registry.groups(promised):
         name = together[-1]
-        files = [beside(one) or _missing(place, one) for one in together]
         label = str(place.path / name)
-        found = _reader(files[-1], label)(files, place, beside)
+        files = [WeightFile(n, str(place.path / n), beside(n) or _missing(place, n)) for n in together]
+        found = registry.read(files, beside)
         _check_promise(label, found.tensors, promised[name])
         said = found if found.config is not None else said
         warnings += tuple(warning.about(name) for warning in found.warnings)
@@ -344,71 +343,6 @@ def _small_ones(tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:
     if any(isinstance(file, RangedFile) for file in reads):
         small = [tensor for tensor in tensors if tensor.nbytes <= SMALL]
         settled(reads, lambda: [tensor.raw() for tensor in small])
-
-
-def _read_safetensors(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
-    file, label = files[0].reading.extent, str(place.path / files[0].name)
-    header = read_header(file, label)
-    return Contents(tuple(ByteTensor(e.name, e.dtype, e.shape, file.part(e.start, e.stop)) for e in header.entries))
-
-
-def _read_gguf(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
-    from provindex.formats.gguf.files import read_parts
-
-    return read_parts([(file.reading.extent, str(place.path / file.name)) for file in files])
-
-
-def _read_torch(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
-    from provindex.formats.torch.files import read_torch
-
-    return read_torch(files[0].reading.extent, str(place.path / files[0].name))
-
-
-def _read_onnx(files: Sequence[_File], place: Folder, more: _Open) -> Contents:
-    from provindex.formats.onnx.files import read_onnx
-
-    name = files[0].name
-
-    def beside(location: str) -> Extent | None:
-        if not layout.is_plain_path(location):
-            raise ModelError(
-                f"{place.path / name} sends to {shown(location)}, which is no file inside the model.", "Export it anew."
-            )
-        found = more((PurePosixPath(name).parent / location).as_posix())
-        return None if found is None else found.reading.extent
-
-    return read_onnx(files[0].reading.extent, str(place.path / name), beside)
-
-
-# Readers by suffix; files of other names are read as safetensors. Files that are one model (parts of a GGUF) are read
-# together; ONNX files name others that hold their data.
-_Reader = Callable[[Sequence[_File], Folder, _Open], Contents]
-_READERS: Mapping[str, _Reader] = {
-    layout.GGUF: _read_gguf,
-    **dict.fromkeys(layout.CHECKPOINTS, _read_torch),
-    layout.ONNX: _read_onnx,
-}
-
-
-def _reader(file: _File, label: str) -> _Reader:
-    """By what a file begins with where that tells, else by its suffix."""
-    begin = file.reading.extent.now(0, 8)
-    if not begin:
-        raise ModelError(f"{label} is empty.", "Download it again.")
-    suffix = PurePosixPath(file.name).suffix.lower()
-    known = _READERS.get(suffix)
-    if begin.startswith(b"GGUF"):
-        return _read_gguf
-    if suffix != ".safetensors" and known is None and begin.startswith((b"PK\3\4", b"\x80\2")):
-        return _read_torch
-    return known or _read_safetensors
-
-
-def _together(names: Collection[str]) -> list[list[str]]:
-    """The files that are read at once."""
-    if all(name.lower().endswith(layout.GGUF) for name in names):
-        return [list(names)]
-    return [[name] for name in names]
 
 
 def _of_file_or_beside(

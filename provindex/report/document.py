@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from provindex.audit.gate import Denied
+from provindex.common.files import without_path
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Chance, Outcome, Score
 from provindex.common.version import __version__
@@ -271,7 +272,10 @@ def index_document(
         found["problems"] = [{"where": p.where, "what": p.what} for p in problems]
     if built is not None:
         found["added"], found["present"] = list(built.added), list(built.present)
-        found["failed"] = [{"source": Path(s).name, "reason": why.replace(s, Path(s).name)} for s, why in built.failed]
+        found["failed"] = [
+            {"source": Path(source).name, "reason": without_path(why, source, Path(source).name)}
+            for source, why in built.failed
+        ]
     if pulled is not None:
         found["pulled"] = {
             **_origin(pulled.current), "changed": pulled.changed, "files_fetched": pulled.fetched,

@@ -1,6 +1,6 @@
 """GGUF files: tensors under transformers' names and in its orientation, config and tokenizer from the metadata.
 
-What llama.cpp's converter did to a tensor is undone on reading (gguf_names.py says what that was), so that a model in
+What llama.cpp's converter did to a tensor is undone on reading (gguf/names.py says what that was), so that a model in
 F32, F16 or BF16 has the content hash of its safetensors. Nothing is dequantized before it is asked for.
 """
 
@@ -22,6 +22,7 @@ from provindex.formats.gguf import config as gguf_config
 from provindex.formats.gguf import tokenizer as gguf_tokenizer
 from provindex.formats.gguf.header import Entry, Header, Value, read_header
 from provindex.formats.gguf.names import FAMILIES, Family
+from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import BlockTensor, ByteTensor, ComputedTensor, Contents, Extent, rows_moved
 
 MAX_TENSORS = 1 << 17  # of a model, each expert counted; the largest published ones have about 75,000
@@ -29,6 +30,11 @@ MAX_ROWS = 1 << 20  # of a matrix whose rows are put in another order, and eleme
 COLUMNS_AT_ONCE = 256  # of a transposed matrix: each piece of it reads the whole stored one
 
 I64 = NDArray[np.int64]
+
+
+def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
+    """The model in one GGUF file or in all parts of one. See `reader.Reader`."""
+    return read_parts([(file.extent, file.label) for file in files])
 
 
 def read_gguf(file: Extent, label: str) -> Contents:

@@ -16,16 +16,19 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
+from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED, decode
 from provindex.formats.onnx.graph import Graph, Node, read_graph
+from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
@@ -67,6 +70,23 @@ class _Claim(NamedTuple):
     name: str
     matrix: _Matrix
     sure: bool
+
+
+def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
+    """The weights of one ONNX file and of the files of data that it names. See `reader.Reader`.
+
+    The paths of these are relative to the ONNX file's own folder; ModelError for one that leaves the model's folder.
+    """
+    name, label = files[0].name, files[0].label
+
+    def data(location: str) -> Extent | None:
+        if not is_plain_path(location):
+            raise ModelError(
+                f"{label} sends to {shown(location)}, which is no file inside the model.", "Export it anew."
+            )
+        return beside((PurePosixPath(name).parent / location).as_posix())
+
+    return read_onnx(files[0].extent, label, data)
 
 
 def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Contents:

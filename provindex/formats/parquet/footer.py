@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from provindex.common import varint
+
 MAX_FOOTER = 4 << 20  # bytes; that of 256 fingerprints has 0.9 MB
 MAGIC = b"PAR1"
 _OPTIONAL, _REPEATED, _BYTE_ARRAY = 1, 2, 6  # as parquet.thrift counts them
@@ -206,14 +208,13 @@ class _Reader:
         return bytes(self.data[self.at - length : self.at])
 
     def unsigned(self) -> int:
-        number = shift = 0
-        while shift < 70:
-            byte = self.byte()
-            number |= (byte & 127) << shift
-            if byte < 128:
-                return number
-            shift += 7
-        raise ValueError("it is not a readable Parquet file: a number of its footer does not end")
+        try:
+            number, self.at = varint.read(self.data, self.at, len(self.data))
+        except varint.CutShortError:
+            raise IndexError("the footer ends in a number") from None
+        except varint.TooLongError:
+            raise ValueError("it is not a readable Parquet file: a number of its footer does not end") from None
+        return number
 
     def signed(self) -> int:
         number = self.unsigned()

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common import varint
+
 _COUNTED = (5, 8)  # fields of PageHeader: data_page_header and data_page_header_v2; in both, field 1 is num_values
 _DATA_PAGE = 0
 _PLAIN, _RLE, _SPLIT = 0, 3, 9  # encodings: as in memory; runs, of levels; the first byte of every value, then the next
@@ -182,13 +184,7 @@ def _signed(data: memoryview, at: int, stop: int) -> tuple[int, int]:
 
 
 def _unsigned(data: memoryview, at: int, stop: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, lowest first; the high bit says that another byte follows."""
-    number = shift = 0
-    while at < stop and shift < 70:
-        byte = data[at]
-        at += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, at
-        shift += 7
-    raise ValueError("a number in a page header does not end")
+    try:
+        return varint.read(data, at, stop)
+    except ValueError:
+        raise ValueError("a number in a page header does not end") from None

@@ -25,6 +25,7 @@ from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import BITS, STORED, decode
+from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 from provindex.formats.torch.pickle_machine import MAX_PROGRAM, Made, Name, Persistent, PickleError, Value, run
 from provindex.formats.torch.stored_zip import ZipError, locate, make_ready, read_directory
@@ -90,6 +91,11 @@ class _File:
 
     def broken(self, what: str) -> ModelError:
         return _broken(self.label, what)
+
+
+def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
+    """The tensors of one checkpoint. See `reader.Reader`."""
+    return read_torch(files[0].extent, files[0].label)
 
 
 def read_torch(file: Extent, label: str) -> Contents:
