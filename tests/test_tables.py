@@ -77,13 +77,17 @@ pair = pv.compare(back, b)
 answer = api.Comparison(back, b, pair, pv.Index.build(()).info, {})
 made = document.compare_document(answer)
 index = pv.Index.build([b])
+seed = pv.Index.load("embedded")
+older = pv.compare(back, seed["openai/whisper-base"]).signals["SPR"]
 asked = json.loads(index.query(back).to_json())
 print(json.dumps({
     "value": float(back.value("spread")[0]),
     "compare": made,
     "text": renderers.render("text", made),
     "query": renderers.render("text", asked),
-    "heading": renderers.render("heading", made),
+    "heading": renderers.render("heading", made, width=None, color=False),
+    "older": [older.value, [str(reason.code) for reason in older.reasons]],
+    "seed": seed.query(back).status,
 }))
 """
 
@@ -106,6 +110,7 @@ def test_a_signal_a_test_and_a_renderer_are_one_file_and_one_row(tmp_path: Path)
     assert found["value"] == 1.0 and found["n"] > 0 and found["log10_p"] is None
     assert "SPR" in told["text"] and "neuron_count" in told["text"] and "SPR" in told["query"]
     assert told["heading"] == "# provindex.compare/1\n"
+    assert told["older"] == [None, ["fingerprint-lacks"]] and told["seed"] in ("none", "inconclusive")
     assert told["compare"]["verdict"] == "linked" and told["compare"]["relation"] == "finetune"
 
 

@@ -41,6 +41,16 @@ class Column:
             raise ValueError(f"{self.name}: a list has a limit, and nothing else has")
 
 
+def array(name: str, kind: str, meaning: str, limit: int, *, table: str = "panels", finite: bool = False) -> Column:
+    """A column of lists that the row's hash covers. kind: "string", or a dtype."""
+    return Column(name, f"list<{kind}>", table, True, meaning, limit, finite=finite)
+
+
+def number(name: str, meaning: str, *, table: str = "panels") -> Column:
+    """A column of whole numbers that the row's hash covers."""
+    return Column(name, "int", table, True, meaning)
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One thing that a fingerprint keeps of a model.

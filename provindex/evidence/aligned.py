@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
-from provindex.common.tables import Column, Panel, Row, Test, some, split
+from provindex.common.tables import Panel, Row, Test, array, number, some, split
 from provindex.evidence.exact import monotone_matching
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import ANCHORS_KEPT, BranchSketches, LayerKey, layer_keys, similarities
@@ -313,27 +313,14 @@ MOST = 1 << 20  # neurons of a model that are kept: far more than 2,048, or 64 o
 PANEL = Panel(
     "neurons",
     (
-        Column("neuron_keys", "list<string>", "panels", True, "neuron panels: stack/layer", MAX_LAYERS),
-        Column("neuron_heights", "list<int32>", "panels", True, "neuron panels: neurons of each layer", MAX_LAYERS),
-        Column(
-            "neuron_widths", "list<int32>", "panels", True, "neuron panels: neurons that each layer has", MAX_LAYERS
-        ),
-        Column(
-            "neuron_parts", "int", "panels", True, "neuron panels: 3 (gate, up, down) or 2 (up, down); 0 without any"
-        ),
-        Column(
-            "neuron_units", "list<int32>", "panels", True, "neuron panels: where each neuron stands in its layer", MOST
-        ),
-        Column("neuron_lengths", "list<float32>", "panels", True, "neuron panels: lengths of its parts", 3 * MOST),
-        Column(
-            "neurons",
-            "list<int8>",
-            "panels",
-            True,
-            "neuron panels: parts by 64 anchor coordinates at strings",
-            3 * ANCHORS_KEPT * MOST,
-        ),
-        Column("neurons_by_id", "list<int8>", "panels", True, "the same at fixed token ids", 3 * ANCHORS_KEPT * MOST),
+        array("neuron_keys", "string", "neuron panels: stack/layer", MAX_LAYERS),
+        array("neuron_heights", "int32", "neuron panels: neurons of each layer", MAX_LAYERS),
+        array("neuron_widths", "int32", "neuron panels: neurons that each layer has", MAX_LAYERS),
+        number("neuron_parts", "neuron panels: 3 (gate, up, down) or 2 (up, down); 0 without any"),
+        array("neuron_units", "int32", "neuron panels: where each neuron stands in its layer", MOST),
+        array("neuron_lengths", "float32", "neuron panels: lengths of its parts", 3 * MOST),
+        array("neurons", "int8", "neuron panels: parts by 64 anchor coordinates at strings", 3 * ANCHORS_KEPT * MOST),
+        array("neurons_by_id", "int8", "the same at fixed token ids", 3 * ANCHORS_KEPT * MOST),
     ),
     to_row=_to_row,
     from_row=_of_row,

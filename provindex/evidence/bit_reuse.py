@@ -11,7 +11,7 @@ import numpy as np
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
-from provindex.common.tables import Column, Panel, Row, Test
+from provindex.common.tables import Panel, Row, Test, array
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.panels import BLOCK, MIN_DISTINCT, SAMPLE, BlockDigests, stack_blocks
 from provindex.roles import canonical
@@ -156,20 +156,13 @@ MOST = 1 << 16  # matrices of a model
 PANEL = Panel(
     "blocks",
     (
-        Column("block_keys", "list<string>", "panels", True, "blocks: canonical addresses of the matrices", MOST),
-        Column("block_exact", "list<uint64>", "panels", True, "blocks: two digests a matrix", 2 * MOST),
-        Column("block_bf16", "list<uint64>", "panels", True, "blocks: the same after rounding to bfloat16", 2 * MOST),
-        Column("block_f16", "list<uint64>", "panels", True, "blocks: the same after rounding to float16", 2 * MOST),
-        Column(
-            "block_samples",
-            "list<float16>",
-            "panels",
-            True,
-            "blocks: first 256 values of each, divided by its scale",
-            MOST * SAMPLE,
-        ),
-        Column("block_scales", "list<float32>", "panels", True, "blocks: powers of two", MOST),
-        Column("block_counts", "list<int32>", "panels", True, "blocks: how many of the 256 values are in use", MOST),
+        array("block_keys", "string", "blocks: canonical addresses of the matrices", MOST),
+        array("block_exact", "uint64", "blocks: two digests a matrix", 2 * MOST),
+        array("block_bf16", "uint64", "blocks: the same after rounding to bfloat16", 2 * MOST),
+        array("block_f16", "uint64", "blocks: the same after rounding to float16", 2 * MOST),
+        array("block_samples", "float16", "blocks: first 256 values of each, divided by its scale", MOST * SAMPLE),
+        array("block_scales", "float32", "blocks: powers of two", MOST),
+        array("block_counts", "int32", "blocks: how many of the 256 values are in use", MOST),
     ),
     to_row=_to_row,
     from_row=_of_row,

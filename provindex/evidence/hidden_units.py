@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
-from provindex.common.tables import Column, Panel, Row, Test, split
+from provindex.common.tables import Panel, Row, Test, array, number, split
 from provindex.evidence.exact import (
     F64,
     LOG10_THRESHOLD,
@@ -119,9 +119,9 @@ def _incomparable(a: HiddenPanels | None, b: HiddenPanels | None) -> Reason | No
 
 def _side(panels: HiddenPanels, stacks: frozenset[str] | None = None) -> _Side:
     layers: Layers = {}
-    for number, key in enumerate(panels.keys):
+    for place, key in enumerate(panels.keys):
         if (stacks is None or key.stack in stacks) and (key.kind == "mlp" or key.group > 0):
-            layers.setdefault((key.stack, key.layer), {})[key.kind, key.expert] = number
+            layers.setdefault((key.stack, key.layer), {})[key.kind, key.expert] = place
     return _Side(panels, layers)
 
 
@@ -148,9 +148,9 @@ def _spans(panels: HiddenPanels, number: int, height: int | None = None) -> list
 def _repeats(panels: HiddenPanels, numbers: Sequence[int]) -> frozenset[tuple[int, int]]:
     """Blocks whose units stand as those of an earlier block: mean cosine eight standard deviations above chance."""
     alike: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for number in numbers:
-        for start, stop in _spans(panels, number):
-            alike.setdefault((panels.keys[number].kind, stop - start), []).append((number, start))
+    for place in numbers:
+        for start, stop in _spans(panels, place):
+            alike.setdefault((panels.keys[place].kind, stop - start), []).append((place, start))
     out: set[tuple[int, int]] = set()
     for (_, height), places in alike.items():
         rows = np.stack([panels.values[n, start : start + height] for n, start in places]).astype(np.float32)
@@ -159,9 +159,9 @@ def _repeats(panels: HiddenPanels, numbers: Sequence[int]) -> frozenset[tuple[in
         scores = flat @ flat.T - height * (means @ means.T)
         limit = 8 * math.sqrt(height * (1 / PROJECTION + 1 / max(panels.width, 1)))
         above = np.triu(scores > limit, 1).any(axis=0)
-        for j, place in ((int(j), places[j]) for j in np.flatnonzero(above)):
+        for j, block in ((int(j), places[j]) for j in np.flatnonzero(above)):
             if any(scores[i, j] > limit and places[i] not in out for i in range(j)):
-                out.add(place)
+                out.add(block)
     return frozenset(out)
 
 
@@ -393,17 +393,10 @@ MAX_HEIGHT, MOST = 64, 1 << 13  # rows of a panel, panels of a model
 PANEL = Panel(
     "hidden",
     (
-        Column("hidden_width", "int", "panels", True, "hidden panels: residual width; 0 if there are none"),
-        Column("hidden_keys", "list<string>", "panels", True, "hidden panels: kind/stack/layer/expert/group", MOST),
-        Column("hidden_heights", "list<int32>", "panels", True, "hidden panels: rows of each", MOST),
-        Column(
-            "hidden_panels",
-            "list<float16>",
-            "panels",
-            True,
-            "hidden panels: projected unit rows of 128",
-            MOST * MAX_HEIGHT * PROJECTION,
-        ),
+        number("hidden_width", "hidden panels: residual width; 0 if there are none"),
+        array("hidden_keys", "string", "hidden panels: kind/stack/layer/expert/group", MOST),
+        array("hidden_heights", "int32", "hidden panels: rows of each", MOST),
+        array("hidden_panels", "float16", "hidden panels: projected unit rows of 128", MOST * MAX_HEIGHT * PROJECTION),
     ),
     to_row=_to_row,
     from_row=_of_row,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
-from provindex.common.tables import Column, Panel, Test
+from provindex.common.tables import Panel, Test, array, number
 from provindex.evidence.anchors import ANCHORS, BY_ID, BY_STRING, AnchorRows, fixed_ids
 from provindex.evidence.exact import F64, MIN_UNITS, log10_alignment, log10_fixed_points, ranked, smallest_cosine
 from provindex.evidence.panels import MIN_ANCHORS, RESIDUAL_COORDINATES, VIRTUAL_ANCHORS, ResidualPanel, residual_panel
@@ -118,18 +118,9 @@ MOST = VIRTUAL_ANCHORS * RESIDUAL_COORDINATES
 PANEL = Panel(
     BY_STRING,
     (
-        Column("residual_width", "int", "panels", True, "residual panel: residual width; 0 if there is none"),
-        Column(
-            "residual_ids",
-            "list<int32>",
-            "panels",
-            True,
-            "residual panel: ids of the 512 anchors, -1 if missing",
-            len(ANCHORS),
-        ),
-        Column(
-            "residual_panel", "list<float16>", "panels", True, "residual panel: 64 virtual anchors by coordinates", MOST
-        ),
+        number("residual_width", "residual panel: residual width; 0 if there is none"),
+        array("residual_ids", "int32", "residual panel: ids of the 512 anchors, -1 if missing", len(ANCHORS)),
+        array("residual_panel", "float16", "residual panel: 64 virtual anchors by coordinates", MOST),
     ),
     to_row=lambda r: {"residual_width": r.width, "residual_ids": r.ids, "residual_panel": r.values},
     from_row=lambda row: _panel(row["residual_panel"], row["residual_ids"], row["residual_width"]),
@@ -138,8 +129,8 @@ PANEL = Panel(
 PANEL_BY_ID = Panel(
     BY_ID,
     (
-        Column("residual_by_id", "list<float16>", "panels", True, "the same at 512 fixed token ids", MOST),
-        Column("residual_by_id_width", "int", "panels", True, "its residual width; 0 if there is none"),
+        array("residual_by_id", "float16", "the same at 512 fixed token ids", MOST),
+        number("residual_by_id_width", "its residual width; 0 if there is none"),
     ),
     to_row=lambda r: {"residual_by_id": r.values, "residual_by_id_width": r.width},
     from_row=lambda row: _panel(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
-from provindex.common.tables import Column, Panel, Row, Test
+from provindex.common.tables import Panel, Row, Test, array
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.panels import anchor_table, signs
 from provindex.roles.canonical import F32, F64
@@ -241,9 +241,9 @@ def _panel(name: str, prefix: str, meanings: tuple[str, str, str]) -> Panel:
         return {f"{prefix}_keys": keys, f"{prefix}_layers": s.layers, f"{prefix}_whole": s.whole}
 
     columns = (
-        Column(f"{prefix}_keys", "list<string>", "panels", True, meanings[0], MOST),
-        Column(f"{prefix}_layers", "list<float16>", "panels", True, meanings[1], MOST * LAYER),
-        Column(f"{prefix}_whole", "list<float16>", "panels", True, meanings[2], MODEL),
+        array(f"{prefix}_keys", "string", meanings[0], MOST),
+        array(f"{prefix}_layers", "float16", meanings[1], MOST * LAYER),
+        array(f"{prefix}_whole", "float16", meanings[2], MODEL),
     )
     return Panel(name, columns, to_row, lambda row: of_row(row, prefix), lambda w: w.made.get(name))
 

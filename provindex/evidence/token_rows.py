@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
-from provindex.common.tables import Column, Panel
+from provindex.common.tables import Panel, array, number
 from provindex.roles.weights import MAX_PANEL, Weights
 
 F32 = NDArray[np.float32]
@@ -142,16 +142,9 @@ def _of_row(row: Mapping[str, Any]) -> TokenRows | None:
 PANEL = Panel(
     "token_rows",
     (
-        Column("token_row_ids", "list<int32>", "panels", True, "embedding rows kept one by one: their token ids", ROWS),
-        Column("token_row_width", "int", "panels", True, "embedding rows: width of the whole row; 0 if there are none"),
-        Column(
-            "token_rows",
-            "list<float32>",
-            "panels",
-            True,
-            "embedding rows at 32 fixed coordinates, row after row",
-            ROWS * COORDINATES,
-        ),
+        array("token_row_ids", "int32", "embedding rows kept one by one: their token ids", ROWS),
+        number("token_row_width", "embedding rows: width of the whole row; 0 if there are none"),
+        array("token_rows", "float32", "embedding rows at 32 fixed coordinates, row after row", ROWS * COORDINATES),
     ),
     to_row=lambda t: {"token_row_ids": t.ids, "token_row_width": t.width, "token_rows": t.values},
     from_row=_of_row,

@@ -55,5 +55,6 @@ IDENTITY: tuple[Column, ...] = (
 )
 
 COLUMNS: tuple[Column, ...] = (*IDENTITY, *(column for panel in PANELS for column in panel.columns))
+OPTIONAL = frozenset(column.name for panel in PANELS for column in panel.columns)  # a row may have none of them
 NULLABLE = frozenset(column.name for column in COLUMNS if column.nullable)
 LIMITS = {column.name: column.limit for column in COLUMNS if column.limit}

@@ -19,7 +19,7 @@ import numpy as np
 from provindex.common.errors import IndexFormatError, ModelError
 from provindex.common.files import replacing
 from provindex.fingerprint.record import Fingerprint
-from provindex.fingerprint.rows import COLUMNS, LIMITS, NULLABLE, Row, from_row, row_hash, to_row
+from provindex.fingerprint.rows import COLUMNS, LIMITS, NULLABLE, OPTIONAL, Row, completed, from_row, row_hash, to_row
 from provindex.formats.parquet import footer, pages
 
 MAX_SHARD_ROWS = 100_000  # of a shard that no manifest vouches for
@@ -175,7 +175,7 @@ def columns_of(file: _File, fields: Sequence[Any], groups: Sequence[int] | None 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _check_columns(file.arrow.names, [f.name for f in fields], file.name)
+    fields = _present(file, fields)
     chosen = list(range(file.metadata.num_row_groups) if groups is None else groups)
     _check_size(file, chosen, fields)
     texts = [_leaf(f) for f in fields if _is_text(f)]
@@ -191,8 +191,7 @@ def one_row(file: _File, fields: Sequence[Any], group: int) -> Row:
     Long lists of numbers are taken from their pages directly: unpacking them as a table of lists takes five times as
     long, and reading the candidates would be half of a query.
     """
-    names = [f.name for f in fields]
-    _check_columns(file.arrow.names, names, file.name)
+    fields = _present(file, fields)
     rows = file.metadata.row_group(group).num_rows if 0 <= group < file.metadata.num_row_groups else 0
     if rows != 1:
         raise IndexFormatError(f"{file.name} has {rows} rows in row group {group}, expected 1.", AGAIN)
@@ -200,7 +199,7 @@ def one_row(file: _File, fields: Sequence[Any], group: int) -> Row:
     direct = {f.name: values for f in fields if (values := direct_numbers(file, group, f)) is not None}
     others = [f for f in fields if f.name not in direct]
     row = row_of(columns_of(file, others, [group]), 0) if others else {}
-    return {name: direct[name] if name in direct else row[name] for name in names}
+    return {f.name: direct[f.name] if f.name in direct else row[f.name] for f in fields}
 
 
 def direct_numbers(file: _File, group: int, field: Any) -> np.ndarray[Any, Any] | None:
@@ -250,8 +249,14 @@ def _reason(error: Exception) -> str:
     return os.strerror(number) if number else (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
+def _present(file: _File, fields: Sequence[Any]) -> list[Any]:
+    """The columns that a file has; a panel that is newer than the file may have none in it."""
+    _check_columns(file.arrow.names, [f.name for f in fields], file.name)
+    return [f for f in fields if f.name in file.leaves]
+
+
 def _check_columns(names: Sequence[str], wanted: Sequence[str], name: str) -> None:
-    missing = [column for column in wanted if names.count(column) != 1]
+    missing = [column for column in wanted if names.count(column) != 1 and (column in names or column not in OPTIONAL)]
     if missing:
         raise IndexFormatError(
             f"{name} is a Parquet file, but {len(missing)} of the {len(wanted)} columns are missing or double, "
@@ -397,7 +402,7 @@ def read_fingerprints(path: Path) -> list[Fingerprint]:
 def checked(row: Row) -> Fingerprint:
     """The fingerprint of a complete row whose hash is right; IndexFormatError otherwise."""
     fp = from_row(row)
-    if row_hash(row) != row["row_sha256"]:
+    if row_hash(completed(row)) != row["row_sha256"]:
         raise IndexFormatError(f"The fingerprint of {row['model_id']} does not match its own hash.", AGAIN)
     return fp
 

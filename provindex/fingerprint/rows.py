@@ -18,12 +18,12 @@ from provindex.common.bounded_json import compact
 from provindex.common.errors import IndexFormatError
 from provindex.common.files import FileFact
 from provindex.common.reasons import Reason
-from provindex.common.tables import Row
-from provindex.fingerprint.panels import COLUMNS, LIMITS, NULLABLE, PANELS
+from provindex.common.tables import Column, Row
+from provindex.fingerprint.panels import COLUMNS, LIMITS, NULLABLE, OPTIONAL, PANELS
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Facts, Fingerprint, kept_as
 from provindex.signals import mfi, tfv
 
-__all__ = ["COLUMNS", "LIMITS", "NULLABLE", "Row", "context", "from_row", "row_hash", "to_row"]
+__all__ = ["COLUMNS", "LIMITS", "NULLABLE", "OPTIONAL", "Row", "completed", "context", "from_row", "row_hash", "to_row"]
 
 MAX_DEPTH = 1 << 12  # layers: more than any model has
 MAX_WARNINGS = 1 << 13
@@ -61,28 +61,35 @@ def to_row(fp: Fingerprint) -> Row:
 
 def _complete(row: Row) -> Row:
     """Every column present, absent arrays empty, and the hash filled in."""
-    for column in COLUMNS:
-        value = row.get(column.name)
-        if column.type == "list<string>":
-            row[column.name] = list(value or ())
-        elif column.type.startswith("list<"):
-            dtype = _EMPTY[column.type[5:-1]]
-            row[column.name] = np.zeros(0, dtype) if value is None else np.ascontiguousarray(value, dtype).reshape(-1)
-        elif column.type == "int":
-            row[column.name] = int(value or 0)
-        else:
-            row.setdefault(column.name, None)
-    row["row_sha256"] = row_hash(row)
-    return {column.name: row[column.name] for column in COLUMNS}
+    whole = {column.name: _cell(column, row.get(column.name)) for column in COLUMNS}
+    return {**whole, "row_sha256": row_hash(whole)}
+
+
+def completed(row: Row) -> Row:
+    """A row that was written before some panel had its columns: those are empty."""
+    return row | {name: _cell(column, None) for name, column in _PANEL_COLUMNS.items() if name not in row}
+
+
+def _cell(column: Column, value: Any) -> Any:
+    """A cell as a column has it; what is absent is empty."""
+    if column.type == "list<string>":
+        return list(value or ())
+    if column.type.startswith("list<"):
+        dtype = _EMPTY[column.type[5:-1]]
+        return np.zeros(0, dtype) if value is None else np.ascontiguousarray(value, dtype).reshape(-1)
+    return int(value or 0) if column.type == "int" else value
 
 
 def row_hash(row: Mapping[str, Any]) -> str:
-    """sha256 over the content columns: names, and values as little-endian bytes or canonical JSON."""
+    """sha256 over the content columns: names, and values as little-endian bytes or canonical JSON.
+
+    Empty columns of panels do not count: a panel that is added later changes no hash of the rows before it.
+    """
     digest = hashlib.sha256()
     for column in COLUMNS:
-        if not column.content:
-            continue
         value = row[column.name]
+        if not column.content or (column.name in OPTIONAL and _is_empty(value)):
+            continue
         if isinstance(value, np.ndarray):
             data = value.astype(value.dtype.newbyteorder("<")).tobytes()
         else:
@@ -90,6 +97,13 @@ def row_hash(row: Mapping[str, Any]) -> str:
         digest.update(f"{column.name} {column.type} {len(data)}\n".encode())
         digest.update(data)
     return digest.hexdigest()
+
+
+def _is_empty(value: Any) -> bool:
+    return value.size == 0 if isinstance(value, np.ndarray) else not value
+
+
+_PANEL_COLUMNS = {column.name: column for column in COLUMNS if column.name in OPTIONAL}
 
 
 # --- and back ---
@@ -107,7 +121,7 @@ def from_row(row: Mapping[str, Any]) -> Fingerprint:
             AGAIN,
         )
     try:
-        return _from_row(row)
+        return _from_row(completed(dict(row)))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise IndexFormatError(
             f"The fingerprint row of {row['model_id']} is damaged: {error}.",

@@ -191,7 +191,7 @@ def manifest_of(document: Any, name: str) -> Manifest:
         raise IndexFormatError(
             f"{name} has index schema {manifest.schema} and fingerprint version "
             f"{manifest.fingerprint_version}; this provindex reads {SCHEMA} and {FINGERPRINT_VERSION}.",
-            "Use the provindex release that it was built with, or build it again.",
+            "Build it again with `provindex index build MODEL... -o DIR`, or get it with `provindex index pull`.",
         )
     return manifest
 

@@ -10,7 +10,7 @@ import numpy as np
 from provindex.common.errors import IndexFormatError
 from provindex.common.files import file_sha256
 from provindex.fingerprint import parquet
-from provindex.fingerprint.rows import Row, row_hash
+from provindex.fingerprint.rows import Row, completed, row_hash
 from provindex.index import dataset
 from provindex.index.entries import Problem
 from provindex.index.search import vector
@@ -68,7 +68,7 @@ def verify_rows(folder: Path, shard: dataset.Shard) -> list[Problem]:
 
 
 def _verify_row(row: Row, panels: Row) -> str | None:
-    whole = {**panels, **row}
+    whole = completed({**panels, **row})
     if panels["row_sha256"] != row["row_sha256"]:
         return "its panels belong to another row"
     if row_hash(whole) != row["row_sha256"]:

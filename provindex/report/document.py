@@ -129,7 +129,7 @@ def compare_document(answer: Comparison) -> Document:
     return {
         **_head("provindex.compare/1", answer.index, answer.settings, answer.status),
         "warnings": [f"{side}: {text(note)}" for side, fp in sides for note in notes(fp)],
-        "warning_codes": [coded(note) for _, fp in sides for note in notes(fp)],
+        "warning_codes": [{**coded(note), "side": side} for side, fp in sides for note in notes(fp)],
         "a": model_facts(answer.a),
         "b": model_facts(answer.b),
         "retrieval": None,

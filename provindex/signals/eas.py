@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
-from provindex.common.tables import Column, Panel, Signal, field
+from provindex.common.tables import Panel, Signal, array, field
 from provindex.common.tokens import Tokenizer
 from provindex.roles.weights import Weights
 from provindex.signals.anchors import ANCHORS, peer_anchors
@@ -113,32 +113,14 @@ def _square(triangle: F32) -> F32 | None:
 MOST = ANCHORS * (ANCHORS + 1) // 2
 PANEL = Panel(
     "eas",
-    (
-        Column(
-            "eas",
-            "list<float32>",
-            "panels",
-            True,
-            "EAS: upper triangle of the anchors' cosine matrix, row by row",
-            MOST,
-        ),
-    ),
+    (array("eas", "float32", "EAS: upper triangle of the anchors' cosine matrix, row by row", MOST),),
     to_row=lambda square: {"eas": _triangle(square)},
     from_row=lambda row: _square(row["eas"]),
     extract=at_anchors,
 )
 BY_ID = Panel(
     "eas_by_id",
-    (
-        Column(
-            "eas_by_id",
-            "list<float16>",
-            "panels",
-            True,
-            "the same at fixed ids, for retrieval without a tokenizer",
-            MOST,
-        ),
-    ),
+    (array("eas_by_id", "float16", "the same at fixed ids, for retrieval without a tokenizer", MOST),),
     to_row=lambda square: {"eas_by_id": _triangle(square)},
     from_row=lambda row: _square(row["eas_by_id"]),
     extract=at_ids,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
-from provindex.common.tables import Column, Panel, Signal, field
+from provindex.common.tables import Panel, Signal, array, field
 from provindex.roles.weights import CHUNK, Weights
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
 
@@ -94,11 +94,7 @@ def _of_row(row: Mapping[str, Any]) -> F64 | None:
 
 PANEL = Panel(
     "end",
-    (
-        Column(
-            "end", "list<float64>", "models", True, "END: histogram of embedding row norms, 20 bins", BINS, finite=True
-        ),
-    ),
+    (array("end", "float64", "END: histogram of embedding row norms, 20 bins", BINS, table="models", finite=True),),
     to_row=lambda shares: {"end": shares},
     from_row=_of_row,
     extract=of_weights,

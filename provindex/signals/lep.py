@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
-from provindex.common.tables import Column, Panel, Row, Signal, split
+from provindex.common.tables import Panel, Row, Signal, array, split
 from provindex.roles.weights import Weights
 from provindex.signals.imported import APART
 from provindex.signals.similarity import SIDES, not_finite, pearson_score
@@ -110,11 +110,9 @@ def _to_row(profiles: Mapping[str, F32]) -> Row:
 PANEL = Panel(
     "lep",
     (
-        Column("lep_stacks", "list<string>", "models", True, "LEP: stack of each profile", 1 << 10),
-        Column("lep_sizes", "list<int32>", "models", True, "LEP: length of each profile", 1 << 10),
-        Column(
-            "lep", "list<float32>", "models", True, "LEP: relative energy by layer, profile after profile", MAX_LAYERS
-        ),
+        array("lep_stacks", "string", "LEP: stack of each profile", 1 << 10, table="models"),
+        array("lep_sizes", "int32", "LEP: length of each profile", 1 << 10, table="models"),
+        array("lep", "float32", "LEP: relative energy by layer, profile after profile", MAX_LAYERS, table="models"),
     ),
     to_row=_to_row,
     from_row=lambda row: dict(zip(row["lep_stacks"], split(row["lep"], row["lep_sizes"]), strict=True)),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
-from provindex.common.tables import Column, Panel, Signal, field
+from provindex.common.tables import Panel, Signal, array, field
 from provindex.roles.weights import MAX_VECTOR, Weights
 from provindex.signals.imported import apart
 from provindex.signals.similarity import SIDES, clamped_cosine, not_finite
@@ -149,9 +149,9 @@ MOST = 1 << 16  # norm tensors of a model
 PANEL = Panel(
     "nlf",
     (
-        Column("nlf_names", "list<string>", "panels", True, "NLF: norm tensors", MOST),
-        Column("nlf_sizes", "list<int32>", "panels", True, "NLF: their sizes", MOST),
-        Column("nlf", "list<float32>", "panels", True, "NLF: their values, tensor after tensor", 1 << 26, finite=True),
+        array("nlf_names", "string", "NLF: norm tensors", MOST),
+        array("nlf_sizes", "int32", "NLF: their sizes", MOST),
+        array("nlf", "float32", "NLF: their values, tensor after tensor", 1 << 26, finite=True),
     ),
     to_row=lambda norms: {"nlf_names": norms.names, "nlf_sizes": norms.sizes, "nlf": norms.values},
     from_row=_of_row,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
-from provindex.common.tables import Column, Panel, Signal, some
+from provindex.common.tables import Panel, Signal, array, number, some
 
 K = 1024
 EMPTY = np.iinfo(np.uint64).max  # fills the sketch of a vocabulary of fewer than K tokens
@@ -108,18 +108,14 @@ def _values(a: Any, b: Any) -> tuple[Any, Any] | None:
 
 SKETCH = Panel(
     "vocabulary_sketch",
-    (
-        Column(
-            "vocabulary_sketch", "list<uint64>", "panels", True, "VOA: MinHash of the token strings, 1,024 values", K
-        ),
-    ),
+    (array("vocabulary_sketch", "uint64", "VOA: MinHash of the token strings, 1,024 values", K),),
     to_row=lambda values: {"vocabulary_sketch": values},
     from_row=lambda row: some(row["vocabulary_sketch"]),
     extract=lambda w: sketch(w.tokenizer.vocab) if w.tokenizer is not None else None,
 )
 SIZE = Panel(
     "vocabulary_size",
-    (Column("vocabulary_size", "int", "models", True, "token strings of the tokenizer"),),
+    (number("vocabulary_size", "token strings of the tokenizer", table="models"),),
     to_row=lambda size: {"vocabulary_size": size},
     from_row=lambda row: row["vocabulary_size"],
     extract=lambda w: len(w.tokenizer.vocab) if w.tokenizer is not None else 0,

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from provindex.common.halves import halved
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
-from provindex.common.tables import Column, Panel, Row, Signal, field, split
+from provindex.common.tables import Panel, Row, Signal, array, field, split
 from provindex.roles.names import Placement
 from provindex.roles.weights import Weights
 from provindex.signals.imported import apart, how_taken
@@ -191,19 +191,11 @@ MOST = 1 << 16  # sampled tensors of a model
 PANEL = Panel(
     "wvc",
     (
-        Column("wvc_names", "list<string>", "panels", True, "WVC: sampled tensors", MOST),
-        Column("wvc_layers", "list<int32>", "panels", True, "WVC: their layers", MOST),
-        Column("wvc_sizes", "list<int32>", "panels", True, "WVC: how many samples of each", MOST),
-        Column(
-            "wvc_scales",
-            "list<float32>",
-            "panels",
-            True,
-            "WVC: power of two that its samples were divided by",
-            MOST,
-            finite=True,
-        ),
-        Column("wvc", "list<float16>", "panels", True, "WVC: samples, tensor after tensor", 1 << 27, finite=True),
+        array("wvc_names", "string", "WVC: sampled tensors", MOST),
+        array("wvc_layers", "int32", "WVC: their layers", MOST),
+        array("wvc_sizes", "int32", "WVC: how many samples of each", MOST),
+        array("wvc_scales", "float32", "WVC: power of two that its samples were divided by", MOST, finite=True),
+        array("wvc", "float16", "WVC: samples, tensor after tensor", 1 << 27, finite=True),
     ),
     to_row=_to_row,
     from_row=_of_row,
