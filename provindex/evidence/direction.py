@@ -143,7 +143,8 @@ def later_items(
     b in units of the decay, g = <a, a - b> / |a - b|^2 is 0 or less for a parent a of b, 1 or more for a child, and .5
     between equal siblings. Measured: -.5 to .11 from a parent to its child, up to .54 where a light fine-tune undoes
     noise of the last steps; .43 to .61 between siblings, but .08 where one of two light fine-tunes grew more, and -.01
-    to .06 where one sibling moved much further than the other: those it takes for parent and child. Only for pairs that
+    to .06 where one sibling moved much further than the other. It mistakes these two kinds of siblings for parent and
+    child. Only for pairs that
     have more than a random start in common.
     """
     rows = shared_rows(rows_a, rows_b)

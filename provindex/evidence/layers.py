@@ -1,7 +1,7 @@
 """The layer map of a linked pair: which layer of A is which layer of B, each pair significant on its own.
 
-Where order and basis are intact the hidden units tell (E1, `exact.layer_matches`); where they are not, neurons do that
-are found again in anchor coordinates (E3).
+Where order and basis are intact, hidden units show it (E1, `hidden_units.layer_matches`); elsewhere neurons that are
+found again in anchor coordinates do (E3).
 """
 
 from __future__ import annotations

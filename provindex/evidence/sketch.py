@@ -190,7 +190,7 @@ def similarities(a: BranchSketches, b: BranchSketches) -> F64:
 
 
 def late_interaction(similarity: F64) -> float:
-    """Mean over the layers of the shallower model of the best match in the other; of both means if they are as deep.
+    """For each layer of the shallower model take its best match, then average; at equal depth average both directions.
 
     The best of n layers is above chance by the expected largest of n normals / sqrt(128): that is taken off, so that 0
     is chance and 1 a copy at any depth.

@@ -1,8 +1,8 @@
 """Fingerprints that were made before, found again by content.
 
-A changed file, a changed config or another version is another key. Every entry is in a folder that is named by what
-costs little to read (headers, config, tokenizer files, the ends of each tensor), so a model that was never seen is
-told at once and its weights are read once, not twice.
+A changed file, a changed config or another version is another key. The folder of an entry is named by what
+costs little to read (headers, config, tokenizer files, the ends of each tensor). So a model that was never seen is
+recognized at once, and its weights are read once, not twice.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def through(
     try:
         parquet.write_fingerprint(of_any_copy, place / f"{content_key(model, mode, digests)}.parquet")
     except OSError as error:  # a full or read-only disk costs the next run its shortcut, nothing else
-        told = Reason.of(Code.NOT_CACHED, problem=str(error.strerror))
-        return replace(fresh, warnings=(*fresh.warnings, told))
+        warning = Reason.of(Code.NOT_CACHED, problem=str(error.strerror))
+        return replace(fresh, warnings=(*fresh.warnings, warning))
     return fresh
 
 

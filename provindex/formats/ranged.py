@@ -208,7 +208,7 @@ class RangedFile(Reading):
         return [(start, stop) for start, stop in ranges if 0 <= start < stop <= self.size]
 
     def _note(self, file: io.RawIOBase) -> None:
-        """Say what is here, after it is on the disk, and of which file that is said."""
+        """After fsync, record which ranges are present and in which file."""
         os.fsync(file.fileno())
         with self._lock:
             noted = {"file": self._identity, "here": list(self.here)}

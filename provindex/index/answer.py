@@ -85,15 +85,15 @@ def with_parents(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sa
     merged = parents_of(sampled(fp), [weights[m.entry.key] for m in kin])
     if merged is None:
         return matches
-    told: dict[Key, Pair] = {}
+    renamed: dict[Key, Pair] = {}
     for parent in merged.parents:
         code = Code.MERGED_PART if merged.base is None else Code.MERGED_CHANGES
         why = Reason.of(code, parents=len(merged.parents), coefficient=parent.coefficient)
         pair = replace(kin[parent.candidate].pair, relation="merge", direction="descendant")
-        told[kin[parent.candidate].entry.key] = replace(pair, reasons=(why,))
+        renamed[kin[parent.candidate].entry.key] = replace(pair, reasons=(why,))
     if merged.base is not None:
-        told[kin[merged.base].entry.key] = replace(kin[merged.base].pair, direction="descendant")
-    return [replace(m, pair=told.get(m.entry.key, m.pair)) for m in matches]
+        renamed[kin[merged.base].entry.key] = replace(kin[merged.base].pair, direction="descendant")
+    return [replace(m, pair=renamed.get(m.entry.key, m.pair)) for m in matches]
 
 
 def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sampled]) -> list[Match]:

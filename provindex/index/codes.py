@@ -12,8 +12,8 @@ have then a correlation of 0.78 with the cosine (signs against signs: 2/pi), of 
 planes read a code while it is in the processor's cache: it is memory that a scan waits for. A search of several groups
 adds up their distances, weighted as the cosine is, so it needs no codes of its own.
 
-Groups in which all models are alike are centered first. Rows that lack a group are told, and are as far as a cosine of
-zero is.
+Groups in which all models are alike are centered first. Rows without a group are flagged and get the
+distance of cosine 0.
 
 Source: Charikar, Similarity estimation techniques from rounding algorithms, 2002; the fast rotation: Ailon and
 Chazelle, Approximate nearest neighbors and the fast Johnson-Lindenstrauss transform, 2006; the query in planes: Gao and
@@ -199,7 +199,7 @@ class Segment:
         return len(self.has)
 
     @property
-    def told(self) -> NDArray[np.bool_]:
+    def has_vector(self) -> NDArray[np.bool_]:
         """Which rows have a vector at all."""
         return np.asarray(self.has != 0)
 

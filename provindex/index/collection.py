@@ -1,6 +1,6 @@
 """An index of fingerprints: load, build, add, query, save, verify. Several indexes act as one.
 
-Retrieval brings candidates (FAISS searches over every vector, exact or, of many, by codes, see `nearest`; nothing is
+Retrieval brings candidates (FAISS searches over every vector, exact, or by codes for many rows, see `codes`; nothing is
 filtered; the first few hundred are ranked again by their layers); each is then compared in full, from its stored
 fingerprint alone. A candidate is not a claim. An open index holds who its rows are, and their vectors; all
 else stays on disk until a row is a candidate.
@@ -336,8 +336,10 @@ class Index:
         """
         if self._searched is None:
             rows = sorted(self, key=lambda entry: entry.key)
-            told, searcher = (_flat if len(rows) < codes.FLAT else _coded)(rows)
-            split = [[row for row, has in zip(rows, told, strict=True) if has == wanted] for wanted in (True, False)]
+            has_vector, searcher = (_flat if len(rows) < codes.FLAT else _coded)(rows)
+            split = [
+                [row for row, has in zip(rows, has_vector, strict=True) if has == wanted] for wanted in (True, False)
+            ]
             self._searched = split[0], split[1], searcher
         return self._searched
 
@@ -388,13 +390,13 @@ class Index:
 def _flat(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], Any]:
     """Which rows have a vector, and a FAISS index of those."""
     vectors = _vectors(rows)
-    told = np.any(vectors, axis=1)
-    return told, codes.flat(vectors if told.all() else vectors[told])
+    has_vector = np.any(vectors, axis=1)
+    return has_vector, codes.flat(vectors if has_vector.all() else vectors[has_vector])
 
 
 def _coded(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], codes.Coded]:
     """As `_flat`, by codes: those of rows that are in no segment are made in memory."""
-    told, loose = np.zeros(len(rows), np.bool_), []
+    has_vector, loose = np.zeros(len(rows), np.bool_), []
     held: dict[int, tuple[codes.Segment, NDArray[np.int64]]] = {}  # segments, and which row each of theirs is
     for together in _by_shard(rows):
         stored, numbers = rows[together[0]].rows, [rows[i].number for i in together]
@@ -402,16 +404,16 @@ def _coded(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], codes.Coded]:
             segment = stored.segment
             inside = np.array(numbers) + stored.first
             held.setdefault(id(segment), (segment, np.full(len(segment), -1)))[1][inside] = together
-            told[together] = segment.told[inside]
+            has_vector[together] = segment.has_vector[inside]
         else:
             loose += together
     if loose:
         segment = codes.Segment.of(_vectors([rows[i] for i in loose]), center())
         held[id(segment)] = segment, np.array(loose)
-        told[loose] = segment.told
-    numbered = np.where(told, np.cumsum(told) - 1, -1)
+        has_vector[loose] = segment.has_vector
+    numbered = np.where(has_vector, np.cumsum(has_vector) - 1, -1)
     places = [np.where(which >= 0, numbered[which], -1) for _, which in held.values()]
-    return told, codes.Coded([segment for segment, _ in held.values()], center(), places)
+    return has_vector, codes.Coded([segment for segment, _ in held.values()], center(), places)
 
 
 def _vectors(rows: Sequence[Entry]) -> F32:

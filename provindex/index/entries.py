@@ -113,7 +113,7 @@ class Held:
 
 @dataclass(frozen=True, eq=False)
 class Unread:
-    """The vectors of a shard, which are read whenever some are looked up: of a large index that is checked."""
+    """The vectors of a shard, read again at each look-up, while a large index is verified."""
 
     folder: Path
     shard: dataset.Shard
@@ -221,11 +221,11 @@ def _read(
 
 
 def _none(folder: Path, shard: dataset.Shard) -> None:
-    """Of a large index, whose vectors are mapped."""
+    """Read nothing: a large index maps its vectors later."""
 
 
 def _unread(folder: Path, shard: dataset.Shard) -> Unread:
-    """Of a large index that is checked: they can be read, and are not kept."""
+    """Check that the vectors of a large index can be read, without keeping them."""
     for _ in dataset.read_vectors(folder, shard):
         pass
     return Unread(folder, shard)
@@ -255,10 +255,10 @@ def _mapped(folder: Path, shards: Sequence[dataset.Shard]) -> list[Stored] | Non
 
 
 def _entries(names: Names, rows: Stored) -> list[Entry]:
-    told = zip(*(names[name] for name in dataset.NAMED), strict=True)
+    columns = zip(*(names[name] for name in dataset.NAMED), strict=True)
     return [
         Entry(str(model_id), revision, str(variant), family, str(digest), rows, number)
-        for number, (digest, model_id, revision, variant, family) in enumerate(told)
+        for number, (digest, model_id, revision, variant, family) in enumerate(columns)
     ]
 
 

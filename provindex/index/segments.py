@@ -1,9 +1,10 @@
-"""Codes and numbers of an index's vectors, kept as files that are mapped, so that a large index opens without reading
-its vectors. They are made from the shards, can be removed at any time, and are in the user's cache.
+"""Memory-mapped files of an index's vectors, as codes and values, so that a large index opens at once.
+
+They are made from the shards, can be removed at any time, and are in the user's cache.
 
 A segment is made of neighboring shards, at least SEGMENT rows but for the last one, and named by all that it is made
 from; an index that grows by shards keeps all its segments but the last. Layout: a header of 4,096 bytes (the name, the
-number of rows), then the arrays of `nearest.arrays`, whole: a search reads the first of them, then rows of the others.
+number of rows), then the arrays of `codes.arrays`, whole: a search reads the first of them, then rows of the others.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Mapped:
 
 
 def folder(shards: Sequence[dataset.Shard]) -> Path:
-    """Where the segments of an index are, and of what it was and will be: named by its first shard."""
+    """The folder of an index's segments. It is named after the index's first shard, so it survives growth."""
     return places.cache() / "nearest" / f"v{LAYOUT}" / shards[0].sha256[shards[0].models][:16]
 
 

@@ -234,8 +234,8 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> 
 
     def kept(name: str) -> Path:
         """Named by content and by the Hub that said so: one model's serve another with the same file."""
-        told = f"{hub.endpoint()} {listed[name].sha256 or listed[name].blob}"
-        return folder / f"{hashlib.sha256(told.encode()).hexdigest()}.part"
+        source = f"{hub.endpoint()} {listed[name].sha256 or listed[name].blob}"
+        return folder / f"{hashlib.sha256(source.encode()).hexdigest()}.part"
 
     def open_one(name: str) -> _File | None:
         if name not in listed:

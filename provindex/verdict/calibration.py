@@ -164,7 +164,7 @@ def _same_tokenizer(a: Fingerprint, b: Fingerprint) -> bool:
 
 
 def mlp_kind(fp: Fingerprint) -> str:
-    """ "gated" if a layer of the text tower has a gate, else "two-matrix"; told by the weights' names and places."""
+    """ "gated" if a layer of the text tower has a gate, else "two-matrix"; from the addresses of the weights."""
     keys = fp.blocks.keys if fp.blocks is not None else ()
     main = f"{fp.facts.main}."
     return "gated" if any(key.startswith(main) and ".gate." in key for key in keys) else "two-matrix"

@@ -119,13 +119,13 @@ def compare(
     if start.answer == SHARED:
         return replace(whole, relation="shared-init", reasons=start.reasons + towers)
     relation = linked.relation
-    told = role_of(linked, relation, start)
+    role = role_of(linked, relation, start)
     return replace(
         whole,
         verdict="linked",
         relation=relation,
-        direction=told.role,
-        direction_reasons=tuple(item.reason for item in told.items),
+        direction=role.role,
+        direction_reasons=tuple(item.reason for item in role.items),
         confidence=1.0 - min(1.0, 10.0 ** (whole.log10_e or 0.0)),
         layer_map=layers.ranges(linked.matches),
         closeness=linked.sizes.cosine,
@@ -148,10 +148,10 @@ def _aligned_p(evidence: Mapping[str, Outcome], exact_p: float | None) -> float 
     """
     e3, e4, e5 = (evidence.get(n, Outcome()) for n in ("triple_agreement", "branch_sketch", "deep_agreement"))
     ranks = [o.conformal if o.conformal is not None else 0.0 for o in (e3, e4)]
-    told = [e5] if (e5.value or 0.0) >= LEAST_AGREEMENT else []
+    deciding = [e5] if (e5.value or 0.0) >= LEAST_AGREEMENT else []
     if (e3.value or 0.0) >= LEAST_AGREEMENT and max(ranks) <= LOG10_CONFORMAL:
-        told.append(e3)
-    return min((min(0.0, (o.log10_p or 0.0) + math.log10(3)) for o in told), default=exact_p)
+        deciding.append(e3)
+    return min((min(0.0, (o.log10_p or 0.0) + math.log10(3)) for o in deciding), default=exact_p)
 
 
 def _shared_towers(a: Fingerprint, b: Fingerprint, stacks: frozenset[str]) -> tuple[Reason, ...]:

@@ -220,7 +220,7 @@ class Linked:
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Neurons of the widest MLP, told by the weights; 0 if unknown."""
+        """Neurons of the widest MLP of each model, from the weights; 0 if unknown."""
         return _width(self.a), _width(self.b)
 
     def caveats(self, relation: str) -> tuple[Reason, ...]:
