@@ -161,3 +161,22 @@ def test_a_figure_that_a_sentence_lacks_or_that_is_no_number_does_not_break_the_
     assert "widths" in words.text(Reason.of(Code.WIDTHS_DIFFER, a="{x}"))
     assert words.text(Reason.of(Code.EMBEDDING_TALL, limit="many"))
     assert words.brief(Reason.of(Code.HALF_STEPS))
+
+
+def test_rows_and_indexes_of_version_1_are_refused_with_the_command_that_rebuilds_them(tmp_path: Path) -> None:
+    from prints import fingerprint
+
+    from provindex.api import Index
+    from provindex.common.errors import IndexFormatError
+    from provindex.fingerprint.rows import from_row, to_row
+
+    made = fingerprint(zoo.llama(1, layers=1))
+    with pytest.raises(IndexFormatError, match="version 1; this provindex reads 2") as refused:
+        from_row({**to_row(made), "fingerprint_version": 1})
+    assert "`provindex fingerprint`" in str(refused.value) and "`provindex index build`" in str(refused.value)
+    Index.build([made]).save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "fingerprint_version": 1}))
+    with pytest.raises(IndexFormatError, match="fingerprint version 1") as refused:
+        Index.load(tmp_path)
+    assert "`provindex index build MODEL... -o DIR`" in str(refused.value)

@@ -190,7 +190,7 @@ def manifest_of(document: Any, name: str) -> Manifest:
     if manifest.schema != SCHEMA or manifest.fingerprint_version != FINGERPRINT_VERSION:
         raise IndexFormatError(
             f"{name} has index schema {manifest.schema} and fingerprint version "
-            f"{manifest.fingerprint_version}; this provindex reads {SCHEMA} and {FINGERPRINT_VERSION}.",
+            f"{manifest.fingerprint_version}; this provindex reads schema {SCHEMA} and version {FINGERPRINT_VERSION}.",
             "Build it again with `provindex index build MODEL... -o DIR`, or get it with `provindex index pull`.",
         )
     return manifest
