@@ -110,7 +110,7 @@ def weight_facts(built: Built, path: Path) -> dict[str, Any]:
     return {
         "tensors": len(tensors),
         "params": sum(value.size for value in tensors.values()),
-        "dtypes": dict(Counter(str(value.dtype) for value in tensors.values())),
+        "dtypes": dict(sorted(Counter(str(value.dtype) for value in tensors.values()).items())),
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),
     }
