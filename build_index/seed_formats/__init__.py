@@ -1,6 +1,6 @@
-"""Readers of the containers that packages ship weights in: each takes bytes or a path and returns named arrays.
+"""Readers of weights in containers that provindex does not read, from bytes to named arrays; tokenizers rebuilt.
 
-They are for building the seed index only; provindex itself has readers of its own, in provindex/formats.
+They are for building the seed index only; what provindex reads is read by its own readers, in provindex/formats.
 """
 
 from typing import Any

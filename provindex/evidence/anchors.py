@@ -117,7 +117,7 @@ def _anchor_rows(
     maps = w.parts("embed_map")
     if maps:
         place, part = maps[0]
-        matrix = w.rows(place, part, 0, canonical.part_shape(w.tensors[place.name].shape, part)[0])
+        matrix = w.rows(place, part, 0, w.shape(place, part)[0])
         rows = (rows.astype(np.float64) @ matrix.astype(np.float64).T).astype(np.float32)
     elif canonical.diagonal_stands_out(rows, ids[ids >= 0]):
         w.absences[note] = Reason.of(Code.EMBEDDING_IDENTITY)

@@ -104,7 +104,7 @@ def of_weights(w: Weights) -> BlockDigests | None:
 
 def two_blocks(w: Weights, place: Placement, part: Part) -> tuple[F32, F32]:
     """The elements at the first row of a matrix, and at its middle row; (16,384,) float32 each, or fewer."""
-    rows, cols = canonical.part_shape(w.tensors[place.name].shape, part)
+    rows, cols = w.shape(place, part)
     need = -(-BLOCK // cols)
     first = w.rows(place, part, 0, need).reshape(-1)[:BLOCK]
     second = w.rows(place, part, rows // 2, rows // 2 + need).reshape(-1)[:BLOCK]

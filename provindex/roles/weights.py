@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,10 @@ MAX_EMBEDDING_ROWS = 1_000_000  # the peer's limit for EAS and END
 MAX_VECTOR = 1 << 22  # elements of a norm: far more than the width of any model
 EXPERTS = 4  # of each MoE layer
 NORMS = ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_embed", "norm_q", "norm_k")
+ATTENTION = ("q", "k", "v", "o")
+WRITERS = ("o", "down")
+
+Found = list[tuple[Placement, Part]]
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ class Weights:
         for place, part in self.parts("router"):
             shape, arch = self.tensors[place.name].shape, self.layout.archs.get(part.stack)
             if part.layer is not None and len(shape) == 2 and arch is not None:
-                rows = self.rows(place, part, 0, canonical.part_shape(shape, part)[0])
-                gain = canonical.find_gain(self.gains, part.stack, arch, "mlp", part.layer)
+                rows = self.rows(place, part, 0, self.shape(place, part)[0])
+                gain = self.gain("router", part.stack, part.layer)
                 energy = np.square(canonical.fold(rows, arch, gain)).sum(axis=1)
                 order = np.argsort(-energy, kind="stable")
                 chosen[part.stack, part.layer] = tuple(sorted(int(i) for i in order[:EXPERTS]))
@@ -104,7 +108,28 @@ class Weights:
             return True
         return part.expert in self.experts.get((part.stack, part.layer), range(EXPERTS))
 
-    def parts(self, role: str, param: str = "weight") -> list[tuple[Placement, Part]]:
+    def gain(self, role: str, stack: str, layer: int) -> F32 | None:
+        """Of the norm between a matrix and the residual stream: the one that it reads, or that closes its branch."""
+        arch, branch = self.layout.archs[stack], "attn" if role in ATTENTION else "mlp"
+        if role not in WRITERS:
+            return canonical.find_gain(self.gains, stack, arch, branch, layer)
+        closes = arch.norm_place != "post"  # else that norm closes the whole residual
+        return self.gains.get((stack, f"norm_{branch}_out", layer)) if closes else None
+
+    def layers(self, roles: Sequence[str], stacks: Collection[str]) -> dict[tuple[str, int], dict[str, Found]]:
+        """The parts of some stacks by layer and role, several where a layer has experts; none of cross-attention."""
+        layers: dict[tuple[str, int], dict[str, Found]] = {}
+        for role in roles:
+            for place, part in self.parts(role):
+                if part.stack in stacks and part.layer is not None and not part.cross and self.kept(part):
+                    layers.setdefault((part.stack, part.layer), {}).setdefault(role, []).append((place, part))
+        return layers
+
+    def shape(self, place: Placement, part: Part) -> tuple[int, int]:
+        """Rows and columns of a part."""
+        return canonical.part_shape(self.tensors[place.name].shape, part)
+
+    def parts(self, role: str, param: str = "weight") -> Found:
         """Every part with a role, in canonical order; a second part at one address is left out."""
         found: dict[canonical.PartKey, tuple[Placement, Part]] = {}
         for place in self.places:
@@ -116,7 +141,7 @@ class Weights:
     def rows(self, place: Placement, part: Part, start: int, stop: int) -> F32:
         """Rows of a part. Raises ModelError for rows that no model has."""
         tensor = self.tensors[place.name]
-        height, columns = canonical.part_shape(tensor.shape, part)
+        height, columns = self.shape(place, part)
         if max((min(stop, height) - start) * columns, *tensor.shape) > MAX_PANEL:
             shape = "x".join(map(str, tensor.shape))
             raise ModelError(f"Tensor {place.name} is {shape}; no weight matrix is that large.", "Check its shape.")

@@ -23,7 +23,7 @@ from provindex.models.source import Model
 from provindex.roles import canonical
 from provindex.roles.canonical import F32, F64
 from provindex.roles.names import Arch, Part, Placement, resolve
-from provindex.roles.weights import Weights
+from provindex.roles.weights import Found, Weights
 
 MAX_LAYERS = 8  # read in full; half of them fit the rotation
 MAX_NEURONS = 1_536  # of a layer
@@ -32,8 +32,6 @@ MAX_WIDTH = 8_192
 NARROW = 512  # widths up to which one thread is as fast as several
 PIECE = 1 << 22  # elements read at a time
 ROLES = ("gate", "up", "down")
-
-Found = list[tuple[Placement, Part]]
 
 
 def deep_agreement(a: Model, b: Model) -> Outcome:
@@ -136,17 +134,10 @@ class _Tower:
         rows = tuple(deep.unit(self._vectors(layer, role, found[role], kept)) for role in roles)
         return Neurons(layer, rows, strength[kept])
 
-    def _gain(self, layer: int, role: str) -> F32 | None:
-        """What stands between the residual stream and a matrix: the norm that it reads, or that closes the branch."""
-        stack = self.weights.layout.main
-        if role != "down":
-            return canonical.find_gain(self.weights.gains, stack, self.arch, "mlp", layer)
-        return None if self.arch.norm_place == "post" else self.weights.gains.get((stack, "norm_mlp_out", layer))
-
     def _lengths(self, layer: int, role: str, one: tuple[Placement, Part]) -> F64:
         """(n,) lengths of the folded rows of a reader, or of the folded columns of the writer."""
-        rows, columns = canonical.part_shape(self.weights.tensors[one[0].name].shape, one[1])
-        gain, step = self._gain(layer, role), max(1, PIECE // columns)
+        rows, columns = self.weights.shape(*one)
+        gain, step = self.weights.gain(role, self.weights.layout.main, layer), max(1, PIECE // columns)
         pieces = ((start, self.weights.rows(*one, start, start + step)) for start in range(0, rows, step))
         if role != "down":
             return np.concatenate(
@@ -162,9 +153,10 @@ class _Tower:
 
     def _vectors(self, layer: int, role: str, found: Found, kept: deep.I64) -> F32:
         """(len(kept), d) float32: folded rows or columns of the neurons kept; experts are counted one after another."""
-        gain, out, first = self._gain(layer, role), np.empty((len(kept), self.width), np.float32), 0
+        gain = self.weights.gain(role, self.weights.layout.main, layer)
+        out, first = np.empty((len(kept), self.width), np.float32), 0
         for one in found:
-            rows, columns = canonical.part_shape(self.weights.tensors[one[0].name].shape, one[1])
+            rows, columns = self.weights.shape(*one)
             size, step = (columns if role == "down" else rows), max(1, PIECE // columns)
             here = np.flatnonzero((kept >= first) & (kept < first + size))
             wanted = kept[here] - first
@@ -193,13 +185,9 @@ class _Tower:
 
 def _mlps(weights: Weights) -> dict[int, dict[str, Found]]:
     """The MLPs of the main stack whose matrices fit together, by layer and role."""
-    found: dict[int, dict[str, Found]] = {}
-    for role in ROLES:
-        for place, part in weights.parts(role):
-            if part.stack == weights.layout.main and part.layer is not None and not part.cross and weights.kept(part):
-                found.setdefault(part.layer, {}).setdefault(role, []).append((place, part))
     width = weights.arch.hidden if weights.arch else 0
-    return {layer: roles for layer, roles in found.items() if _fits(weights, roles, width)}
+    found = weights.layers(ROLES, (weights.layout.main,))
+    return {layer: roles for (_, layer), roles in found.items() if _fits(weights, roles, width)}
 
 
 def _fits(weights: Weights, roles: Mapping[str, Found], width: int) -> bool:
@@ -208,7 +196,7 @@ def _fits(weights: Weights, roles: Mapping[str, Found], width: int) -> bool:
         return False
     sizes = []
     for role, found in roles.items():
-        shapes = [canonical.part_shape(weights.tensors[place.name].shape, part) for place, part in found]
+        shapes = [weights.shape(place, part) for place, part in found]
         shapes = [shape[::-1] if role == "down" else shape for shape in shapes]
         if any(shape[1] != width for shape in shapes):
             return False

@@ -18,17 +18,13 @@ from provindex.evidence.sketch import SKETCHED, LayerKey
 from provindex.roles import canonical
 from provindex.roles.canonical import F64
 from provindex.roles.names import Arch, Part, Placement
-from provindex.roles.weights import Weights
+from provindex.roles.weights import WRITERS, Found, Weights
 
 PIECE = 1 << 18  # elements multiplied at a time: 2 MB of float64, which stay in cache
 LEVELS = 31
 MAX_UNITS = 1 << 18  # of one matrix: some 130 MB of products; the widest MLPs have a fifth of that
 TURNED = 1 << 24  # the same for matrices that are stored transposed, of which every piece touches every page
 READERS = ("q", "k", "v", "gate", "up")
-WRITERS = ("o", "down")
-ATTENTION = ("q", "k", "v")
-
-Found = list[tuple[Placement, Part]]
 
 
 @dataclass(frozen=True)
@@ -96,14 +92,8 @@ def _layers(w: Weights) -> dict[LayerKey, dict[str, Found]]:
     """The parts of every layer by role, of the stacks that are as wide as the text tower."""
     width = w.arch.hidden if w.arch else 0
     stacks = {s for s, arch in w.layout.archs.items() if arch.hidden == width and s not in ("vision", "audio")}
-    layers: dict[LayerKey, dict[str, Found]] = {}
-    for role in READERS + WRITERS:
-        for place, part in w.parts(role):
-            if part.stack in stacks and part.layer is not None and not part.cross and w.kept(part):
-                layers.setdefault((part.stack, part.layer), {}).setdefault(role, []).append((place, part))
-    if w.exact:
-        return layers
-    return {key: layers[key] for key in _thirds(layers)}
+    layers = w.layers(READERS + WRITERS, stacks)
+    return layers if w.exact else {key: layers[key] for key in _thirds(layers)}
 
 
 def _thirds(layers: dict[LayerKey, dict[str, Found]]) -> list[LayerKey]:
@@ -140,18 +130,14 @@ def _layer(
 
 def _fits(w: Weights, role: str, place: Placement, part: Part, width: int) -> bool:
     """Whether a matrix reads or writes the residual stream, with no more units than a model has."""
-    rows, columns = canonical.part_shape(w.tensors[place.name].shape, part)
+    rows, columns = w.shape(place, part)
     inside, outside = (columns, rows) if role in READERS else (rows, columns)
     return inside == width and outside <= MAX_UNITS
 
 
 def _folded(w: Weights, left: F64, arch: Arch, key: LayerKey, role: str) -> tuple[F64, F64]:
     """The anchors with the norm folded in that stands between them and a matrix, and that norm's gain; (k, d), (d,)."""
-    branch = "attn" if role in ATTENTION or role == "o" else "mlp"
-    if role in READERS:
-        gain = canonical.find_gain(w.gains, key[0], arch, branch, key[1])
-    else:
-        gain = w.gains.get((key[0], f"norm_{branch}_out", key[1])) if arch.norm_place != "post" else None
+    gain = w.gain(role, *key)
     if gain is None or gain.size != left.shape[1]:
         return left, np.ones(left.shape[1])
     full = arch.norm_offset + gain.astype(np.float64)
@@ -168,8 +154,7 @@ def _products(w: Weights, left: F64, arch: Arch, key: LayerKey, role: str, found
 def _times(
     w: Weights, left: F64, gain: F64, centered: bool, role: str, place: Placement, part: Part
 ) -> tuple[F64, F64]:
-    tensor = w.tensors[place.name]
-    rows, columns = canonical.part_shape(tensor.shape, part)
+    rows, columns = w.shape(place, part)
     reads = role in READERS
     out = np.zeros((len(left) + 1, rows if reads else columns))
     energy = np.zeros(out.shape[1])
@@ -215,8 +200,7 @@ def _chosen(
     out = np.zeros((chosen.size, len(left)))
     first = 0
     for place, part in found:
-        rows, columns = canonical.part_shape(w.tensors[place.name].shape, part)
-        units = rows if role in READERS else columns
+        units = w.shape(place, part)[role in WRITERS]
         here = np.flatnonzero((chosen >= first) & (chosen < first + units))
         out[here] = _some(w, folded, role, place, part, chosen[here] - first)
         first += units
@@ -224,8 +208,7 @@ def _chosen(
 
 
 def _some(w: Weights, left: F64, role: str, place: Placement, part: Part, units: NDArray[np.int64]) -> F64:
-    tensor = w.tensors[place.name]
-    rows, columns = canonical.part_shape(tensor.shape, part)
+    rows, columns = w.shape(place, part)
     if role in READERS and not part.transposed:
         sources = canonical.source_rows(part, 0, rows)[units]
         ascending = np.argsort(sources, kind="stable")
