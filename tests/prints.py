@@ -13,6 +13,7 @@ from typing import Any
 
 import zoo
 
+from provindex.common.reasons import Code, Reason
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.formats.ranged import Mapped
@@ -42,7 +43,7 @@ def in_memory(checkpoint: zoo.Checkpoint, name: str = "model") -> Model:
         model_id=name,
         revision=None,
         config=checkpoint.config,
-        config_reason=None if checkpoint.config else "There is no config.json.",
+        config_reason=None if checkpoint.config else Reason.of(Code.NO_CONFIG, name="config.json"),
         tensors=tensors,
         tokenizer_files={} if text is None else {"tokenizer.json": _tokenizer_file(text)},
         files=(),

@@ -418,12 +418,15 @@ def test_the_residual_gram_reports_only_and_says_why_it_is_missing() -> None:
     one, other = grams(2)
     found = residual_basis.residual_gram(one, other)
     assert (found.log10_p, found.chance, found.n) == (None, 0.0, 96)
-    assert residual_basis.residual_gram(one, residual(np.ones((64, 32)))).reason == "residual widths differ (96 and 32)"
+    assert (
+        joined(residual_basis.residual_gram(one, residual(np.ones((64, 32)))).reasons)
+        == "residual widths differ (96 and 32)"
+    )
     assert joined(residual_basis.residual_gram(one, None).reasons) and joined(
         residual_basis.residual_gram(None, one).reasons
     )
     for bad in (0.0, np.nan):
-        assert residual_basis.residual_gram(one, residual(np.full((64, 96), bad))).reason
+        assert residual_basis.residual_gram(one, residual(np.full((64, 96), bad))).reasons
 
 
 # ---- storage ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import zoo
 from prints import in_memory
 
 from provindex.common import places
+from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.fingerprint import cache
 from provindex.fingerprint.extract.model import fingerprint_model
@@ -77,17 +78,20 @@ def largest(model: Model) -> Tensor:
     return max(model.tensors.values(), key=lambda tensor: tensor.nbytes)
 
 
+FIRST, SECOND = Reason.of(Code.ONE_SHARD, count=1), Reason.of(Code.ONE_SHARD, count=2)
+
+
 def test_a_second_time_nothing_is_made_and_the_copy_keeps_its_own_name(through: Maker, model: Model) -> None:
-    first = through(replace(model, warnings=("of the first copy",)))
-    copy = replace(model, model_id="second", revision="abc", license="mit", warnings=("of the second copy",))
+    first = through(replace(model, warnings=(FIRST,)))
+    copy = replace(model, model_id="second", revision="abc", license="mit", warnings=(SECOND,))
     second = through(replace(copy, base_models=("org/base",)))
     assert through.made == 1
     assert to_row(second)["row_sha256"] == to_row(first)["row_sha256"]
     assert (second.model_id, second.revision, second.license) == ("second", "abc", "mit")
     assert (first.parents, second.parents) == ((), ("org/base",))
-    assert "of the first copy" in texts(first.warnings)
-    assert "of the second copy" in texts(second.warnings)
-    assert "of the first copy" not in texts(second.warnings)
+    assert FIRST in first.warnings
+    assert SECOND in second.warnings
+    assert FIRST not in second.warnings
 
 
 @pytest.mark.parametrize("where", ["the first byte", "the middle", "the last byte"])

@@ -24,6 +24,7 @@ from provindex.common.errors import IndexFormatError, ProvindexError
 from provindex.common.score import Chance, Score
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.index.collection import calibration_of
+from provindex.report.words import text
 from provindex.verdict import calibration
 from provindex.verdict.calibration import CONFORMAL, POOLED, SIGNALS, STATISTICS, STRATA, Calibration, stratum_of
 
@@ -88,7 +89,7 @@ def test_a_stratum_of_200_pairs_stands_alone_and_a_smaller_one_is_pooled(made: C
     large, medium, small = (made.chance("EAS", s) for s in SIZES)
     assert (large.stratum, large.n, large.reason) == (GATED, 1200, None) and large.p999 is not None
     assert (medium.stratum, medium.n, medium.p999) == (OTHER, 600, None) and medium.p99 is not None
-    assert medium.reason == "600 unrelated pairs of this kind, a 99.9th percentile needs 1,000"
+    assert medium.reason and text(medium.reason) == "600 unrelated pairs of this kind, a 99.9th percentile needs 1,000"
     assert (small.stratum, small.n, small.reason) == (POOLED, 1950, None)
     assert made.chance("EAS", "a stratum of the future").stratum == POOLED
     assert made.chance("WVC", GATED).n == 600  # half of the pairs have no value
@@ -99,7 +100,11 @@ def test_no_pair_at_all_is_a_reason() -> None:
     empty = Calibration(FINGERPRINT_VERSION, 0, {})
     found = empty.chance("EAS", GATED)
     assert (found.median, found.p999, found.n, found.stratum) == (None, None, 0, POOLED)
-    assert found.reason == "the calibration has no pair with a value of EAS" and found.exceeded_by(1.0) is None
+    assert (
+        found.reason
+        and text(found.reason) == "the calibration has no pair with a value of EAS"
+        and found.exceeded_by(1.0) is None
+    )
     assert empty.conformal("branch_sketch", 1.0, GATED) == (0.0, 0)
 
 

@@ -22,6 +22,7 @@ from prints import fingerprint
 from build_index.publish import publish
 from provindex.api import Index
 from provindex.common.errors import IndexFormatError
+from provindex.common.reasons import Code, Reason
 from provindex.fingerprint import parquet, rows
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import to_row
@@ -468,12 +469,16 @@ def test_a_row_that_tells_of_this_machine_is_refused(
     maintained: str, machine: Any, prints: Any, tmp_path: Path
 ) -> None:
     home = machine("home", CONTRIBUTOR)
-    leaking = replace(prints["tuned"], absences={"TFV": "no file /home/somebody/model/tokenizer.json"})
+    leaking = replace(
+        prints["tuned"], absences={"TFV": Reason.of(Code.NOT_JSON, "/home/somebody/model/tokenizer.json")}
+    )
     path = contribution(tmp_path, leaking)
     assert "column absences would tell a path" in home.refused("push", path, "--to", maintained)
-    reading = replace(prints["tuned"], warnings=("read from /srv/models/x", "2 NaN values in 1 tensors"))
+    path_told = Reason.of(Code.OTHER_FILES, names="/srv/models/x")
+    kept = Reason.of(Code.NOT_FINITE_VALUES, n=2, tensors=1, first="model.norm.weight")
+    reading = replace(prints["tuned"], warnings=(path_told, Reason.of(Code.CACHED, commit="1" * 40), kept))
     told = home.told("push", contribution(tmp_path, reading), "--to", maintained, "--dry-run")
-    assert told["row"]["warnings"] == ["2 NaN values in 1 tensors"] and told["objections"] == []
+    assert json.loads(told["row"]["warnings"]) == [kept.to_json()] and told["objections"] == []
 
 
 @pytest.mark.parametrize(

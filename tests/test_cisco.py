@@ -22,6 +22,7 @@ from peer_files import Database, long_form, names_below, parquet, zip_entries
 
 from provindex.api import Index
 from provindex.common.errors import IndexFormatError, UsageError
+from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import from_row, to_row
 from provindex.formats.parquet import footer as parquet_footer
@@ -31,7 +32,7 @@ from provindex.peers import unpack as unpack_module
 from provindex.peers.cisco import Failed, import_database, read_database, unpack_deep_signals
 from provindex.peers.cisco_signals import Way, estimate, take, way_of
 from provindex.peers.long_form import DeepSignals
-from provindex.report.words import text, texts
+from provindex.report.words import joined, text, texts
 from provindex.signals import mfi, nlf, wvc
 from provindex.signals.imported import APART, apart, how, how_taken
 from provindex.verdict.pair import compare
@@ -181,7 +182,7 @@ def test_imported_signals_compare_as_our_own_do(
         mixed = {"LEP", "WVC"} if kind == "t5" else set()  # the peer has both stacks under one number
         for name in WEIGHTS:
             if name in mixed:
-                assert b[name].value is None and "several towers" in (b[name].reason or "")
+                assert b[name].value is None and "several towers" in joined(b[name].reasons)
             elif a[name].value is None:
                 assert b[name].value is None
             else:
@@ -195,8 +196,8 @@ def test_the_verdict_is_inconclusive_and_says_why(imported: dict[str, Fingerprin
     for a, b in ((imported["llama"], imported["llama"]), (imported["llama"], imported["qwen2"])):
         pair = compare(a, b)
         assert (pair.verdict, pair.relation, pair.direction, pair.log10_p) == ("inconclusive", None, None, None)
-        assert all(o.reason and "no evidence panels" in o.reason for o in pair.evidence.values())
-        assert len(texts(pair.reasons)) == 1 and "imported from Cisco model-provenance-kit" in texts(pair.reasons)[0]
+        assert all("no evidence panels" in joined(o.reasons) for o in pair.evidence.values())
+        assert {reason.code for reason in pair.reasons} == {Code.PEER_NO_PANELS}
         assert pair.signals["WVC"].value is not None and pair.pipeline.identity is not None
 
 
@@ -274,11 +275,11 @@ def test_what_was_sampled_differently_gives_a_reason_and_never_a_number(imported
         )
     told = {name: compare(ours, row).signals for name, row in rows.items()}
     assert told["whole"]["LEP"].value is not None and told["whole"]["WVC"].value == 1.0
-    assert "order of several files" in (told["whole"]["NLF"].reason or "")
-    assert "size of the files, which is not known" in (told["unsure"]["WVC"].reason or "")
-    assert "size of the files, which is not known" in (told["unsure"]["LEP"].reason or "")
+    assert "order of several files" in joined(told["whole"]["NLF"].reasons)
+    assert "size of the files, which is not known" in joined(told["unsure"]["WVC"].reasons)
+    assert "size of the files, which is not known" in joined(told["unsure"]["LEP"].reasons)
     for name in ("LEP", "WVC"):
-        assert told["sliced"][name].value is None and "32 rows of each matrix" in (told["sliced"][name].reason or "")
+        assert told["sliced"][name].value is None and "32 rows of each matrix" in joined(told["sliced"][name].reasons)
     assert told["sliced"]["NLF"].value == 1.0  # of the largest models the peer sorts the norms by name
     alike = compare(rows["sliced"], replace(rows["sliced"], model_id="again")).signals
     assert alike["LEP"].value == alike["WVC"].value == 1.0  # as for the peer
@@ -291,7 +292,7 @@ def test_layers_of_other_lengths_are_left_out(imported: dict[str, Fingerprint]) 
     layers = {layer: values[:5000] for layer, values in theirs.by_layer().items()}
     cut = wvc.Samples.collect((f"peer/{n:05d}/000", n, v[:4096]) for n, v in layers.items())
     assert wvc.compare(ours, theirs).value == wvc.compare(theirs, ours).value == pytest.approx(1.0, abs=1e-4)
-    assert "other tensors" in (wvc.compare(ours, cut).reason or "")
+    assert "other tensors" in joined(wvc.compare(ours, cut).reasons)
     assert wvc.compare(cut, theirs).value == pytest.approx(1.0, abs=1e-4)  # among imported rows as for the peer
 
 
@@ -315,9 +316,7 @@ def test_signals_that_are_missing_or_not_finite_are_told(models: dict[str, zoo.C
     assert broken_row.eas is None and "none of this model" in text(broken_row.absences["EAS"])
     assert broken_row.wvc is None and not broken_row.lep and "NaN" in text(broken_row.absences["LEP"])
     assert broken_row.end is not None and broken_row.nlf is not None
-    assert {rows["gone"].absences[n] for n in WEIGHTS} == {
-        "imported from Cisco model-provenance-kit without its deep signals"
-    }
+    assert {rows["gone"].absences[n].code for n in WEIGHTS} == {Code.PEER_NO_DEEP_SIGNALS}
 
 
 def test_experts_are_passed_over(

@@ -13,6 +13,7 @@ from trained_pairs import family
 from provindex.evidence import direction, token_rows
 from provindex.evidence.direction import Item, Structure
 from provindex.evidence.merge import Values
+from provindex.report.words import text
 
 ANCHORS = np.arange(10, 522, dtype=np.int32)
 
@@ -41,7 +42,7 @@ STRUCTURES: tuple[tuple[str, Structure, str], ...] = (
 def test_structure_names_the_child_whichever_comes_first(relation: str, child: Structure, why: str) -> None:
     for a, b, role in ((side(), child, "ancestor"), (child, side(), "descendant")):
         item = direction.structure(a, b, relation)
-        assert item is not None and why in item.text
+        assert item is not None and why in text(item.reason)
         assert direction.direction([item]).role == role
 
 
@@ -110,7 +111,7 @@ def test_decay_is_measured_in_bfloat16_too() -> None:
     rounded = token_rows.token_rows(_bf16(table), np.arange(300))
     decayed = token_rows.token_rows(_bf16(table * np.float32(0.98)), np.arange(300))
     items = direction.later_items(rounded, decayed, {}, {})
-    assert [(i.name, i.log_odds < 0) for i in items] == [("untouched_rows", True)] and "0.979" in items[0].text
+    assert [(i.name, i.log_odds < 0) for i in items] == [("untouched_rows", True)] and "0.979" in text(items[0].reason)
 
 
 def _bf16(table: np.ndarray) -> np.ndarray:

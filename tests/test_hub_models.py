@@ -65,6 +65,7 @@ def apart(reference: str, **environment: str) -> dict[str, Any]:
 import json, sys
 from provindex.common.errors import ProvindexError
 from provindex.models.source import open_model
+from provindex.report.words import texts
 try:
     model = open_model({reference!r})
     said = dict(revision=model.revision, warnings=texts(model.warnings), names=sorted(model.tensors))

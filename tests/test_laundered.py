@@ -17,12 +17,12 @@ from zoo.shrunk import shrunk
 from build_index.zoo import disguises
 from build_index.zoo.snapshot import Snapshot
 from provindex.common.reasons import Code, Reason
-from provindex.common.score import Outcome
+from provindex.common.score import Outcome, absent
 from provindex.common.threads import one_blas_thread
 from provindex.evidence import aligned, sketch
 from provindex.fingerprint.record import Fingerprint
 from provindex.index.collection import calibration_of
-from provindex.report.words import text, texts
+from provindex.report.words import joined, text, texts
 from provindex.verdict import relation
 from provindex.verdict.calibration import NO_CALIBRATION, Calibration
 from provindex.verdict.pair import Pair, compare
@@ -273,7 +273,7 @@ def test_deep_agreement_alone_links() -> None:
 
 @pytest.mark.parametrize(
     "deep",
-    [Outcome(0.09, 600, -80.0, 0.02), Outcome(0.9, 600, -6.0, 0.02), Outcome(reason="two layers are needed"),
+    [Outcome(0.09, 600, -80.0, 0.02), Outcome(0.9, 600, -6.0, 0.02), absent(Reason.of(Code.DEEP_LAYERS_FEW)),
      Outcome(0.0, 600, 0.0, 0.02)],
 )  # fmt: skip
 def test_a_faint_or_missing_deep_agreement_links_nobody(deep: Outcome) -> None:
@@ -359,7 +359,7 @@ def test_a_pruned_residual_stream_is_pruned(old: int, width: int, cosine: float,
     base = zoo.llama(8, layers=2, hidden=old)
     child = narrowed(base, width)
     pair = judged(fingerprint(base), fingerprint(zoo.finetune_noise(child, cosine, 1) if cosine else child), chance)
-    assert pair.evidence["residual_fixed_points"].reason == f"residual widths differ ({old} and {width})"
+    assert joined(pair.evidence["residual_fixed_points"].reasons) == f"residual widths differ ({old} and {width})"
     assert (pair.verdict, pair.relation, pair.undone) == ("linked", "pruned", ())
     stranger = fingerprint(narrowed(zoo.llama(9, layers=2, hidden=old), width))
     assert judged(fingerprint(base), stranger, chance).verdict == "unrelated"

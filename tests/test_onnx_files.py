@@ -247,7 +247,7 @@ def test_a_wrapper_around_the_model_is_taken_off_its_names() -> None:
         model([node("MatMul", "x w", "y", "/inner" + PATH)], {"w": W, **{f"inner.{n}": a for n, a in bert.items()}})
     )
     assert {tensor.name for tensor in found.tensors} == {*bert, f"{LAYER}.weight"}
-    assert texts(found.warnings) == ("the names in file begin with inner., which was left out",)
+    assert texts(found.warnings) == ("the names in it begin with inner., which was left out",)
 
 
 # --- where the numbers are ---

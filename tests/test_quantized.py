@@ -24,7 +24,7 @@ from provindex.formats.quantized.assembly import assemble
 from provindex.formats.ranged import RangedFile, Reading
 from provindex.formats.tensors import ByteTensor, Extent
 from provindex.models.source import open_model
-from provindex.report.words import texts
+from provindex.report.words import text, texts
 from provindex.verdict.pair import compare
 
 RNG = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def tensors_of(made: q.Quantized, at: str = AT) -> dict[str, Tensor]:
 
 def decoded(made: q.Quantized) -> Tensor:
     found, said = assemble(tensors_of(made), {"quantization_config": dict(made.settings)})
-    assert list(found) == [f"{AT}.weight"] and len(said) == 1 and "1 quantized weights were decoded" in said[0]
+    assert list(found) == [f"{AT}.weight"] and len(said) == 1 and "1 quantized weights were decoded" in text(said[0])
     return found[f"{AT}.weight"]
 
 

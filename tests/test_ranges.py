@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 
 from provindex.api import Index, Resolved, compare_in_stages, query, resolve
 from provindex.common.errors import ModelError, NetworkError
-from provindex.fingerprint.record import NEEDS_STAGE_2, Fingerprint
+from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import to_row
 from provindex.formats.ranged import GAP, RangedFile, Spans, prune, requests
 from provindex.formats.tensors import ByteTensor
 from provindex.models import source
-from provindex.report.words import text
 
 
 def large(seed: int = 1) -> zoo.Checkpoint:
@@ -158,7 +157,7 @@ def test_the_second_stage_is_read_where_the_first_finds_no_link(published: Calla
     asked, result = query(index, resolve(published("c", child), mode="sampled", stage=1))
     assert [m.entry.model_id for m in result.matches] == ["ranges/p"]
     assert result.matches[0].pair.relation == "finetune"
-    assert text(asked.fingerprint.absences["branches"]) == NEEDS_STAGE_2 and asked.fingerprint.neurons is None
+    assert asked.fingerprint.layers_unread and asked.fingerprint.neurons is None
     asked, _ = query(index, resolve("ranges/c", mode="sampled", stage=1), also=("ranges/s",))
     assert asked.fingerprint.neurons is not None  # a copy in disguise of what is asked about is seen there only
     first = resolve(published("u", large(9)), mode="sampled", stage=1)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from provindex.api import Index, fingerprint
 from provindex.common.halves import rounded
+from provindex.common.reasons import Code, Reason
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.models.source import open_model
@@ -78,7 +79,7 @@ def _samples(victim: Fingerprint, rng: np.random.Generator):
 def withheld(folder: Path) -> Fingerprint:
     """The fingerprint of a model of which only the weights are there: no config, no tokenizer, another name."""
     model = open_model(str(folder))
-    bare = replace(model, config={}, config_reason="There is no config.json.", tokenizer_files={})
+    bare = replace(model, config={}, config_reason=Reason.of(Code.NO_CONFIG, name="config.json"), tokenizer_files={})
     made = fingerprint_model(bare)
     assert made.tfv is None and made.vocabulary_sketch is None and not made.mfi.tokenizer_hash
     return replace(made, model_id=f"query/{folder.name}")

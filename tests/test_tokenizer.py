@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.formats import sentencepiece as spm
 from provindex.models import tokenizer as reading
 from provindex.models.tokenizer import read_tokenizer
-from provindex.report.words import texts
+from provindex.report.words import text, texts
 from provindex.roles import config_defaults
 
 BERT = {"model_type": "bert"}
@@ -33,7 +34,7 @@ def read(folder: Path, config: dict[str, object] | None = None) -> Tokenizer:
 def refused(folder: Path, config: dict[str, object] | None = None) -> str:
     found = read_tokenizer(made.files(folder), config or {})
     assert isinstance(found, TokenizerAbsence), found
-    return found.reason
+    return text(found.reason)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +149,8 @@ def test_sentencepiece_unigram(tmp_path: Path) -> None:
     assert found.kind == "Unigram"
     assert found.vocab == built.get_vocab()
     assert (found.special["pad"], found.special["eos"], found.special["unk"], found.special["bos"]) == (0, 1, 2, None)
-    for text in ("the", "nation", "7", "что"):
-        assert found.first_id(text) == built.encode(text, add_special_tokens=False).ids[0]
+    for word in ("the", "nation", "7", "что"):
+        assert found.first_id(word) == built.encode(word, add_special_tokens=False).ids[0]
 
 
 def test_sentencepiece_t5_has_its_sentinels(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_sentencepiece_ids_of_xlm_roberta(tmp_path: Path) -> None:
 
 
 def test_no_files() -> None:
-    assert read_tokenizer({}, {}) == TokenizerAbsence("There is no tokenizer file.")
+    assert read_tokenizer({}, {}) == TokenizerAbsence(Reason.of(Code.NO_TOKENIZER))
 
 
 HOSTILE = {
@@ -217,7 +218,7 @@ def test_hostile_files_give_a_reason(tmp_path: Path, name: str, data: bytes) -> 
     (tmp_path / "merges.txt").write_bytes(b"a b c\n")
     reason = refused(tmp_path)
     assert name in reason or "tokenizer" in reason
-    assert reason.endswith(".")
+    assert 0 < len(reason) < 300
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])

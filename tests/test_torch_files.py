@@ -91,7 +91,7 @@ def test_tensors_as_torch_wrote_them(name: str) -> None:
     [
         ("lightning.ckpt", "refers to code (argparse.Namespace), which was not run|entry state_dict was read"),
         ("nested.pth", "entry model.module was read, and nothing beside it"),
-        ("mixed.pt", "1 of the 3 entries of file are no tensors"),
+        ("mixed.pt", "1 of its 3 entries are no tensors"),
     ],
 )
 def test_weights_among_other_things(name: str, said: str) -> None:
@@ -285,7 +285,7 @@ def test_code_beside_weights_is_named_and_not_run(form: Any, protocol: int, tmp_
         found = read(form(op({"w": GOOD, **others, "a": body})))
         named = f"{os.system.__module__}.system, mine.b, mine.c and 1 more"
         assert found.tensors[0].flat().tolist() == [1.0] * 6
-        assert texts(found.warnings)[0] == f"file refers to code ({named}), which was not run"
+        assert texts(found.warnings)[0] == f"it refers to code ({named}), which was not run"
     with pytest.raises(ModelError, match="pickled object"):
         read(form(body))
     assert not marker.exists()

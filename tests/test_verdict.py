@@ -15,6 +15,7 @@ import pytest
 import zoo
 from prints import fingerprint, independent_pairs, trained
 
+from provindex.common.reasons import Code
 from provindex.evidence import exact, hidden_units, residual_basis
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
@@ -280,7 +281,7 @@ def test_reordered_units_are_found_again(parent: zoo.Checkpoint) -> None:
     child = zoo.finetune_noise(reordered(parent, 1, basis=False), 0.95, 1)
     pair = compared(fingerprint(parent), fingerprint(child))
     assert label(pair) == ("linked", "laundered", "unknown")
-    assert "neurons reordered" in pair.undone and [(r.a, r.b) for r in pair.layer_map] == [((0, 3), (0, 3))]
+    assert Code.NEURONS_REORDERED in pair.undone and [(r.a, r.b) for r in pair.layer_map] == [((0, 3), (0, 3))]
 
 
 def test_a_wholly_reordered_copy_takes_a_calibration_to_be_linked(parent: zoo.Checkpoint) -> None:
@@ -288,7 +289,7 @@ def test_a_wholly_reordered_copy_takes_a_calibration_to_be_linked(parent: zoo.Ch
     missed, pair = compared(ours, theirs), compared(ours, theirs, calibration_of())
     assert missed.verdict == "unrelated" and any("no calibration" in reason for reason in texts(missed.reasons))
     assert label(pair) == ("linked", "laundered", "unknown")
-    assert {"neurons reordered", "residual basis rotated or permuted"} <= set(pair.undone)
+    assert {Code.NEURONS_REORDERED, Code.BASIS_MOVED} <= set(pair.undone)
 
 
 # ---- what decides, and what does not --------------------------------------------------------------------------
@@ -306,7 +307,7 @@ def test_weights_link_without_config_and_tokenizer(parent: zoo.Checkpoint) -> No
     child = replace(zoo.finetune_noise(parent, 0.95, 1), config={}, tokenizer=None)
     pair = compared(fingerprint(parent), fingerprint(child))
     assert (pair.verdict, pair.relation) == ("linked", "finetune")
-    assert pair.signals["TFV"].reason and pair.signals["VOA"].reason
+    assert pair.signals["TFV"].reasons and pair.signals["VOA"].reasons
     assert pair.evidence["residual_fixed_points"].value == 1.0  # at fixed token ids
 
 
@@ -323,7 +324,7 @@ def test_one_broken_tensor_does_not_hide_a_link(parent: zoo.Checkpoint) -> None:
     tensors["model.layers.1.mlp.gate_proj.weight"][3, 5] = np.nan
     tensors["model.layers.2.input_layernorm.weight"][7] = -np.inf
     pair = compared(fingerprint(parent), fingerprint(parent.with_tensors(tensors)))
-    assert pair.verdict == "linked" and pair.signals["NLF"].reason and pair.signals["EAS"].value == 1.0
+    assert pair.verdict == "linked" and pair.signals["NLF"].reasons and pair.signals["EAS"].value == 1.0
 
 
 def test_many_models_ask_for_more_evidence(parent: zoo.Checkpoint) -> None:
@@ -340,7 +341,7 @@ def test_common_blocks_are_no_evidence(parent: zoo.Checkpoint) -> None:
     common = frozenset(int(d) for table in (a.blocks.exact, a.blocks.bf16, a.blocks.f16) for d in table.ravel())
     b = replace(a, content_sha256=None)
     assert compare(a, b).evidence["bit_reuse"].value == 1.0
-    assert compare(a, b, common_blocks=common).evidence["bit_reuse"].reason
+    assert compare(a, b, common_blocks=common).evidence["bit_reuse"].reasons
 
 
 # ---- real models ----------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NAMES_UNKNOWN: Sentence("{n} of {total} tensors have names that are not known: {names}"),
     C.NOT_FINITE_VALUES: Sentence("{n} NaN or infinite values in {tensors} tensors, the first of them {first}"),
     # The tokenizer
-    C.NO_TOKENIZER: Sentence("There is no tokenizer file."),
+    C.NO_TOKENIZER: Sentence("there is no tokenizer file"),
     C.NO_USABLE_TOKENIZER: Sentence("no tokenizer file can be used: {because}"),
     C.FILE_UNREADABLE: Sentence("cannot be read"),
     C.FILE_LARGE: Sentence("has {bytes:,} bytes, at most {limit:,} are read"),

@@ -15,6 +15,7 @@ from provindex.common.errors import ModelError
 from provindex.common.tensor import Tensor
 from provindex.formats.safetensors import read_header
 from provindex.formats.tensors import ByteTensor, Extent
+from provindex.report.words import text
 
 MOST = 4096  # elements that are read at a time
 TENSORS = 64  # that are looked at of a file
@@ -59,7 +60,7 @@ def safetensors_tensors(data: bytes) -> list[Tensor]:
 def look(contents: Any) -> None:
     """Read a `Contents`: tensors, and that the rest is of the kind it says."""
     look_at_tensors(contents.tensors)
-    assert all(isinstance(text, str) and len(text) < 4096 for text in contents.warnings)
+    assert all(len(text(warning)) < 4096 for warning in contents.warnings)
     assert len({tensor.name for tensor in contents.tensors}) == len(contents.tensors), "a name twice"
 
 

@@ -39,6 +39,7 @@ from provindex.index.verify import verify_rows
 from provindex.models.source import open_model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.peers import cisco, cisco_signals, long_form, unpack
+from provindex.report.words import text
 from provindex.roles import config_defaults, names
 from provindex.signals import mfi, tfv, voa
 from provindex.verdict import calibration
@@ -47,9 +48,9 @@ from provindex.verdict.pair import compare
 WORDS = (" the", "of", "7", "ni", "Ġ", "", "\U0001f600" * 3, "a" * 200)
 
 
-def _spoken(text: str) -> None:
+def _spoken(said: str) -> None:
     """A sentence that goes into a report, unlike a refusal as a field of it."""
-    assert len(text) < 4096 and not any(unicodedata.category(c) == "Cs" for c in text), text[:80]
+    assert len(said) < 4096 and not any(unicodedata.category(c) == "Cs" for c in said), said[:80]
 
 
 def _json(data: bytes, otherwise: Any) -> Any:
@@ -138,7 +139,7 @@ def _names(data: bytes) -> None:
     found = names.resolve(sound, config if isinstance(config, dict) else {})
     assert found.placements.keys() == sound.keys()
     for note in found.notes:
-        assert len(note) < 4096
+        assert len(text(note)) < 4096
     for name, placed in found.placements.items():
         for part in placed.parts[:20]:
             assert all(size >= 0 for size in names.part_shape(part, sound[name]))
@@ -163,11 +164,11 @@ def _tokenizer(data: bytes) -> None:
     config = _json(files.get("config.json", b""), {})
     found = read_tokenizer(paths, config if isinstance(config, dict) else {})
     if not isinstance(found, Tokenizer):
-        return _spoken(found.reason)
+        return _spoken(text(found.reason))
     for note in found.notes:
-        _spoken(note)
-    for text in WORDS:
-        found.first_id(text)
+        _spoken(text(note))
+    for word in WORDS:
+        found.first_id(word)
     tfv.extract(found)
     voa.sketch(found.vocab)
     return None

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from provindex.report.words import text
+
 LIMIT = 1e-4
 SIGNALS = ("MFI", "MFI tier", "TFV", "VOA", "anchors")
 
@@ -168,7 +170,7 @@ def differences(dumped: dict[str, Any], folders: list[Path]) -> Differences:
         tokenizer = read_tokenizer({path.name: path for path in folder.iterdir()}, config)
         theirs = dumped["models"].get(name, {"error": "not in the dump"})
         if isinstance(tokenizer, TokenizerAbsence) or "error" in theirs:
-            reason = tokenizer.reason if isinstance(tokenizer, TokenizerAbsence) else "ours reads it"
+            reason = text(tokenizer.reason) if isinstance(tokenizer, TokenizerAbsence) else "ours reads it"
             found.explained.append(f"{name}: the peer gives nothing ({theirs.get('error')}); ours: {reason}")
             continue
         if theirs["mfi"]["tokenizer_hash"] != tokenizer.backend_sha256:

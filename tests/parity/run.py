@@ -15,6 +15,8 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
+from provindex.report.words import joined
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
@@ -221,7 +223,7 @@ def formula_differences(pairs: Sequence[dict[str, Any]], readings: dict[str, Any
             theirs = pair["full"][signal]
             score = rules.compare(signal, readings[pair["a"]], readings[pair["b"]], rules.Rules())
             if not close(theirs, score.value):
-                why = PEER_NAN if score.reason and "NaN" in score.reason else None
+                why = PEER_NAN if "NaN" in joined(score.reasons) else None
                 yield Difference(signal, pair["a"], pair["b"], theirs, score.value, why)
             elif theirs != score.value:
                 yield Difference(signal, pair["a"], pair["b"], theirs, score.value, "same within the tolerance")
@@ -249,7 +251,7 @@ def explain(signal: str, score: Any, a: Any, b: Any) -> str | None:
     """The smallest set of changed rules that gives provindex's value."""
     import rules
 
-    if score.value is None and "NaN" in score.reason:
+    if score.value is None and "NaN" in joined(score.reasons):
         return PEER_NAN
     for choice in rules.Rules.subsets():
         if choice.changed and close(rules.compare(signal, a, b, choice).value, score.value):
