@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from provindex.api import QueryResult as QueryResult
     from provindex.api import compare as compare
     from provindex.api import fingerprint as fingerprint
+    from provindex.api import in_words as in_words
     from provindex.api import load_dataset as load_dataset
     from provindex.common.errors import ProvindexError as ProvindexError
 
@@ -35,6 +36,7 @@ _HOMES = {
     "ProvindexError": "common.errors",
     "QueryResult": "api",
     "compare": "api",
+    "in_words": "api",
     "load_dataset": "api",
 }
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "compare",
     "fingerprint",
+    "in_words",
     "load_dataset",
 ]
 

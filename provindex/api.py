@@ -44,7 +44,7 @@ from provindex.index.pulled import is_reference
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
-from provindex.report import document
+from provindex.report import document, words
 from provindex.verdict.pair import Pair
 from provindex.verdict.pair import compare as compare_fingerprints
 
@@ -139,6 +139,11 @@ class Resolved:
         if self.model is None or first.mode != "sampled" or not first.layers_unread:
             return None
         return replace(self, fingerprint=fingerprint_model(self.model, mode="sampled", progress=progress))
+
+
+def in_words(reason: Reason | Code) -> str:
+    """A reason, or a code of `Pair.undone`, in plain English."""
+    return words.text(reason if isinstance(reason, Reason) else Reason(reason))
 
 
 def load_dataset(*references: Reference, panels: bool = False) -> Dataset:
