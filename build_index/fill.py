@@ -30,6 +30,7 @@ from provindex.common.errors import ProvindexError, UsageError
 from provindex.common.files import replacing
 from provindex.evidence.panels import PANELS_VERSION
 from provindex.fingerprint import parquet
+from provindex.fingerprint.panels import LAYOUT
 from provindex.fingerprint.record import FINGERPRINT_VERSION, MODES, Fingerprint
 from provindex.formats import local_files
 from provindex.index import dataset
@@ -67,7 +68,7 @@ class Job:
     def key(self) -> str:
         """Names the file of its fingerprint: another mode or another version of fingerprints is another file."""
         place = str(Path(self.source).resolve()) if Path(self.source).exists() else self.source
-        text = f"{place}\n{self.mode}\n{FINGERPRINT_VERSION}.{PANELS_VERSION}"
+        text = f"{place}\n{self.mode}\n{FINGERPRINT_VERSION}.{PANELS_VERSION}.{LAYOUT}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     @property

@@ -13,9 +13,9 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint
 
-from provindex.evidence import panels
 from provindex.fingerprint.record import Fingerprint
 from provindex.report.words import text, texts
+from provindex.roles import canonical
 from provindex.verdict.pair import compare
 
 F32 = NDArray[np.float32]
@@ -112,8 +112,8 @@ def test_identity_blocks_are_left_out_with_a_reason() -> None:
 def test_random_rows_do_not_look_like_an_identity() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((2000, 32, 96)).astype(np.float32)
-    assert not any(panels.diagonal_stands_out(r, np.arange(32)) for r in rows)
-    assert not panels.diagonal_stands_out(np.ones((32, 96), np.float32), np.arange(32))
+    assert not any(canonical.diagonal_stands_out(r, np.arange(32)) for r in rows)
+    assert not canonical.diagonal_stands_out(np.ones((32, 96), np.float32), np.arange(32))
 
 
 def test_a_copied_embedding_is_reuse_of_a_table_and_said_to_be_that() -> None:

@@ -190,7 +190,7 @@ def test_a_refused_tokenizer_is_told(models: Path, index: Path, tmp_path: Path) 
     """It costs signals and a test, so it is said where answers are read, not only in the absences."""
     shutil.copytree(models / "child", tmp_path / "child")
     (tmp_path / "child" / "tokenizer.json").write_text("{")
-    said = "the tokenizer was not read, so TFV, VOA and what needs token strings are missing: tokenizer.json: is not"
+    said = "the tokenizer was not read, so TFV, VOA and what needs token strings are missing: tokenizer.json is not"
     for arguments in (["query", "child"], ["compare", "child", models / "parent"], ["fingerprint", "child"]):
         ran = run(*arguments, "--index", index, "--json", cwd=tmp_path)
         assert ran.status == 0 and f"note   {said}" in ran.err

@@ -69,6 +69,8 @@ def imports_of(name: str) -> Iterator[tuple[str, int]]:
             for alias in node.names:
                 if alias.name.split(".")[0] == "provindex":
                     yield alias.name.removeprefix("provindex").removeprefix("."), node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"provindex/{MODULES[name].relative_to(PACKAGE)}:{node.lineno} imports relatively")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "provindex":
             base = (node.module or "").removeprefix("provindex").removeprefix(".")
             for alias in node.names:
@@ -119,9 +121,10 @@ def test_only_the_face_imports_our_modules_by_name() -> None:
                 n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "")
                 for n in ast.walk(ast.parse(path.read_text()))
             }
-            assert "import_module" not in names, name
+            assert not names & {"import_module", "__import__"}, name
 
 
-def test_each_folder_has_a_readme_of_one_screen() -> None:
+def test_each_folder_has_a_readme_that_begins_with_one_screen() -> None:
     for folder in sorted(p for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"):
-        assert (folder / "README.md").is_file(), folder.name
+        beginning = (folder / "README.md").read_text(encoding="utf-8").splitlines()[:45]
+        assert any("**In:**" in line or "enters" in line.lower() for line in beginning), folder.name

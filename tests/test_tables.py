@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import string
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zoo
 
+import provindex
 from provindex.common.reasons import Code, Reason
 from provindex.fingerprint.panels import COLUMNS, PANELS
 from provindex.report import words
@@ -156,11 +159,63 @@ def test_a_reason_survives_json_and_hostile_ones_are_refused() -> None:
             Reason.from_json(bad)
 
 
+def _made() -> list[tuple[str, str, set[str], bool]]:
+    """Every `Reason.of(Code.X, ...)` of the package: where, code, names of its figures, whether it rests on others."""
+    found = []
+    for path in sorted(Path(provindex.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) != "Reason.of":
+                continue
+            if not isinstance(code := node.args[0], ast.Attribute) or None in {k.arg for k in node.keywords}:
+                continue
+            names = {str(k.arg) for k in node.keywords}
+            rests = "because" in names or len(node.args) > 2
+            found.append((f"{path.name}:{node.lineno}", code.attr, names - {"because", "subject"}, rests))
+    return found
+
+
+def test_every_reason_that_is_made_has_the_figures_of_its_sentence() -> None:
+    made = _made()
+    assert len(made) > 100
+    for where, code, figures, rests in made:
+        wanted = {n for part in words.SENTENCES[Code[code]] for _, n, _, _ in string.Formatter().parse(part) if n}
+        assert figures == wanted - {"because"} and rests == ("because" in wanted), (where, code, figures, wanted)
+
+
 def test_a_figure_that_a_sentence_lacks_or_that_is_no_number_does_not_break_the_text() -> None:
     """Codes are known, but figures come from files of strangers."""
     assert "widths" in words.text(Reason.of(Code.WIDTHS_DIFFER, a="{x}"))
     assert words.text(Reason.of(Code.EMBEDDING_TALL, limit="many"))
     assert words.brief(Reason.of(Code.HALF_STEPS))
+    for name in ("because", "self", "format_string", "args", "kwargs", "0"):
+        assert words.text(Reason.from_json({"code": "widths-differ", "figures": {name: "x"}}))
+
+
+def test_names_that_are_longer_than_a_row_holds_are_cut() -> None:
+    made = Reason.of(Code.HALF_STEPS, "m" * 5000, because=[Reason.of(Code.WIDTHS_DIFFER, a="a" * 5000, b=1)])
+    assert Reason.from_json(made.to_json()) == made and len(made.subject) < 5000
+
+
+def test_an_index_without_the_column_of_a_panel_is_read(tmp_path: Path) -> None:
+    """Of a panel that came later: its columns are empty, whoever asks for them."""
+    import pyarrow.parquet
+    from prints import fingerprint
+
+    from provindex.fingerprint import parquet
+    from provindex.index import dataset
+
+    made = replace(fingerprint(zoo.llama(1, layers=1)), neurons=None)
+    whole, without = tmp_path / "whole.parquet", tmp_path / "without.parquet"
+    parquet.write_fingerprint(made, whole)
+    table = pyarrow.parquet.read_table(whole)
+    gone = [column.name for panel in PANELS if panel.name == "neurons" for column in panel.columns]
+    assert gone
+    pyarrow.parquet.write_table(table.drop_columns(gone), without, compression="zstd")
+    (back,) = parquet.read_fingerprints(without)
+    shards = [dataset.Shard("", path.name, 1, {}, {}) for path in (whole, without)]
+    there, missing = (dataset.read_columns(tmp_path, shard, 0, gone) for shard in shards)
+    assert list(there) == gone and all(np.array_equal(there[name], missing[name]) for name in gone)
+    assert back.neurons is None and back.content_sha256 == made.content_sha256
 
 
 def test_rows_and_indexes_of_version_1_are_refused_with_the_command_that_rebuilds_them(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_the_benchmark_has_56_bases_and_ten_trained_children_of_twelve() -> None
 
 
 def test_the_calibration_has_a_thousand_pairs_in_every_stratum() -> None:
-    """Strata as `provindex.calibration` has them: tokenizer, shape (width, layers, neurons), kind of MLP."""
+    """Strata as `provindex.verdict.calibration` has them: tokenizer, shape (width, layers, neurons), kind of MLP."""
     jobs = plan.calibration()
     strata: Counter[tuple[bool, bool, str]] = Counter()
     for a, b in itertools.combinations(jobs, 2):

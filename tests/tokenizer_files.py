@@ -95,7 +95,7 @@ def write_vocab_and_merges(folder: Path, tokenizer: tokenizers.Tokenizer) -> Non
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """Path by file name, as source.py hands them over."""
+    """Path by file name, as models/source.py hands them over."""
     return {path.name: path for path in folder.iterdir()}
 
 

@@ -2,8 +2,8 @@
 
 Each disguise takes a snapshot and a seed and returns another snapshot of the same function, to the rounding of its
 number format, or a Refusal that says why this architecture does not allow it. All of them go through the roles of
-`provindex.names`, so one implementation serves every architecture. `tests/test_disguises.py` compares the answers of
-small models before and after; `tests/parity/disguises_forward.py` does so with transformers.
+`provindex.roles.names`, so one implementation serves every architecture. `tests/test_disguises.py` compares the
+answers of small models before and after; `tests/parity/disguises_forward.py` does so with transformers.
 
 What is free, and why:
 

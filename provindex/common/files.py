@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def without_path(text: str, path: str | Path, name: str) -> str:
     """An error's text for others' eyes: a path of this machine in it becomes the name that others know."""
-    return text.replace(str(path), name)
+    return re.sub(rf"(?<![\w./-]){re.escape(str(path))}(?![\w-])", lambda _: name, text)
 
 
 def is_plain_path(name: str) -> bool:

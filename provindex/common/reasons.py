@@ -270,6 +270,12 @@ class Reason:
     figures: tuple[tuple[str, Figure], ...] = ()
     because: tuple[Reason, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Cut what is longer than a row may hold: names of tensors are as long as a stranger makes them."""
+        object.__setattr__(self, "subject", self.subject[:MAX_TEXT])
+        cut = tuple((name, f[:MAX_TEXT] if isinstance(f, str) else f) for name, f in self.figures)
+        object.__setattr__(self, "figures", cut)
+
     @classmethod
     def of(cls, code: Code, subject: str = "", because: Sequence[Reason] = (), **figures: Figure) -> Reason:
         """A reason with figures by name.
@@ -296,7 +302,10 @@ class Reason:
 
     @classmethod
     def from_json(cls, value: Any, depth: int = 0) -> Reason:
-        """A reason from JSON that nobody vouches for; ValueError, in a clause, if it is none."""
+        """A reason from JSON that nobody vouches for; ValueError, in a clause, if it is none.
+
+        depth: how deep it stands in another one; a document of our own may hold reasons of rows in reasons of answers.
+        """
         if not isinstance(value, Mapping) or depth > MAX_DEPTH:
             raise ValueError("a reason is no object, or holds too many in each other")
         subject, figures, because = (value.get(n, e) for n, e in (("subject", ""), ("figures", {}), ("because", [])))

@@ -18,8 +18,6 @@ from provindex.common.reasons import Code, Reason
 from provindex.roles import canonical
 from provindex.roles.weights import Weights
 
-ANCHORS_VERSION = 1
-
 ANCHORS: tuple[str, ...] = tuple(
     r"""
 ! " $ % & ' ( ) * + , - . / 0 1 2 3 4 5 6 7 8 9 : ; > ? a b c d e f g h i j k l m n o p q r s t u v w x y z

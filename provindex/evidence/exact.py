@@ -1,4 +1,4 @@
-"""Tests whose p-values hold for any pair of independently initialized models: E0, E1, E1z and E2 of evidence/README.md.
+"""Statistics of the exact tests E1, E1z and E2, whose p-values hold for any pair of independently initialized models.
 
 If the hidden units of A are exchangeable given B (independent random start, an optimizer that treats units alike),
 the position of a unit says nothing about B. The number F of rows of A whose best match in B stands at the same
@@ -98,9 +98,6 @@ def log10_alignment(excess: float, variance: float) -> float:
     return log10_normal_tail((excess - 1.0) / math.sqrt(variance)) if excess > 1.0 else 0.0
 
 
-# --- E0 ---
-
-
 # --- E1, E1z ---
 
 
@@ -137,6 +134,3 @@ def smallest_cosine(variance: float, ceiling: float, log10_cost: float, noise: f
     z = math.sqrt(2 * math.log(10) * (log10_cost - LOG10_THRESHOLD))  # a little more than the normal tail asks for
     share = z * math.sqrt(variance) / ceiling
     return share * math.sqrt(math.pi * noise) if share < 0.5 else None
-
-
-# --- E2 ---

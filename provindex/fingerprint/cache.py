@@ -23,6 +23,7 @@ from provindex.common.tensor import Tensor
 from provindex.common.threads import workers
 from provindex.evidence.panels import PANELS_VERSION
 from provindex.fingerprint import parquet
+from provindex.fingerprint.panels import LAYOUT
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.models.source import Model
 
@@ -68,7 +69,7 @@ def _key(model: Model, mode: str, digest: Callable[[Tensor], str]) -> str:
         tensors = (model.tensors[name] for name in sorted(model.tensors))
         lines = [f"{t.name} {t.dtype} {t.shape} {sha256}\n" for t, sha256 in zip(tensors, found, strict=True)]
     lines += [f"{name} {_file_sha256(file)}\n" for name, file in sorted(model.tokenizer_files.items())]
-    lines.append(f"{sorted_json(model.config)} {_why(model)} {mode} {FINGERPRINT_VERSION}.{PANELS_VERSION}\n")
+    lines.append(f"{sorted_json(model.config)} {_why(model)} {mode} {FINGERPRINT_VERSION}.{PANELS_VERSION}.{LAYOUT}\n")
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -6,6 +6,8 @@ panels; what belongs to none of them has a row here.
 
 from __future__ import annotations
 
+import hashlib
+
 from provindex.common.tables import Column, Panel
 from provindex.evidence import token_rows
 from provindex.evidence.table import TESTS
@@ -56,5 +58,6 @@ IDENTITY: tuple[Column, ...] = (
 
 COLUMNS: tuple[Column, ...] = (*IDENTITY, *(column for panel in PANELS for column in panel.columns))
 OPTIONAL = frozenset(column.name for panel in PANELS for column in panel.columns)  # a row may have none of them
+LAYOUT = hashlib.sha256(repr([(column.name, column.type) for column in COLUMNS]).encode()).hexdigest()[:8]
 NULLABLE = frozenset(column.name for column in COLUMNS if column.nullable)
 LIMITS = {column.name: column.limit for column in COLUMNS if column.limit}

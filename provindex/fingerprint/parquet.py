@@ -252,7 +252,7 @@ def _reason(error: Exception) -> str:
 def _present(file: _File, fields: Sequence[Any]) -> list[Any]:
     """The columns that a file has; a panel that is newer than the file may have none in it."""
     _check_columns(file.arrow.names, [f.name for f in fields], file.name)
-    return [f for f in fields if f.name in file.leaves]
+    return [f for f in fields if f.name in file.leaves or f.name not in OPTIONAL]
 
 
 def _check_columns(names: Sequence[str], wanted: Sequence[str], name: str) -> None:

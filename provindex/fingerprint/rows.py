@@ -23,7 +23,19 @@ from provindex.fingerprint.panels import COLUMNS, LIMITS, NULLABLE, OPTIONAL, PA
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Facts, Fingerprint, kept_as
 from provindex.signals import mfi, tfv
 
-__all__ = ["COLUMNS", "LIMITS", "NULLABLE", "OPTIONAL", "Row", "completed", "context", "from_row", "row_hash", "to_row"]
+__all__ = [
+    "COLUMNS",
+    "LIMITS",
+    "NULLABLE",
+    "OPTIONAL",
+    "Row",
+    "completed",
+    "context",
+    "empty_cell",
+    "from_row",
+    "row_hash",
+    "to_row",
+]
 
 MAX_DEPTH = 1 << 12  # layers: more than any model has
 MAX_WARNINGS = 1 << 13
@@ -68,6 +80,11 @@ def _complete(row: Row) -> Row:
 def completed(row: Row) -> Row:
     """A row that was written before some panel had its columns: those are empty."""
     return row | {name: _cell(column, None) for name, column in _PANEL_COLUMNS.items() if name not in row}
+
+
+def empty_cell(name: str) -> Any:
+    """What a row holds in a column of a panel that it lacks."""
+    return _cell(_PANEL_COLUMNS[name], None)
 
 
 def _cell(column: Column, value: Any) -> Any:
@@ -191,7 +208,8 @@ def _warnings(value: Any) -> tuple[Reason, ...]:
 def context(row: Mapping[str, Any]) -> tuple[mfi.MfiFeatures, tfv.TfvFeatures | None]:
     """What a row keeps of config and tokenizer; the small columns do. IndexFormatError if they are damaged."""
     try:
-        return mfi.PANEL.from_row(row), tfv.PANEL.from_row(row)
+        whole = completed(dict(row))
+        return mfi.PANEL.from_row(whole), tfv.PANEL.from_row(whole)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IndexFormatError(
             f"The fingerprint row of {row['model_id']} is damaged: {error}.",

@@ -6,6 +6,7 @@ conflict. What is sent is the row and nothing besides: no weights that could be 
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import socket
@@ -116,7 +117,22 @@ def cleaned(fp: Fingerprint) -> Fingerprint:
 
 def _tells_a_path(reason: Reason) -> bool:
     """Whether a reason quotes a path of this machine, as names in a model's files may."""
-    return any(_PATH.search(quoted) for quoted in (reason.subject, *map(str, dict(reason.figures).values())))
+    return any(map(_PATH.search, _texts_of(reason)))
+
+
+def _texts_of(reason: Reason) -> list[str]:
+    """What a reason quotes of a model's files."""
+    figures = [figure for _, figure in reason.figures if isinstance(figure, str)]
+    return [reason.subject, *figures, *(text for inner in reason.because for text in _texts_of(inner))]
+
+
+def _quoted(column: str, cell: str) -> list[str]:
+    """The texts in a cell; of reasons what they quote, not their codes and the names of their figures."""
+    if column not in ("absences", "warnings"):
+        return [cell]
+    value = json.loads(cell)
+    reasons = value.values() if isinstance(value, dict) else value
+    return [text for reason in reasons for text in _texts_of(Reason.from_json(reason))]
 
 
 def _slug(name: str) -> str:
@@ -144,7 +160,7 @@ def not_private(row: Mapping[str, Any]) -> list[str]:
     found = []
     for column in COLUMNS:
         cells = row[column.name]
-        texts = [cells] if isinstance(cells, str) else cells if isinstance(cells, list) else []
+        texts = cells if isinstance(cells, list) else _quoted(column.name, cells) if isinstance(cells, str) else []
         if any(_PATH.search(text) or _names(host, text) for text in texts):
             found.append(f"The column {column.name} would tell a path or the name of this machine.")
     return found

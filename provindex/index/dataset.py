@@ -22,7 +22,7 @@ from provindex.common.errors import IndexFormatError
 from provindex.common.files import file_sha256, now, replacing
 from provindex.fingerprint import parquet
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
-from provindex.fingerprint.rows import Row, to_row
+from provindex.fingerprint.rows import Row, empty_cell, to_row
 from provindex.index.search import DIMENSIONS, vector
 
 SCHEMA = 1
@@ -323,4 +323,5 @@ def read_columns(folder: Path, shard: Shard, number: int, names: Sequence[str]) 
     """
     path = folder / shard.panels
     with parquet.readable(path):
-        return parquet.one_row(parquet.kept_file(path), [schema("panels").field(name) for name in names], number)
+        row = parquet.one_row(parquet.kept_file(path), [schema("panels").field(name) for name in names], number)
+        return {name: row[name] if name in row else empty_cell(name) for name in names}

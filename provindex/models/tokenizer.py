@@ -215,11 +215,11 @@ def _facts(
     _add(backend, [*_declared(settings, tokens, sentinels if isinstance(sentinels, int) else 0), *present])
     vocab: dict[str, int] = guarded(lambda: backend.get_vocab(with_added_tokens=True))
     if not vocab:
-        raise ModelError("The tokenizer has no tokens.", reason=Reason.of(Code.NO_TOKENS))
+        raise ModelError("The tokenizer has no tokens.", reason=Reason.of(Code.NO_TOKENS, "the tokenizer"))
     if max(vocab.values()) > MAX_ID:
         raise ModelError(
             f"The tokenizer has the id {max(vocab.values()):,}, {MAX_ID:,} is the highest that is read.",
-            reason=Reason.of(Code.TOKEN_ID_HIGH, id=max(vocab.values()), limit=MAX_ID),
+            reason=Reason.of(Code.TOKEN_ID_HIGH, "the tokenizer", id=max(vocab.values()), limit=MAX_ID),
         )
     text = guarded(backend.to_str)
     kind = type(backend.model).__name__

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from provindex.common.errors import printable
-from provindex.common.reasons import Reason
+from provindex.common.reasons import MAX_DEPTH, Reason
 from provindex.report.words import brief
 from provindex.signals.table import SIGNALS
 
@@ -160,7 +160,9 @@ def _matched(d: Document, total: int) -> str:
 
 def _why(untested: Sequence[Document]) -> list[str]:
     """Reasons without the figures of one pair and without the names of the models, each once."""
-    reasons = (Reason.from_json(reason) for candidate in untested for reason in candidate["reason_codes"])
+    reasons = (
+        Reason.from_json(reason, depth=-MAX_DEPTH) for candidate in untested for reason in candidate["reason_codes"]
+    )
     return list(dict.fromkeys(brief(reason) for reason in reasons)) or ["no reason given"]
 
 

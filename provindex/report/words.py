@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from provindex.common.reasons import Code, Reason
@@ -19,10 +18,14 @@ PLACED = "its positions are the initializer's and say nothing"
 
 
 class Sentence(NamedTuple):
-    """full: with all figures. brief: for summaries of many pairs, without the figures of one; "" if it is the same."""
+    """full: with all figures. brief: for summaries of many pairs, without the figures of one; "" if it is the same.
+
+    joint: what stands between the name of what the reason is about and the sentence.
+    """
 
     full: str
     brief: str = ""
+    joint: str = ": "
 
 
 SENTENCES: Mapping[Code, Sentence] = {
@@ -72,23 +75,25 @@ SENTENCES: Mapping[Code, Sentence] = {
     # The tokenizer
     C.NO_TOKENIZER: Sentence("there is no tokenizer file"),
     C.NO_USABLE_TOKENIZER: Sentence("no tokenizer file can be used: {because}"),
-    C.FILE_UNREADABLE: Sentence("cannot be read"),
-    C.FILE_LARGE: Sentence("has {bytes:,} bytes, at most {limit:,} are read"),
-    C.FILE_EMPTY: Sentence("is empty"),
-    C.NOT_TEXT: Sentence("is not UTF-8 text"),
-    C.NOT_JSON: Sentence("is not readable JSON"),
-    C.NOT_AN_OBJECT: Sentence("holds no JSON object"),
-    C.NO_MERGES: Sentence("has no merges.txt beside it"),
-    C.IDS_NOT_WHOLE: Sentence("holds ids that are not whole numbers"),
-    C.MERGES_NOT_PAIRS: Sentence("has lines that are not two words"),
+    C.FILE_UNREADABLE: Sentence("cannot be read", joint=" "),
+    C.FILE_LARGE: Sentence("has {bytes:,} bytes, at most {limit:,} are read", joint=" "),
+    C.FILE_EMPTY: Sentence("is empty", joint=" "),
+    C.NOT_TEXT: Sentence("is not UTF-8 text", joint=" "),
+    C.NOT_JSON: Sentence("is not readable JSON", joint=" "),
+    C.NOT_AN_OBJECT: Sentence("holds no JSON object", joint=" "),
+    C.NO_MERGES: Sentence("has no merges.txt beside it", joint=" "),
+    C.IDS_NOT_WHOLE: Sentence("holds ids that are not whole numbers", joint=" "),
+    C.MERGES_NOT_PAIRS: Sentence("has lines that are not two words", joint=" "),
     C.OTHER_IDS: Sentence("a {name} gives its pieces other ids than this file does"),
-    C.NO_TOKENS: Sentence("has no tokens"),
-    C.TOKEN_ID_HIGH: Sentence("has the id {id:,}, {limit:,} is the highest that is read"),
-    C.TOKENIZER_REFUSED: Sentence("is not a tokenizer that the tokenizers package accepts"),
-    C.NOT_SENTENCEPIECE: Sentence("is not a SentencePiece model"),
-    C.SENTENCEPIECE_EMPTY: Sentence("is a SentencePiece model without pieces"),
-    C.SENTENCEPIECE_TYPE: Sentence("is a SentencePiece model of type {kind}; Unigram (1) and BPE (2) are read"),
-    C.SENTENCEPIECE_TWICE: Sentence("has the same piece twice"),
+    C.NO_TOKENS: Sentence("has no tokens", joint=" "),
+    C.TOKEN_ID_HIGH: Sentence("has the id {id:,}, {limit:,} is the highest that is read", joint=" "),
+    C.TOKENIZER_REFUSED: Sentence("is not a tokenizer that the tokenizers package accepts", joint=" "),
+    C.NOT_SENTENCEPIECE: Sentence("is not a SentencePiece model", joint=" "),
+    C.SENTENCEPIECE_EMPTY: Sentence("is a SentencePiece model without pieces", joint=" "),
+    C.SENTENCEPIECE_TYPE: Sentence(
+        "is a SentencePiece model of type {kind}; Unigram (1) and BPE (2) are read", joint=" "
+    ),
+    C.SENTENCEPIECE_TWICE: Sentence("has the same piece twice", joint=" "),
     # What a fingerprint lacks
     C.ADAPTER: Sentence("an adapter of {tensors} tensors: it holds changes of weights, and not the weights"),
     C.ADAPTER_LACKS: Sentence("it holds changes of weights, and not the weights"),
@@ -393,15 +398,16 @@ _FILLED = _Filled()
 
 def text(reason: Reason) -> str:
     """A reason as a clause or sentence."""
+    sentence = SENTENCES[reason.code]
     because = summary(reason.because) if reason.code in BRIEF_WITHIN else joined(reason.because)
-    said = _FILLED.format(SENTENCES[reason.code].full, **_figures(reason), because=because)
-    return f"{reason.subject}: {said}" if reason.subject else said
+    said = _FILLED.vformat(sentence.full, (), _figures(reason) | {"because": because})
+    return f"{reason.subject}{sentence.joint}{said}" if reason.subject else said
 
 
 def brief(reason: Reason) -> str:
     """The same without whom it is about and without the figures of one pair."""
     sentence = SENTENCES[reason.code]
-    return _FILLED.format(sentence.brief or sentence.full, **_figures(reason), because=summary(reason.because))
+    return _FILLED.vformat(sentence.brief or sentence.full, (), _figures(reason) | {"because": summary(reason.because)})
 
 
 def _figures(reason: Reason) -> dict[str, Any]:
@@ -442,8 +448,3 @@ def document(reason: Reason) -> dict[str, Any]:
 def documents(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
     """Several reasons of the JSON contract."""
     return [document(reason) for reason in reasons]
-
-
-def unnamed(reasons: Sequence[Reason]) -> list[Reason]:
-    """The same reasons about nobody in particular."""
-    return [replace(reason, subject="") for reason in reasons]

@@ -147,7 +147,7 @@ def parts(folder: Path) -> Numbers:
 
     from provindex.common.threads import workers
     from provindex.common.tokens import Tokenizer
-    from provindex.fingerprint.extract.model import _scan
+    from provindex.fingerprint.extract.scan import scan
     from provindex.models.source import open_model
     from provindex.models.tokenizer import read_tokenizer
     from provindex.signals import tfv, voa
@@ -162,7 +162,7 @@ def parts(folder: Path) -> Numbers:
 
     def scanned() -> None:
         with ThreadPoolExecutor(workers()) as pool:
-            list(pool.map(_scan, model.tensors.values()))
+            list(pool.map(scan, model.tensors.values()))
 
     def hashed() -> None:
         for tensor in model.tensors.values():

@@ -35,7 +35,7 @@ import crowd
 from provindex.index import codes as nearest
 from provindex.index import segments
 from provindex.index.codes import Coded
-from provindex.index.entries import _center
+from provindex.index.entries import center
 from provindex.index.search import BLOCKS, RERANKED, searches
 
 F32 = NDArray[np.float32]
@@ -62,7 +62,7 @@ def build(folder: Path, shape: crowd.Tree) -> float:
     for first in range(0, count, segments.SEGMENT):
         rows = min(segments.SEGMENT, count - first)
         begun, made = time.perf_counter(), [0.0]
-        segments.write(folder / f"{first:09}", "", rows, _some(cut, rows, made), _center())
+        segments.write(folder / f"{first:09}", "", rows, _some(cut, rows, made), center())
         spent += time.perf_counter() - begun - made[0]
     return spent
 
@@ -162,7 +162,7 @@ def measured(folder: Path, count: int) -> None:
     paths = sorted(folder.iterdir())
     size = sum(path.stat().st_size for path in paths)
     rows = [min(segments.SEGMENT, count - int(path.name)) for path in paths]
-    searcher = Coded([segments.mapped(path, n) for path, n in zip(paths, rows, strict=True)], _center())
+    searcher = Coded([segments.mapped(path, n) for path, n in zip(paths, rows, strict=True)], center())
     searcher._all(queries[:1])  # reads all files once
     cells = [f"{count:,}", f"{size >> 20:,}", f"{size / count:,.0f}", f"{spent:.0f}", *timed(searcher, parts)]
     print("| " + " | ".join(cells) + " |", flush=True)

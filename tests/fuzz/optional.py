@@ -359,4 +359,4 @@ def adapter(data: bytes) -> None:
     folder = scratch()
     (folder / "adapter_config.json").write_bytes(data)
     claim = read_claim(local_files.look_at(folder))
-    assert claim is None or claim.sentence.isprintable()
+    assert claim is None or text(claim.reason).isprintable()

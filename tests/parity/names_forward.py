@@ -9,7 +9,7 @@ For every architecture of tests/make_architectures.py a small random model is bu
 
 The answer must stay as it was (to 1e-6: norms and rotations are computed in float32 inside), and a control edit, one
 row of every tensor of a role, must change it at least ten times as much as the largest error. Not part of the test run;
-needs torch and transformers, in any environment that can also import provindex.names:
+needs torch and transformers, in any environment that can also import provindex.roles.names:
 
     python tests/parity/names_forward.py [NAME ...]
 """

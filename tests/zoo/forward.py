@@ -1,4 +1,4 @@
-"""A forward pass in numpy, float64, through the roles of `provindex.names`: one for every family.
+"""A forward pass in numpy, float64, through the roles of `provindex.roles.names`: one for every family.
 
 It answers the question whether a change of weights changed the function. Constant factors that a config may put on
 embeddings, residuals and logits are left out, and so are windows and caps of attention scores: they are the same before
