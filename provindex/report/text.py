@@ -283,6 +283,8 @@ def _signal_row(item: tuple[str, Document]) -> tuple[str, ...]:
 
 def _range(chance: Document) -> str:
     """Median and 99.9th percentile; the 99th, marked, where there are too few pairs for that."""
+    if chance["median"] is None:
+        return "-"
     if chance["p999"] is not None:
         return f"{_number(chance['median'])}..{_number(chance['p999'])}"
     return f"{_number(chance['median'])}..{_number(chance['p99'])}{'*' if chance['p99'] is not None else ''}"
@@ -297,7 +299,7 @@ def _chance_notes(d: Document) -> list[str]:
     pairs: dict[str, int] = {}
     for null in nulls:
         pairs[null["stratum"]] = max(pairs.get(null["stratum"], 0), null["n"])
-    notes += [f"CHANCE: median..99.9 % of {count:,} unrelated pairs ({name})" for name, count in pairs.items()]
+    notes += [f"CHANCE: median..99.9 % of {count:,} unrelated pairs ({name})" for name, count in pairs.items() if count]
     starred = [f"*: 99 %, not 99.9 %: {null['reason']}" for null in nulls if null["p999"] is None and null["p99"]]
     missing = [f"CHANCE -: {null['reason']}" for null in nulls if null["p999"] is None and not null["p99"]]
     return list(dict.fromkeys([*notes, *starred, *missing]))
