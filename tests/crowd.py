@@ -61,7 +61,7 @@ class Zoo:
             self.common[name] = mean / np.linalg.norm(mean), directions / np.linalg.norm(directions, axis=1)[:, None]
 
     def founders(self, count: int) -> F32:
-        """Models that nothing links, (count, 3264)."""
+        """Models that nothing links, (count, 3520)."""
         out = []
         for name, (width, weight) in BLOCKS.items():
             own = self.rng.standard_normal((count, width), np.float32) / width**0.5

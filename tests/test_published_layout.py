@@ -63,7 +63,7 @@ def test_load_dataset_reads_it(config: str, streaming: bool, published: Hub, tmp
     named = [e.model_id if table == "models" else e.row_sha256 for e in seed]
     assert told["ids"] == sorted(named)
     if table == "models":
-        assert told["lengths"]["vector"] == DIMENSIONS and "length=3264" in told["features"]["vector"]
+        assert told["lengths"]["vector"] == DIMENSIONS and "length=3520" in told["features"]["vector"]
     else:
         assert "float16" in told["features"]["sketch_layers"] and told["lengths"]["residual_ids"] == 512
 

@@ -18,7 +18,7 @@ from provindex.cli import output as printing
 from provindex.common.progress import Bar
 from provindex.report.renderers import RENDERERS
 
-Mode = Literal["exact", "sampled"]
+Mode = Literal["exact", "sampled", "norms"]
 if TYPE_CHECKING:
     Format = str
 else:
@@ -41,14 +41,15 @@ IndexOption = Annotated[
     ),
 ]
 ModeOption = Annotated[
-    Mode, typer.Option("--mode", help="Read every byte, or only headers, fixed blocks and panels of the weights.")
+    Mode,
+    typer.Option("--mode", help="Read every byte; headers, fixed blocks and panels; or headers, norms and biases."),
 ]
 AutoModeOption = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        help="Read every byte, or only headers, fixed blocks and panels of the weights. [default: sampled for a model "
-        "on the Hub of more than 1 GB, which is then not downloaded; else exact]",
+        help="Read every byte; headers, fixed blocks and panels; or headers, norms and biases. [default: sampled for a "
+        "model on the Hub of more than 1 GB, which is then not downloaded; else exact]",
     ),
 ]
 NewIndexOption = Annotated[

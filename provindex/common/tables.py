@@ -58,7 +58,8 @@ class Panel:
     name: the field of Fingerprint, or a key of `Fingerprint.more` where there is no such field. to_row: cells by column
     of a value that is there. from_row: the value in a row, None if it has none; ValueError if the cells do not fit
     together. extract: the value of a model's weights (`roles.weights.Weights`), None if it has none, and then
-    `weights.absences` says why; None for what somebody else makes.
+    `weights.absences` says why; None for what somebody else makes. first: whether config and vectors suffice for it:
+    then mode "norms" makes it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Panel:
     to_row: Callable[[Any], Row]
     from_row: Callable[[Mapping[str, Any]], Any]
     extract: Callable[[Any], Any] | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from provindex.evidence import aligned, panels, sketch
 from provindex.evidence.token_rows import TokenRows
 from provindex.signals import mfi, nlf, tfv, wvc
 
-FINGERPRINT_VERSION = 2
-MODES = ("exact", "sampled")
+FINGERPRINT_VERSION = 3
+MODES = ("exact", "sampled", "norms")
 
 F32 = NDArray[np.float32]
 

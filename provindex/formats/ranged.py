@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 GAP = 1 << 16  # bytes between two wanted ranges up to which one request takes both
 REQUEST = 1 << 23  # most bytes of one request
-HEADER = 1 << 20  # bytes that are fetched at least where a header is read
+HEADER = 1 << 15  # bytes that are fetched at least where a header is read; each time as many as are there already
 # What a reader may raise of the zeros that stand for what is not here yet: a file that is refused, and what numpy and
 # Python raise of numbers that do not go together.
 OF_ZEROS = (ModelError, ArithmeticError, LookupError, ValueError)
@@ -156,7 +156,8 @@ class RangedFile(Reading):
         with self._lock:
             gaps = [gap for start, stop in ranges for gap in self.here.missing(start, stop)]
         if len(ranges) == 1 and gaps:  # a header, whose end is told by its beginning
-            gaps = [(gaps[0][0], min(max(ranges[0][1], gaps[0][0] + HEADER), self.size))]
+            start = gaps[0][0]
+            gaps = [(start, min(max(ranges[0][1], start + max(HEADER, start)), self.size))]
         self._take(gaps)
 
     def missing(self) -> list[Range]:

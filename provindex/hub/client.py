@@ -205,9 +205,9 @@ def weights_at(remote: Remote) -> dict[str, tuple[str, ...] | None]:
     return dict(_present(shards, sizes, remote.repo))
 
 
-def fetch_model(remote: Remote, weights: Collection[str]) -> Path:
+def fetch_model(remote: Remote, weights: Collection[str], *, tokenizer: bool = True) -> Path:
     """Download what a fingerprint needs of a model into the Hub cache: the weight files that are named, config, card,
-    tokenizer. The snapshot folder, named by the commit; it may be absent if nothing was needed.
+    and the tokenizer if it is wanted. The snapshot folder, named by the commit; it may be absent if nothing was needed.
 
     ModelError for a file of absurd size, NetworkError for everything that the network or the Hub refuses.
     """
@@ -215,7 +215,7 @@ def fetch_model(remote: Remote, weights: Collection[str]) -> Path:
 
     sizes = _sizes(remote)
     configs = (layout.CONFIG, layout.ADAPTER_CONFIG)
-    companions = [n for n in (*configs, layout.CARD, *layout.TOKENIZER_FILES) if n in sizes]
+    companions = [n for n in (*configs, layout.CARD, *(layout.TOKENIZER_FILES if tokenizer else ())) if n in sizes]
     for name in companions:
         _check_size(remote.repo, name, sizes, local_files.MAX_CONFIG if name in configs else _MAX_COMPANION)
     indexes = [n for n in sizes if n.endswith(layout.INDEX_SUFFIXES) and weights]

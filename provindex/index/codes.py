@@ -127,7 +127,7 @@ def _whole(high: I16, low: I8) -> F32:
 
 
 def center_of(vectors: F32) -> F32:
-    """What codes are centered on, (3264,): the mean of some models in blocks in which strangers are alike, else 0."""
+    """What codes are centered on, (3520,): the mean of some models in blocks in which strangers are alike, else 0."""
     center = np.zeros(DIMENSIONS, np.float32)
     start = 0
     for name, (width, _) in BLOCKS.items():
@@ -219,7 +219,7 @@ class Segment:
         return cls(coded, more, high, low, next(left), next(left))
 
     def vectors(self, rows: int | slice | NDArray[np.integer[Any]] | Sequence[int]) -> F32:
-        """The vectors of some rows, (n, 3264), or of one, (3264,)."""
+        """The vectors of some rows, (n, 3520), or of one, (3520,)."""
         steps = self.steps[rows]
         parts = [_whole(self.high[n][rows], self.low[n][rows]) * steps[..., n, None] for n in range(len(GROUPS))]
         return np.concatenate(parts, axis=-1)

@@ -270,7 +270,7 @@ def read_names(folder: Path, shard: Shard) -> dict[str, Sequence[str | None]]:
 
 
 def read_vectors(folder: Path, shard: Shard) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
-    """The retrieval vectors of a shard, (rows, 3264) float32, a row group at a time."""
+    """The retrieval vectors of a shard, (rows, 3520) float32, a row group at a time."""
     path, field = folder / shard.models, schema("models").field(VECTOR)
     with parquet.readable(path):
         file = parquet.kept_file(path)

@@ -5,8 +5,9 @@ similarities: VABS (what the branches do, at anchor strings and at fixed ids: it
 anchor geometry (EAS, the same two ways), a sketch of the WVC samples (where faint inheritance shows) and one of the
 block digests (for models without tokens), neither of which depends on which layers are left; and, with little weight
 because unrelated models agree on them, LEP, END, NLF and the lengths of the largest neurons (which need no token and no
-basis: a copy in disguise is found by them where its tokenizer is withheld and its vocabulary another). Size, config and
-tokenizer never filter.
+basis: a copy in disguise is found by them where its tokenizer is withheld and its vocabulary another). The ranks of the
+norm gains, averaged over the layers, find what has nothing else (rows of mode "norms"). Size, config and tokenizer
+never filter.
 
 Relatives may share one thing only: the layers but not the embedding, or the reverse. In the mean the other blocks'
 chance agreement would drown that, so candidates are taken in turn from several searches, the one whose best hit stands
@@ -27,8 +28,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.evidence import vectors
 from provindex.evidence.aligned import NeuronPanels
 from provindex.evidence.sketch import BranchSketches, late_interaction, similarities
+from provindex.evidence.vectors import Vectors
 from provindex.fingerprint.record import Fingerprint
 from provindex.signals import nlf
 from provindex.signals.wvc import SAMPLES
@@ -42,10 +45,11 @@ BLOCKS: Mapping[str, tuple[int, float]] = {  # name: (dimensions, weight)
     "eas_by_id": (128, 0.15),
     "wvc": (2048, 0.15),
     "digests": (128, 0.05),
-    "lep": (16, 0.05),
-    "end": (20, 0.05),
-    "nlf": (28, 0.05),
+    "lep": (16, 0.04),
+    "end": (20, 0.03),
+    "nlf": (28, 0.03),
     "lengths": (256, 0.05),
+    "norms": (256, 0.05),
 }
 DIMENSIONS = sum(width for width, _ in BLOCKS.values())
 SEARCHES: tuple[tuple[str, ...], ...] = (
@@ -56,13 +60,14 @@ SEARCHES: tuple[tuple[str, ...], ...] = (
     ("eas", "eas_by_id"),
     ("digests",),
     ("lengths",),
+    ("norms",),
 )
 DEPTHS, RANKS = 8, 16  # of the lengths: places along the model, and among a layer's neurons
 RERANKED = 300  # candidates whose layers are compared
 
 
 def vector(fp: Fingerprint) -> NDArray[np.float32]:
-    """The retrieval vector, (3264,) float32; the block of a missing signal is zero, so its length is at most 1."""
+    """The retrieval vector, (3520,) float32; the block of a missing signal is zero, so its length is at most 1."""
     made = {
         "vabs": None if fp.sketches is None else fp.sketches.whole.astype(np.float64),
         "vabs_by_id": None if fp.sketches_by_id is None else fp.sketches_by_id.whole.astype(np.float64),
@@ -74,6 +79,7 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
         "end": fp.end,
         "nlf": _nlf(fp.nlf),
         "lengths": None if fp.neurons is None else _lengths(fp.neurons),
+        "norms": _norms(fp),
     }
     out = np.zeros(DIMENSIONS)
     start = 0
@@ -89,7 +95,7 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
 
 
 def searches(asking: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors to search with, (up to 7, 3264): the whole one, then its parts alone if it has them."""
+    """The vectors to search with, (up to 8, 3520): the whole one, then its parts alone if it has them."""
     found = [asking]
     for blocks in SEARCHES[1:]:
         kept = np.concatenate([np.full(width, name in blocks) for name, (width, _) in BLOCKS.items()])
@@ -217,6 +223,21 @@ def _lengths(neurons: NeuronPanels) -> F64:
     places = np.linspace(0, 1, DEPTHS)
     along = [np.interp(places, np.linspace(0, 1, len(table)), column) for column in table.T]
     return np.concatenate(along)
+
+
+def _norms(fp: Fingerprint) -> F64 | None:
+    """A sketch of the ranks of the residual coordinates, averaged over all gains; models of one width share its signs.
+
+    An average needs no names, so rows of other tools meet rows of ours.
+    """
+    found: Vectors | None = fp.value(vectors.PANEL.name)
+    if found is None or not fp.facts.hidden:
+        return None
+    along = found.residual(fp.facts.hidden, {fp.facts.main})
+    gains = [not address.endswith(".bias") for address in along.addresses]
+    if not any(gains):
+        return None
+    return _sketch(along.ranks[gains].mean(axis=0), f"retrieval/norms/{fp.facts.hidden}", BLOCKS["norms"][0])
 
 
 def _nlf(norms: nlf.NormTensors | None) -> F64 | None:

@@ -116,7 +116,7 @@ def _starts(rows: int) -> list[int]:
 
 
 def write(path: Path, key: str, rows: int, bands: Iterable[F32], center: F32) -> None:
-    """A segment's file, in place of one that is there; bands: its vectors, (n, 3264) each, `rows` in all.
+    """A segment's file, in place of one that is there; bands: its vectors, (n, 3520) each, `rows` in all.
 
     Written, not mapped: a full disk is then an OSError and not the end of the process.
     """

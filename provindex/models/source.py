@@ -83,7 +83,7 @@ def open_model(
     """Open a folder, a weight file, or `org/name[/file][@revision]` (from the Hub cache, else from the Hub).
 
     offline: never ask the Hub. mode: how it will be read. Weights on the Hub are downloaded for "exact", read by ranges
-    for "sampled", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference.
+    for "sampled" and "norms", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference.
     ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be read, NetworkError if the
     Hub was needed and did not answer.
     """
@@ -123,7 +123,7 @@ def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode
 def _by_ranges(found: Remote, weights: Collection[str], mode: str | None) -> bool:
     listed = found.files or {}
     size = sum(listed[name].size for name in (*weights, *layout.data_files(listed, weights)))
-    return mode == "sampled" or (mode is None and size > DOWNLOADED)
+    return mode in ("sampled", "norms") or (mode is None and size > DOWNLOADED)
 
 
 def _is_usable(path: Path) -> bool:
@@ -201,7 +201,7 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
         found = found or hub.model_at(*asked)
         weights = hub.weights_at(found)
         if _by_ranges(found, weights, mode):
-            return _open_ranges(found, weights)
+            return _open_ranges(found, weights, tokenizer=mode != "norms")
         folder = hub.fetch_model(found, weights)
     except NetworkError as error:
         if cached is None:
@@ -221,12 +221,12 @@ def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[Reason, ...] = ()
     return replace(_open_files(place, dict.fromkeys(parts), _local(place), warnings), variant=asked.file)
 
 
-def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None]) -> Model:
-    """A model whose weights stay where they are: config, card and tokenizer are downloaded."""
+def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None], *, tokenizer: bool = True) -> Model:
+    """A model whose weights stay where they are: config, card and (if wanted) tokenizer are downloaded."""
     from provindex.common import places
     from provindex.hub import client as hub
 
-    place = local_files.look_at(hub.fetch_model(found, ()))
+    place = local_files.look_at(hub.fetch_model(found, (), tokenizer=tokenizer))
     place = replace(place, model_id=found.repo, revision=found.commit)
     listed = found.files or {}
     folder = places.cache() / "ranges"

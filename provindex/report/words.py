@@ -99,6 +99,8 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.ADAPTER_LACKS: Sentence("it holds changes of weights, and not the weights"),
     C.NEEDS_EXACT: Sentence("needs exact mode: its samples touch the whole file"),
     C.NEEDS_STAGE_2: Sentence("not read: sampled mode reads whole layers only if nothing else shows a link"),
+    C.NEEDS_WEIGHTS: Sentence("not read in mode norms"),
+    C.TOKENIZER_UNREAD: Sentence("not read in mode norms"),
     C.ARCHITECTURE_UNKNOWN: Sentence("the architecture is not known"),
     C.NO_EMBEDDING: Sentence("no tensor is known to be the token embedding"),
     C.EMBEDDING_TALL: Sentence("the embedding has more than {limit:,} rows"),
@@ -168,6 +170,15 @@ SENTENCES: Mapping[Code, Sentence] = {
         "fewer than {needed} anchor tokens, or no exchangeable coordinates, in one model"
     ),
     C.SIDE_WITHOUT_NEURONS: Sentence("no MLP neurons in anchor coordinates in one of the models"),
+    C.SIDE_WITHOUT_GAINS: Sentence(
+        "no norm gain or bias of residual width varies in one of the models (never trained, or folded into matrices)"
+    ),
+    C.SIDE_WITHOUT_BIASES: Sentence("no biases of hidden units or values in common"),
+    C.COORDINATES_ORDERED: Sentence(
+        "{n} of {total} norm vectors of one model are ordered along their coordinates, which are not exchangeable then",
+        "norm vectors are ordered along their coordinates",
+    ),
+    C.COORDINATES_FEW: Sentence("only {n} residual coordinates can be told apart, {needed} needed"),
     C.LAYERS_MANY: Sentence("more than {limit:,} layers in one of the models"),
     C.WIDTHS_DIFFER: Sentence("residual widths differ ({a} and {b})", "residual widths differ"),
     C.NO_COMMON_BLOCK: Sentence(
@@ -217,6 +228,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.LAYERS_UNCONFIRMED_ABSENT: Sentence(
         "the layers do the same (branch_sketch {sketch:.2f}), but neurons do not confirm it (triple_agreement absent: "
         "{because}): experts made of one MLP, or neurons whose parts are tied"
+    ),
+    C.GAINS_NEVER_CLEAR: Sentence(
+        "norm gains and biases show no link, which clears nothing: gains that were folded into matrices show none"
     ),
     C.COMMON_FEW: Sentence("too few hidden units or coordinates in common for a test with power"),
     C.NOT_RANKED: Sentence("{test}: {because}"),
@@ -309,6 +323,7 @@ SENTENCES: Mapping[Code, Sentence] = {
         "only the residual basis is shared: other layers of one ancestor, layers whose neurons were reordered, or an "
         "embedding that was reused and trained on"
     ),
+    C.GAINS_ONLY: Sentence("only norm gains and biases show the link: the matrices were not read, or do not match"),
     C.HALF_STEPS: Sentence("{percent:.1f} % of {n:,} sampled weights differ by more than half a quantization step"),
     C.HALF_STEPS_SIBLINGS: Sentence(
         "{percent:.1f} % of {n:,} sampled weights differ by more than half a quantization step; its siblings: "

@@ -362,5 +362,6 @@ PANEL = Panel(
     to_row=lambda features: {"mfi": compact(features.to_json())},
     from_row=lambda row: mfi_of(json.loads(row["mfi"])),
     extract=lambda w: extract(w.config, w.tokenizer),
+    first=True,
 )
 SIGNAL = Signal("MFI", field("mfi"), lambda a, b: compare(a, b).score, (PANEL,), order=7)

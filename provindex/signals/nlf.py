@@ -156,5 +156,6 @@ PANEL = Panel(
     to_row=lambda norms: {"nlf_names": norms.names, "nlf_sizes": norms.sizes, "nlf": norms.values},
     from_row=_of_row,
     extract=of_weights,
+    first=True,
 )
 SIGNAL = Signal("NLF", field("nlf"), compare, (PANEL,), order=3)

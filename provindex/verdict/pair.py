@@ -244,8 +244,9 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...
         unseen = () if ranked else (Reason.of(Code.REORDERED_NOT_SEEN, because=_why_unranked(evidence)),)
         return "unrelated", (Reason.of(Code.WOULD_BE_LINKED, because=seen), *unseen, *partly)
     weak = (Reason.of(Code.COMMON_FEW),)
+    hidden = (Reason.of(Code.GAINS_NEVER_CLEAR),) if evidence["norm_alignment"].value is not None else ()
     asked = ("hidden_fixed_points", *(test.name for test in TESTS if test.sees))
-    reasons = distinct([r for name in asked for r in evidence[name].reasons or weak])
+    reasons = hidden + distinct([r for name in asked for r in evidence[name].reasons or weak])
     unranked = _why_unranked(evidence)
     if set(unranked) <= set(reasons):
         return "inconclusive", reasons

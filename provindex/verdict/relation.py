@@ -33,6 +33,7 @@ ABOVE_NOISE = 30.0  # a difference's energy over that of float16 rounding
 SAME_SKETCH, OTHER_VALUES = 0.999, 0.99  # E4, and a cosine: where noise sets matrices apart, E4 is the cosine squared
 SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 STEPPED = frozenset({"quantized", "finetune", "continued", "adapter"})  # relations that leave every value its place
+GAINS = frozenset({"norm_alignment", "bias_alignment"})  # E6
 SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
 
 
@@ -54,6 +55,12 @@ class Linked:
     def exact(self) -> bool:
         """Whether hidden units stand where they stood (E1, E1z)."""
         return min(self._log10_p("hidden_fixed_points"), self._log10_p("hidden_alignment")) <= LOG10_P_LINKED
+
+    @property
+    def by_gains(self) -> bool:
+        """Whether nothing but norm gains and biases (E6) shows the link."""
+        shown = {name for name, o in self.evidence.items() if (o.log10_p or 0.0) <= LOG10_P_LINKED}
+        return bool(shown & GAINS) and shown <= GAINS
 
     def _log10_p(self, name: str) -> float:
         return self.evidence[name].log10_p or 0.0
@@ -234,6 +241,8 @@ class Linked:
             return (Reason.of(Code.DIFFERENCE_ELSEWHERE),)
         if relation == "pruned":
             return (Reason.of(Code.GROWN_POSSIBLE),)
+        if relation == "related" and self.by_gains:
+            return Reason.of(Code.GAINS_ONLY), Reason.of(Code.START_NOT_EXCLUDED)
         if relation == "related" and self.exact and not self.undone:
             return Reason.of(Code.PARTLY), Reason.of(Code.START_NOT_EXCLUDED)
         more = {"continued": (Reason.of(Code.START_NOT_EXCLUDED),), "related": (Reason.of(Code.PARTLY),)}

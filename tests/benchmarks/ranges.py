@@ -2,8 +2,9 @@
 
 Sparse files of the shapes of published models (zeros, but for the embedding) lie on a Hub on 127.0.0.1, so the bytes
 and the requests are those of the real ones and the seconds are those of our side, without a network: add bytes by
-bandwidth, and one round trip for every 8 requests. Stage 2 is what is read where stage 1 finds no link; "fetched" has
-the gaps between near ranges too. "anon" is the peak of memory that is not mapped files.
+bandwidth, and one round trip for every 8 requests. Stage 0 is mode "norms", in a cache of its own. Stage 2 is what is
+read where stage 1 finds no link; "fetched" has the gaps between near ranges too. "anon" is the peak of memory that is
+not mapped files.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def watch():
 thread = threading.Thread(target=watch); thread.start()
 out = []
 start = time.perf_counter()
-found = resolve(sys.argv[1], stage=1)
+found = resolve(sys.argv[1], mode=sys.argv[2] or None, stage=1)
 for stage in (1, 2):
     fp = found.fingerprint
     sent = sum(file.transferred for file in found.model.reads)
@@ -123,23 +124,28 @@ def publish(hub: Hub, name: str) -> None:
     one.commit("refs/heads/main", list(one.refs.values()), tree, "publish", "", "alice")
 
 
-def measured(hub: Hub, name: str, root: Path) -> str:
-    publish(hub, name)
+def run(hub: Hub, name: str, root: Path, mode: str) -> tuple[dict[str, Any], int]:
+    """What a new process with an empty cache reads of a model, and in how many requests for ranges."""
     hub.log.clear()
     environment = {
-        "HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PROVINDEX_CACHE": str(root / "cache" / name),
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hf" / mode), "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "PROVINDEX_CACHE": str(root / "cache" / f"{name}{mode}"),
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, f"org/{name}"],
+        [sys.executable, "-c", PROGRAM, f"org/{name}", mode],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr)
-    found = json.loads(done.stdout)
-    asked = sum(1 for method, _, status, *_ in hub.log if method == "GET" and status == 206)
-    (one, two), total = found["stages"], found["stages"][0]["total"]
+    return json.loads(done.stdout), sum(1 for method, _, status, *_ in hub.log if method == "GET" and status == 206)
+
+
+def measured(hub: Hub, name: str, root: Path) -> str:
+    publish(hub, name)
+    (first, few), (found, asked) = (run(hub, name, root, mode) for mode in ("norms", ""))
+    zero, (one, two), total = first["stages"][0], found["stages"], found["stages"][0]["total"]
     shown = [name, f"{total / 1e9:.1f}"]
+    shown += [f"{zero['read'] / 1e6:.1f}", f"{zero['sent'] / 1e6:.1f}", f"{zero['seconds']:.1f}", str(few)]
     for stage in (one, two):
         shown += [f"{stage['read'] / 1e6:,.0f}", f"{stage['read'] / total:.2%}", f"{stage['sent'] / total:.2%}"]
         shown.append(f"{stage['seconds']:.1f}")
@@ -151,10 +157,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder for the sparse files and the caches")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     chosen = parser.parse_args()
-    print(
-        "| shape | GB | stage 1 MB | of all | fetched | s | + stage 2 MB | of all | fetched | s | requests | anon MB |"
-    )
-    print("|---|" + "--:|" * 11)
+    stages = "| shape | GB | stage 0 MB | fetched MB | s | requests | stage 1 MB | of all | fetched | s "
+    print(stages + "| + stage 2 MB | of all | fetched | s | requests | anon MB |")
+    print("|---|" + "--:|" * 15)
     with tempfile.TemporaryDirectory(dir=chosen.root) as folder, Hub(Path(folder) / "hub").run() as hub:
         for name in chosen.models:
             print(measured(hub, name, Path(folder)), flush=True)

@@ -17,8 +17,9 @@ from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
-from provindex.evidence import anchors, sketch
+from provindex.evidence import anchors, sketch, token_rows, vectors
 from provindex.evidence.bit_reuse import two_blocks
+from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract.scan import Meter, Progress, scan
 from provindex.fingerprint.extract.units import Anchors, Branched, branches
 from provindex.fingerprint.panels import PANELS
@@ -30,7 +31,14 @@ from provindex.roles import adapters
 from provindex.roles.names import Layout, Placement, resolve
 from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Weights
 from provindex.signals import wvc
+from provindex.signals.table import SIGNALS
 
+BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences are kept
+    *(signal.name for signal in SIGNALS if signal.name not in ("MFI", "TFV", "VOA", "NLF")),
+    *sorted({test.lacks for test in TESTS} - {vectors.PANEL.name}),
+    anchors.BY_ID,
+    token_rows.PANEL.name,
+)
 SHOWN = 3  # names of tensors that a warning quotes
 
 
@@ -45,9 +53,10 @@ def fingerprint_model(
     """The fingerprint of an open model.
 
     mode: "exact" reads every byte; "sampled" reads headers, vectors, fixed blocks and panels, and lacks what needs
-    more. stage: of sampled reading; 2 also reads the layers at one and two thirds whole, which sees through disguises.
-    progress: called with (bytes done, bytes in all). digests: if given, takes the sha256 of the stored bytes of each
-    tensor for which the pass made it anyway, by name. Raises ModelError if the model has no weight tensor.
+    more; "norms" reads headers and vectors, and no tokenizer. stage: of sampled reading; 2 also reads the layers at one
+    and two thirds whole, which sees through disguises. progress: called with (bytes done, bytes in all). digests: if
+    given, takes the sha256 of the stored bytes of each tensor for which the pass made it anyway, by name. Raises
+    ModelError if the model has no weight tensor.
     """
     with one_blas_thread():
         if mode == "exact":
@@ -61,7 +70,9 @@ def _fingerprint_model(
     for file in model.reads:
         file.restart()
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
-    read = read_tokenizer(model.tokenizer_files, model.config)
+    norms = mode == "norms"
+    unread = TokenizerAbsence(Reason(Code.TOKENIZER_UNREAD))
+    read = unread if norms else read_tokenizer(model.tokenizer_files, model.config)
     w = Weights(
         tensors=model.tensors,
         layout=layout,
@@ -73,11 +84,14 @@ def _fingerprint_model(
         tokenizer=read if isinstance(read, Tokenizer) else None,
     )
     total = sum(t.nbytes for t in model.tensors.values())
-    w.made.update({anchors.BY_STRING: anchors.at_strings(w), anchors.BY_ID: anchors.at_ids(w)})
-    _pass(w, stage, Meter(progress, total))
+    if norms:
+        w.absences.update(dict.fromkeys(BEYOND_NORMS, Reason(Code.NEEDS_WEIGHTS)))
+    else:
+        w.made.update({anchors.BY_STRING: anchors.at_strings(w), anchors.BY_ID: anchors.at_ids(w)})
+        _pass(w, stage, Meter(progress, total))
     if digests is not None:
         digests.update((name, found.digest) for name, found in w.scans.items() if found.stored)
-    values = {panel.name: panel.extract(w) for panel in PANELS if panel.extract is not None}
+    values = {p.name: p.extract(w) for p in PANELS if p.extract is not None and (p.first or not norms)}
     if isinstance(read, TokenizerAbsence):
         w.absences["TFV"] = w.absences["VOA"] = read.reason
     made = Fingerprint(
@@ -86,7 +100,7 @@ def _fingerprint_model(
         variant=model.variant,
         license=model.license,
         parents=model.base_models,
-        facts=_facts(w),
+        facts=_facts(w, whole=not norms),
         mode=mode,
         content_sha256=_content_digest(w) if w.exact else None,
         absences=w.absences,
@@ -193,7 +207,8 @@ def _content_digest(w: Weights) -> str:
 # --- facts and warnings ---
 
 
-def _facts(w: Weights) -> Facts:
+def _facts(w: Weights, *, whole: bool) -> Facts:
+    """Facts of the weights. whole: else no matrix is looked at, and a head is the embedding if the config says so."""
     sizes: dict[str, int] = {}
     parameters = 0
     seen: set[str] = set()
@@ -201,7 +216,7 @@ def _facts(w: Weights) -> Facts:
         size = w.tensors[place.name].size
         scan = w.scans.get(place.name)
         if any(p.role in ("embed", "head") and p.param == "weight" for p in place.parts):
-            content = scan.digest if scan else _blocks_digest(w, place)
+            content = scan.digest if scan else _blocks_digest(w, place) if whole else _stated_digest(w, place)
             if content in seen:
                 continue
             seen.add(content)
@@ -229,6 +244,10 @@ def _blocks_digest(w: Weights, place: Placement) -> str:
         for block in two_blocks(w, place, part):
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
+
+
+def _stated_digest(w: Weights, place: Placement) -> str:
+    return "tied" if w.config.get("tie_word_embeddings") is True else place.name
 
 
 def _warnings(model: Model, w: Weights) -> tuple[Reason, ...]:

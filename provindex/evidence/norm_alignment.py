@@ -1,0 +1,204 @@
+"""E6: do the norm gains and biases of two models rank residual coordinates alike?
+
+Definition. The vectors of residual width describe each of the d coordinates by one number each. Every vector is ranked
+over its coordinates and standardized; the descriptions of a coordinate, one row in either model over the vectors that
+are paired, are compared by cosine. F counts coordinates whose best match is their own (by rows, by columns), z how far
+their own ranks above chance.
+Null. Coordinates of independently trained models are exchangeable, so P(F >= k) <= 1/k!, and z is standard normal at
+most (`evidence.exact`). Three statistics are tried, and each pairing of vectors: by role and layer (by their number
+where roles are unknown), and by sorted values, which a permutation of the coordinates leaves unchanged. All pay.
+It needs no tokenizer, no matrix and no layer in common, but folded norms hide from it: it never clears a model.
+Absent: no vector that varies, another width, an axis whose order along its index is beyond chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from provindex.common.reasons import Code, Reason
+from provindex.common.score import Outcome, absent
+from provindex.common.tables import Test
+from provindex.evidence.exact import F64, log10_alignment, log10_fixed_points, log10_normal_tail, ranked
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.vectors import F32, HIDDEN, PANEL, VALUES, Profile, Vectors, mean_ranks, ordered
+
+MIN_COORDINATES = 12
+FEW = 2  # vectors up to which products are compared: a cosine of one number is 1 or -1
+MOST_ORDERED = 0.25  # share of a model's vectors with an order, above which its axis has one
+LOG10_LINKED = -6.0
+MIN_HEAD = 4  # channels
+Pairs = list[tuple[int, int]]
+
+
+def norm_alignment(
+    a: Vectors | None, b: Vectors | None, widths: tuple[int, int], stacks: Collection[str], *, gains: bool = False
+) -> Outcome:
+    """E6 of two models. widths: of their residual streams, 0 if unknown. gains: leave biases out.
+
+    value: share of coordinates whose best match is their own; n: coordinates.
+    """
+    if a is None or b is None:
+        return absent(Reason.of(Code.SIDE_WITHOUT_GAINS))
+    width = _width(a, b, widths, stacks)
+    if width == 0:
+        return absent(Reason.of(Code.WIDTHS_DIFFER, a=widths[0], b=widths[1]))
+    sides = [side.residual(width, stacks) for side in (a, b)]
+    if reason := _unusable(sides):
+        return absent(reason)
+    x, y = sides
+    alone = x.alone & y.alone
+    n = int(alone.sum())
+    if n < MIN_COORDINATES:
+        return absent(Reason.of(Code.COORDINATES_FEW, n=n, needed=MIN_COORDINATES))
+    ways = [_by_place(x, y, gains), _by_values(x, y)] if not gains else [_by_place(x, y, gains)]
+    if not any(ways):
+        return absent(Reason.of(Code.SIDE_WITHOUT_GAINS))
+    cost = math.log10(3 * sum(map(bool, ways)))
+    best: Outcome | None = None
+    for pairs in filter(None, ways):
+        found = _of_pairs(x, y, pairs, alone, cost)
+        if best is None or (found.log10_p or 0.0) < (best.log10_p or 0.0):
+            best = found
+        if (best.log10_p or 0.0) <= LOG10_LINKED:
+            break
+    assert best is not None
+    return best
+
+
+def _width(a: Vectors, b: Vectors, widths: tuple[int, int], stacks: Collection[str]) -> int:
+    """The residual width of both; where one is unknown, the size that most vectors have; 0 if they differ."""
+    known = {width for width in widths if width}
+    if len(known) > 1:
+        return 0
+    if known:
+        return known.pop()
+    ours, theirs = a.widths(stacks), b.widths(stacks)
+    return max((min(n, theirs[size]), size) for size, n in ours.items())[1] if ours else 0
+
+
+def _unusable(sides: Sequence[Profile]) -> Reason | None:
+    for side in sides:
+        varying = len(side.addresses) + side.ordered
+        if not varying:
+            return Reason.of(Code.SIDE_WITHOUT_GAINS)
+        if side.ordered > MOST_ORDERED * varying:
+            return Reason.of(Code.COORDINATES_ORDERED, n=side.ordered, total=varying)
+    return None
+
+
+def _by_place(x: Profile, y: Profile, gains: bool) -> Pairs:
+    """Vectors of one role and layer; where a model's roles are unknown, of one number, if both have as many."""
+    if all(x.addresses) and all(y.addresses):
+        there = {address: j for j, address in enumerate(y.addresses)}
+        pairs = [(i, there[address]) for i, address in enumerate(x.addresses) if address in there]
+        return [(i, j) for i, j in pairs if not (gains and x.addresses[i].endswith(".bias"))]
+    if x.total != y.total:
+        return []
+    there_too = {number: j for j, number in enumerate(y.numbers)}
+    return [(i, there_too[number]) for i, number in enumerate(x.numbers) if number in there_too]
+
+
+def _by_values(x: Profile, y: Profile) -> Pairs:
+    """Vectors whose sorted values are nearest, relative to their variance; each once, the nearest first."""
+    a, b = x.values, y.values
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * (a @ b.T)
+    distance = squares / (np.minimum(a.var(axis=1)[:, None], b.var(axis=1)[None]) + 1e-12)
+    pairs: Pairs = []
+    ours, theirs = np.ones(len(a), np.bool_), np.ones(len(b), np.bool_)
+    for at in np.argsort(distance, axis=None, kind="stable").tolist():
+        i, j = divmod(at, len(b))
+        if ours[i] and theirs[j]:
+            ours[i] = theirs[j] = False
+            pairs.append((i, j))
+            if len(pairs) == min(len(a), len(b)):
+                break
+    return pairs
+
+
+def _of_pairs(x: Profile, y: Profile, pairs: Pairs, alone: Any, cost: float) -> Outcome:
+    """The better of fixed points and ranks under one pairing. alone: which coordinates count."""
+    sides = [p.ranks[[pair[s] for pair in pairs]][:, alone].T for s, p in enumerate((x, y))]
+    left, right = (rows - rows.mean(axis=0) for rows in sides)
+    if len(pairs) > FEW:
+        left, right = (
+            rows / np.maximum(np.sqrt((rows**2).sum(axis=1, keepdims=True)), 1e-12) for rows in (left, right)
+        )
+    across, down, gained = ranked((left @ right.T)[None])
+    m = len(left)
+    points = max(int(across[0]), int(down[0]))
+    log10_p = min(log10_fixed_points(points, 1), log10_alignment(float(gained[0]), m * m * (m + 1) / 12))
+    return Outcome(points / m, m, min(0.0, log10_p + cost), 1 / m)
+
+
+# --- biases of hidden units and of values ---
+
+
+def bias_alignment(a: Vectors | None, b: Vectors | None, stacks: Collection[str]) -> Outcome:
+    """Rank correlation of the biases of hidden units, and of value channels within their heads, at equal addresses.
+
+    Units of a layer, and channels of a head, are exchangeable, so under independence the sum over layers is normal with
+    the variance of a permutation. Both sums are tried. value: mean rank correlation; n: units.
+    """
+    if a is None or b is None:
+        return absent(Reason.of(Code.SIDE_WITHOUT_BIASES))
+    head = a.head_dim if a.head_dim == b.head_dim else 0
+    found = [f for roles, size in ((HIDDEN, 0), (VALUES, head)) if (f := _of_roles(a, b, roles, size, stacks))]
+    if not found:
+        return absent(Reason.of(Code.SIDE_WITHOUT_BIASES))
+    best = min(found, key=lambda o: o.log10_p or 0.0)
+    return Outcome(best.value, best.n, min(0.0, (best.log10_p or 0.0) + math.log10(len(found))), 0.0)
+
+
+def _of_roles(a: Vectors, b: Vectors, roles: Sequence[str], head: int, stacks: Collection[str]) -> Outcome | None:
+    ours, theirs = a.of_roles(roles, stacks), b.of_roles(roles, stacks)
+    total = variance = weight = 0.0
+    units = 0
+    for address in sorted(ours.keys() & theirs.keys()):
+        x, y = ours[address], theirs[address]
+        if x.size != y.size or (roles == VALUES and not head):
+            continue
+        size = head if roles == VALUES else x.values.size
+        for left, right in _blocks(x.values, y.values, size):
+            own = float((left**2).sum() * (right**2).sum())
+            if own > 0:
+                total += float(left @ right)
+                variance += own / (left.size - 1)
+                weight += math.sqrt(own)
+                units += left.size
+    if units < MIN_COORDINATES:
+        return None
+    z = total / math.sqrt(variance)
+    return Outcome(total / weight, units, log10_normal_tail(z) if z > 0 else 0.0, 0.0)
+
+
+def _blocks(x: F32, y: F32, size: int) -> list[tuple[F64, F64]]:
+    """Centered ranks of both within blocks of a size; none where either shows an order along the index."""
+    if size < MIN_HEAD:
+        return []
+    count = x.size // size
+    sides = [mean_ranks(values[: count * size].reshape(count, size)) for values in (x, y)]
+    centered = [ranks - (size - 1) / 2 for ranks in sides]
+    plain = [not (ordered(u) or ordered(v)) for u, v in zip(*sides, strict=True)]
+    return [(u, v) for u, v, ok in zip(*centered, plain, strict=True) if ok]
+
+
+# --- the table rows ---
+
+
+def _of_pair(pair: Pairing) -> Outcome:
+    sides = pair.a, pair.b
+    widths = sides[0].facts.hidden, sides[1].facts.hidden
+    return norm_alignment(sides[0].value("vectors"), sides[1].value("vectors"), widths, pair.stacks)
+
+
+TEST = Test("norm_alignment", _of_pair, "exact", "vectors", (PANEL,))
+BIASES = Test(
+    "bias_alignment",
+    lambda pair: bias_alignment(pair.a.value("vectors"), pair.b.value("vectors"), pair.stacks),
+    "exact",
+    "vectors",
+)
