@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 SIGNALS = ("MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC")
 TESTS = {
     "bit_reuse": "E0", "hidden_fixed_points": "E1", "hidden_alignment": "E1z", "residual_fixed_points": "E2",
-    "triple_agreement": "E3", "branch_sketch": "E4",
+    "triple_agreement": "E3", "branch_sketch": "E4", "norm_alignment": "E6", "bias_alignment": "E6b",
 }  # fmt: skip
 EXACT_P, RANK, LEAST = -6.0, -3.0, 0.1
 UNDER = ("none", "all")
