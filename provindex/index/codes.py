@@ -44,7 +44,7 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 
-FLAT = 20_000  # rows from which on codes are used: exactly, seven searches take 0.075 s there, twice as long
+FLAT = 20_000  # rows from which on codes are used: exactly, eight searches take 0.075 s there, twice as long
 LARGEST = 0.5  # no number of a vector is above the root of a block's weight, .39
 STEPS = 32767 * 256  # of the fixed point, up to a group's largest number
 PLANES = 3  # bits of a query's rotated numbers
@@ -98,6 +98,7 @@ GROUPS: tuple[Group, ...] = (
     _group(("digests",), 512, 30_000),
     _group(("lep", "end", "nlf"), 128, 30_000),
     _group(("lengths",), 512, 80_000),
+    _group(("norms",), 512, 40_000),
 )
 FEW = 2  # groups of which a search has the larger one's candidates
 SEVERAL = (40_000, 12_000)  # candidates, and how many are kept, of a search in more groups
@@ -193,7 +194,7 @@ class Segment:
     high: Sequence[I16]
     low: Sequence[I8]
     steps: F32
-    has: U8
+    has: U16
 
     def __len__(self) -> int:
         return len(self.has)
@@ -232,8 +233,8 @@ def arrays(vectors: F32, center: F32) -> list[NDArray[Any]]:
     first = [np.ascontiguousarray(code[:, : group.bytes]) for code, group in zip(coded, GROUPS, strict=True)]
     more = [np.ascontiguousarray(c[:, g.bytes :]) for c, g in zip(coded, GROUPS, strict=True) if g.more]
     high, low, steps = zip(*numbers, strict=True)
-    has = sum(np.any(vectors[:, g.start : g.stop], axis=1).astype(np.uint8) << n for n, g in enumerate(GROUPS))
-    return [*first, *more, *high, *low, np.stack(steps, axis=1), np.asarray(has, np.uint8)]
+    has = sum(np.any(vectors[:, g.start : g.stop], axis=1).astype(np.uint16) << n for n, g in enumerate(GROUPS))
+    return [*first, *more, *high, *low, np.stack(steps, axis=1), np.asarray(has, np.uint16)]
 
 
 def widths() -> list[tuple[int, type[np.generic]]]:
@@ -241,7 +242,7 @@ def widths() -> list[tuple[int, type[np.generic]]]:
     first = [(group.bytes, np.uint8) for group in GROUPS]
     more = [(group.bytes, np.uint8) for group in GROUPS if group.more]
     numbers = [(group.width, kind) for kind in (np.int16, np.int8) for group in GROUPS]
-    return [*first, *more, *numbers, (len(GROUPS), np.float32), (1, np.uint8)]
+    return [*first, *more, *numbers, (len(GROUPS), np.float32), (1, np.uint16)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from provindex.common.files import replacing
 from provindex.index import dataset
 from provindex.index.codes import F32, GROUPS, STEPS, Segment, arrays, widths
 
-LAYOUT = 2
+LAYOUT = 3
 SEGMENT = 50_000  # rows, 530 MB
 HEADER = 4096
 ROW = sum(width * np.dtype(kind).itemsize for width, kind in widths())  # bytes
