@@ -17,6 +17,7 @@ from provindex.signals import mfi, nlf, tfv, wvc
 
 FINGERPRINT_VERSION = 2
 MODES = ("exact", "sampled")
+IMPORTED = "imported"  # the mode of rows that were made of another tool's numbers
 
 F32 = NDArray[np.float32]
 
