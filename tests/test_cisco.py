@@ -26,9 +26,9 @@ from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import from_row, to_row
 from provindex.formats.parquet import footer as parquet_footer
+from provindex.peers import archive as archive_module
 from provindex.peers import cisco, cisco_files
 from provindex.peers import long_form as long_form_module
-from provindex.peers import archive as archive_module
 from provindex.peers.cisco import Failed, import_database, read_database
 from provindex.peers.cisco_signals import Way, estimate, take, way_of
 from provindex.peers.long_form import DeepSignals

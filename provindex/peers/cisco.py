@@ -110,7 +110,7 @@ def import_database(
         raise UsageError(f"{output} is a file; an index is a folder.")
     database = database_in(root)
     with deep_files(database, deep, sha256) as signals:
-        return _import(_rows(Folder(database), signals, _name(root)), output, report)
+        return _import(rows(Folder(database), signals, _name(root)), output, report)
 
 
 def import_published(
@@ -135,7 +135,7 @@ def import_published(
             yield one
 
     with opened(archive, below=BY_FAMILY, sha256=sha256) as files:
-        return _import(told(_rows(_embedded(), Zipped(files), PEER, made)), output, report)
+        return _import(told(rows(embedded(), Zipped(files), PEER, made)), output, report)
 
 
 def _import(found: Iterator[Made], output: Path, report: Callable[[str], None]) -> Built:
@@ -193,7 +193,7 @@ def recipe() -> str:
 def brands() -> Mapping[str, Brand]:
     """The family of each model of the embedded catalogue, by the id of its row."""
     found: dict[str, Brand] = {}
-    documents = _embedded()
+    documents = embedded()
     for shard in _shards(documents):
         catalog, _ = documents.document(shard["shard_path"], MAX_CATALOG)
         family = _object(catalog, "family")
@@ -204,7 +204,8 @@ def brands() -> Mapping[str, Brand]:
 
 
 @cache
-def _embedded() -> Embedded:
+def embedded() -> Embedded:
+    """The peer's catalogue and base features, as far as they are read."""
     return Embedded(json.loads(CATALOGUE.read_text(encoding="utf-8"))["files"])
 
 
@@ -220,11 +221,11 @@ def read_database(root: Path, *, deep: Path | None = None) -> Iterator[Fingerpri
     """
     database = database_in(root)
     folder = deep_folder(database, deep)
-    found = _rows(Folder(database), None if folder is None else Unpacked(folder), _name(root))
+    found = rows(Folder(database), None if folder is None else Unpacked(folder), _name(root))
     return (one for one in found if not isinstance(one, Present))
 
 
-def _rows(documents: Documents, signals: DeepFiles | None, name: str, made: Collection[str] = ()) -> Iterator[Made]:
+def rows(documents: Documents, signals: DeepFiles | None, name: str, made: Collection[str] = ()) -> Iterator[Made]:
     """`read_database` wherever it lies. name: what messages call it. made: ids of rows that need not be made."""
     try:
         shards = _shards(documents)

@@ -20,7 +20,7 @@ from fuzz import optional, seeds
 from fuzz.guard import Target
 from fuzz.reading import given, look_at_tensors, parts, safetensors_tensors, scratch
 from provindex.common import bounded_json, places
-from provindex.common.errors import IndexFormatError, ModelError, UsageError
+from provindex.common.errors import IndexFormatError, ModelError
 from provindex.common.tokens import Tokenizer, guarded
 from provindex.fingerprint import parquet, rows
 from provindex.fingerprint.extract.model import fingerprint_model
