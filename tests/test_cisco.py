@@ -884,7 +884,7 @@ def test_an_archive_is_read_up_to_limits(
             all_of(tmp_path / "deep.zip")
     assert all_of(tmp_path / "deep.zip") == {"f/a.parquet": b"data", "f/b.parquet": b"more"}
     monkeypatch.setattr(archive_module, "MAX_UNPACKED", 7)
-    with pytest.raises(ValueError, match="'b.parquet' cannot be unpacked: the archive has more than 7 bytes"):
+    with pytest.raises(ValueError, match=r"'b\.parquet' cannot be unpacked: the archive has more than 7 bytes"):
         all_of(tmp_path / "deep.zip")
 
 

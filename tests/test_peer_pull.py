@@ -1,4 +1,4 @@
-"""`provindex index pull cisco-ai/model-provenance-kit`: the archive comes from a Hub, the catalogue from the package."""
+"""`provindex index pull cisco-ai/model-provenance-kit`: the archive is the Hub's, the catalogue the package's own."""
 
 from __future__ import annotations
 
@@ -328,8 +328,12 @@ def test_killed_while_it_makes_rows_it_makes_the_rest(hub: Hub, digest: str, off
     manifest = json.loads((folder / "manifest.json").read_text())
     before = {shard["panels"]: (folder / shard["panels"]).stat().st_ino for shard in manifest["shards"]}
     assert 0 < manifest["models"] < MODELS
+    strays = [folder / "data/panels/2026-01-left.parquet", folder / "data/models/.x.parquet.tmp"]
+    for stray in strays:
+        stray.write_bytes(b"PAR1")
     hub.log.clear()
     done = office.told("index", "pull", REPO, "--sha256", digest)
+    assert not {p.name for p in strays} & {p.name for p in cached(office, "*")}
     assert done["pulled"]["rows_kept"] == manifest["models"] and not hub.log
     assert done["pulled"]["rows_made"] == MODELS - manifest["models"] and done["index"]["models"] == MODELS
     after = {str(p.relative_to(p.parents[2])): p.stat().st_ino for p in cached(office, "data/panels/*.parquet")}

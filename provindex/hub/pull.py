@@ -157,7 +157,9 @@ def pull_made(
         if not store.is_whole(staged):
             what = built.failed[0][1] if built.failed else "it has none"
             raise IndexFormatError(f"No row could be made of {source.path} of {repo}: {what}", "Tell its maintainers.")
-        dataset.write_manifest(staged, replace(dataset.read_manifest(staged), id=repo, commit=commit))
+        manifest = replace(dataset.read_manifest(staged), id=repo, commit=commit)
+        _clear_strays(staged, manifest)
+        dataset.write_manifest(staged, manifest)
         if folder.exists():  # damaged, or somebody took a part of it away
             shutil.rmtree(folder)
         staged.rename(folder)
@@ -165,6 +167,15 @@ def pull_made(
         done = _switched(replace(new, left_out=left_out), old)
     made, kept = len(built.added), len(built.present)
     return replace(done, fetched=int(received > 0), bytes_fetched=received, made=made, kept=kept)
+
+
+def _clear_strays(folder: Path, manifest: dataset.Manifest) -> None:
+    """Remove shards, whole or not, that a killed process left before they came into the manifest."""
+    listed = {folder / path for shard in manifest.shards for path in shard.sha256}
+    for kind in (dataset.MODELS, dataset.PANELS):
+        for path in (folder / kind).iterdir():
+            if path not in listed:
+                path.unlink()
 
 
 def _here(old: Current | None, revision: str | None) -> str | None:

@@ -386,6 +386,7 @@ def _index(d: Document, width: int, color: bool) -> list[str]:
     families = len(d["families"])
     counts = f"{_plural(info['models'], 'model')}, {families:,} famil{'y' if families == 1 else 'ies'}"
     built = f"built {info['built']}{_age(info['built'])}" if info["built"] else "not yet saved"
+    counts = _plural(info["models"], "model") if "listed" in d else counts  # counted in full below
     lines = _heading(f"{info['id']}@{info['revision'][:12]}: {counts}", width, color)
     said = [f"{built}, fingerprint version {info['fingerprint_version']}, {_amount(d['bytes'])}"]
     said += [line for origin in d.get("origins", ()) for line in _origin(origin)]
@@ -472,8 +473,10 @@ def _origin(o: Document) -> list[str]:
 
 def _pulled(d: Document) -> list[str]:
     p = d["pulled"]
-    what = f"{_plural(p['files_fetched'], 'file')}, {_amount(p['bytes_fetched'])} of {_amount(p['bytes_total'])}"
+    of = "" if p["archive"] else f" of {_amount(p['bytes_total'])}"  # of an archive the index is another size
+    what = f"{_plural(p['files_fetched'], 'file')}, {_amount(p['bytes_fetched'])}{of}"
     done = "is in force" if p["changed"] else "was in force already"
+    done += ", beside the index that answers by default" if p["archive"] else ""
     lines = [f"fetched {what}"]
     if p["archive"] and (p["rows_made"] or p["rows_kept"]):
         before = f", {p['rows_kept']:,} were made before" if p["rows_kept"] else ""
