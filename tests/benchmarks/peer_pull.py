@@ -37,8 +37,8 @@ from provindex.peers import cisco
 from provindex.peers.table import PEERS
 
 (PEER,) = PEERS
-# Starts a command, and writes its peak of resident memory in kB. A process that a large one starts would count that one's
-# memory as its own, so a small one starts it.
+# Starts a command, and writes its peak of resident memory in kB. What a large process starts would count the memory of
+# that one as its own, so a small one starts it.
 SMALL = """
 import resource, subprocess, sys
 status = subprocess.call(sys.argv[2:])
