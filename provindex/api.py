@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provindex.audit.gate import gate
+from provindex.common import places
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.files import FileFact
 from provindex.common.reasons import Code, Reason
@@ -28,19 +29,20 @@ from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.parquet import write_fingerprint
-from provindex.fingerprint.record import MODES, Fingerprint
+from provindex.fingerprint.record import IMPORTED, MODES, Fingerprint
 from provindex.fingerprint.rows import to_row
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
 from provindex.hub.client import Remote
-from provindex.hub.pull import fetch_file, look, pull
+from provindex.hub.pull import Pulled, fetch_file, look, pull_made
+from provindex.hub.pull import pull as pull_dataset
 from provindex.hub.push import push
 from provindex.index import answer, collection
 from provindex.index.answer import Comparison
 from provindex.index.collection import calibration_of
 from provindex.index.dataset import VECTOR, schema
 from provindex.index.fill import Built, fill
-from provindex.index.pulled import is_reference
+from provindex.index.pulled import is_reference, parse
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
@@ -166,9 +168,11 @@ def resolve(
     """The fingerprint that a reference names.
 
     In this order: an existing path (a folder, a weight file, a fingerprint file), an id that is in the index, the Hub
-    cache, the Hub. mode: how weights are read if they are read; None: "sampled" for those of more than 1 GB that are on
-    the Hub and not in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask
-    the Hub. A model on the Hub whose files have the digests of an indexed model's has that one's fingerprint.
+    cache, the Hub; last a row of the index that was imported from another tool, which says less than weights do.
+
+    mode: how weights are read if they are read; None: "sampled" for those of more than 1 GB that are on the Hub and not
+    in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask the Hub. A model
+    on the Hub whose files have the digests of an indexed model's has that one's fingerprint.
     """
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
@@ -177,10 +181,22 @@ def resolve(
     if path.suffix == ".parquet" and path.is_file():
         kept = parquet.read_fingerprints(path)[0]
         return Resolved(kept, kept.model_id)
-    if not path.exists() and index is not None:
-        found = index.find(text)
-        if found:
-            return Resolved(found[0].load(), found[0].label)
+    found = index.find(text) if not path.exists() and index is not None else []
+    for entry in found:
+        if entry.row["mode"] != IMPORTED:
+            return Resolved(entry.load(), entry.label)
+    try:
+        return _from_weights(text, index, mode, stage, offline, progress)
+    except (ModelNotFoundError, NetworkError):
+        if not found:
+            raise
+        return Resolved(found[0].load(), found[0].label)
+
+
+def _from_weights(
+    text: str, index: Index | None, mode: str | None, stage: int, offline: bool, progress: Progress | None
+) -> Resolved:
+    """`resolve` for weights on this machine or on the Hub."""
     found_there = on_the_hub(text, offline=offline, mode=mode)
     if found_there is not None and index is not None:
         known = _known_files(found_there, index)
@@ -191,7 +207,7 @@ def resolve(
     digests: dict[str, str] = {}
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
     made = cache.through(model, mode, make, digests)
-    return Resolved(made, text if path.exists() else made.label, model)
+    return Resolved(made, text if Path(text).exists() else made.label, model)
 
 
 def _known_files(there: Remote, index: Index) -> Fingerprint | None:
@@ -330,9 +346,48 @@ def fill_index(
     def read(source: str) -> Sequence[Fingerprint]:
         if source.endswith(".parquet") and Path(source).is_file():
             return parquet.read_fingerprints(Path(source))
-        return [fingerprint(source, mode=mode, offline=offline)]
+        made = fingerprint(source, mode=mode, offline=offline)
+        if made.mode == IMPORTED:
+            raise ModelNotFoundError(
+                f"The weights of {source} cannot be had, and its row here was imported from another tool.",
+                "Name its folder or its weight file.",
+            )
+        return [made]
 
     return fill(folder, list(expand(sources)), read, create=create, report=report)
+
+
+def pull(
+    reference: str | None = None,
+    *,
+    sha256: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+    making: Progress = lambda _, __: None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Pulled:
+    """Put a dataset of the Hub, `org/name[@revision]`, in force on this machine; the default one if None.
+
+    A dataset of fingerprints then answers where no index is named. Of another tool's database (`peers/table.py`) the
+    archive is fetched and rows are made of it; they answer beside that index. sha256: of another release of such an
+    archive. progress: told bytes fetched and bytes in all. making: told rows that were looked at and rows in all.
+    report: told each row. What is here is not fetched or made again. Raises UsageError, NetworkError, IndexFormatError;
+    the index that was in force then stays.
+    """
+    from provindex.peers.table import peer_of
+
+    repo, revision = parse(reference or places.default_dataset())
+    peer = peer_of(repo)
+    if peer is None:
+        if sha256 is not None:
+            raise UsageError(
+                f"{repo} is a dataset of fingerprints, and its own manifest has its digests.", "Leave out --sha256."
+            )
+        return pull_dataset(reference, offline=offline, progress=progress)
+    source = replace(peer.archive, sha256=sha256 or peer.archive.sha256)
+    make = partial(peer.make, sha256=source.sha256, report=report, progress=making)
+    asked = peer.repo if revision is None else f"{peer.repo}@{revision}"
+    return pull_made(asked, source, peer.recipe(), make, offline=offline, progress=progress)
 
 
 def import_database(

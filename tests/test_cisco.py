@@ -26,10 +26,10 @@ from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import from_row, to_row
 from provindex.formats.parquet import footer as parquet_footer
-from provindex.peers import cisco
+from provindex.peers import archive as archive_module
+from provindex.peers import cisco, cisco_files
 from provindex.peers import long_form as long_form_module
-from provindex.peers import unpack as unpack_module
-from provindex.peers.cisco import Failed, import_database, read_database, unpack_deep_signals
+from provindex.peers.cisco import Failed, import_database, read_database
 from provindex.peers.cisco_signals import Way, estimate, take, way_of
 from provindex.peers.long_form import DeepSignals
 from provindex.report.words import joined, text, texts
@@ -356,17 +356,20 @@ def without_deep(database: Path, folder: Path) -> Path:
 def test_an_import_with_the_archive_and_one_with_its_folder_are_the_same(database: Path, tmp_path: Path) -> None:
     kit = without_deep(database, tmp_path)
     extra = {"__MACOSX/by-family/x": b"", "deep-signals/by-family/org--zoo/._a": b"", "README.md": b"by-family"}
-    digest = zipped(database / cisco.DEEP, tmp_path / "deep.zip", extra=extra)
+    digest = zipped(database / cisco_files.DEEP, tmp_path / "deep.zip", extra=extra)
     built = import_database(kit, tmp_path / "index", deep=tmp_path / "deep.zip", sha256=digest)
     assert len(built.added) == 6 and not built.failed
     assert all(entry.load().eas is not None for entry in built.index)
     assert Index.load(tmp_path / "index").verify() == []
-    assert unpack_deep_signals(tmp_path / "deep.zip", tmp_path / "deep", sha256=digest) == 6
+    with zipfile.ZipFile(tmp_path / "deep.zip") as packed:
+        packed.extractall(tmp_path / "unpacked")
+    (tmp_path / "unpacked" / "deep-signals").rename(tmp_path / "deep")
+    (tmp_path / "deep" / "by-family" / "org--zoo" / "._a").unlink()
     for deep in (tmp_path / "deep", tmp_path / "deep" / "by-family", database):
         again = import_database(kit, tmp_path / "index", deep=deep)
         assert not again.added and len(again.present) == 6
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert names_below(tmp_path / "deep" / "by-family") == names_below(database / cisco.DEEP)
+    assert names_below(tmp_path / "deep" / "by-family") == names_below(database / cisco_files.DEEP)
 
 
 def test_an_import_extends_an_index_and_finds_its_rows_by_their_weights(
@@ -814,7 +817,6 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "device": (lambda: archive((KEPT, b""), (special(stat.S_IFCHR), b"")), "a link or a device"),
     "twice": (doubled, "twice"),
     "twice by case": (lambda: archive((KEPT, b""), ("y/by-family/F/A.parquet", b"")), "twice"),
-    "file and folder": (lambda: archive((KEPT, b""), (f"{KEPT}/b", b"")), "cannot be unpacked"),
     "encrypted": (lambda: patched(PLAIN, b"PK\x01\x02", 8, b"\x01\x00"), "encrypted or packed"),
     "another method": (lambda: archive((KEPT, b"data"), method=zipfile.ZIP_LZMA), "encrypted or packed"),
     "deep": (lambda: archive(("a/" * 20 + KEPT, b"")), "too long a path"),
@@ -823,13 +825,7 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "junk only": (lambda: archive(("__MACOSX/by-family/a", b""), ("by-family/._a", b"")), "no files below"),
     "no archive": (lambda: b"PK nonsense", "not a zip file"),
     "empty": (lambda: b"", "not a zip file"),
-    "damaged": (lambda: PLAIN.replace(b"more", b"mare"), "Bad CRC"),
-    "damaged stream": (
-        lambda: patched(archive((KEPT, b"data" * 99), method=zipfile.ZIP_DEFLATED), b".parquet", 8, b"\xff\xff\xff"),
-        "cannot be unpacked",
-    ),
     "cut off": (lambda: PLAIN[:-30], "not a zip file"),
-    "other header": (lambda: PLAIN.replace(b"PK\x03\x04", b"PK\x03\x05"), "cannot be unpacked"),
 }  # fmt: skip
 
 
@@ -839,46 +835,66 @@ def test_a_hostile_archive_is_one_sentence_and_leaves_nothing(case: str, tmp_pat
     raw = make()
     (tmp_path / "deep.zip").write_bytes(raw)
     with pytest.raises(IndexFormatError, match=said) as refused:
-        unpack_deep_signals(tmp_path / "deep.zip", tmp_path / "out", sha256=hashlib.sha256(raw).hexdigest())
+        all_of(tmp_path / "deep.zip")
     assert refused.value.message.startswith("deep.zip cannot be unpacked: ") and refused.value.next_step
     assert "\n" not in refused.value.message and names_below(tmp_path) == ["deep.zip"]
+
+
+DAMAGED: Mapping[str, tuple[Callable[[], bytes], str]] = {
+    "damaged": (lambda: PLAIN.replace(b"more", b"mare"), "'b.parquet' cannot be unpacked: Bad CRC"),
+    "damaged stream": (
+        lambda: patched(archive((KEPT, b"data" * 99), method=zipfile.ZIP_DEFLATED), b".parquet", 8, b"\xff\xff\xff"),
+        "'a.parquet' cannot be unpacked",
+    ),
+    "other header": (lambda: PLAIN.replace(b"PK\x03\x04", b"PK\x03\x05"), "'a.parquet' cannot be unpacked"),
+    "large": (lambda: archive((KEPT, b"\0" * (2 << 20))), "'a.parquet' is larger than 1 MB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_file_of_an_archive_is_one_clause(case: str, tmp_path: Path) -> None:
+    make, said = DAMAGED[case]
+    (tmp_path / "deep.zip").write_bytes(make())
+    with pytest.raises(ValueError, match=said) as refused:
+        all_of(tmp_path / "deep.zip")
+    assert "\n" not in str(refused.value) and not str(refused.value).endswith(".")
+
+
+def all_of(path: Path) -> dict[str, bytes]:
+    """Every file of an archive of deep signals."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with archive_module.opened(path, below="by-family", sha256=digest.upper()) as files:
+        return {name: bytes(files.read(name, 1 << 20) or b"") for name in files.names}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
         ("MAX_ENTRIES", 1, "it has 2 entries, 1 are the most"),
-        ("MAX_UNPACKED", 7, "it unpacks to more than 7 bytes"),
         ("MAX_DIRECTORY", 100, "its list of entries has more than"),
     ],
 )
-def test_an_archive_is_unpacked_up_to_limits(
+def test_an_archive_is_read_up_to_limits(
     name: str, value: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deep.zip").write_bytes(PLAIN)
-    digest = hashlib.sha256(PLAIN).hexdigest()
     with monkeypatch.context() as patch:
-        patch.setattr(unpack_module, name, value)
+        patch.setattr(archive_module, name, value)
         with pytest.raises(IndexFormatError, match=said):
-            unpack_deep_signals(tmp_path / "deep.zip", tmp_path / "out", sha256=digest)
-    assert names_below(tmp_path) == ["deep.zip"]
-    assert unpack_deep_signals(tmp_path / "deep.zip", tmp_path / "out", sha256=digest.upper()) == 2
-    below = ["by-family", "by-family/f", "by-family/f/a.parquet", "by-family/f/b.parquet"]
-    assert names_below(tmp_path / "out") == below
-    with pytest.raises(UsageError, match="exists already"):
-        unpack_deep_signals(tmp_path / "deep.zip", tmp_path / "out", sha256=digest)
+            all_of(tmp_path / "deep.zip")
+    assert all_of(tmp_path / "deep.zip") == {"f/a.parquet": b"data", "f/b.parquet": b"more"}
+    monkeypatch.setattr(archive_module, "MAX_UNPACKED", 7)
+    with pytest.raises(ValueError, match=r"'b\.parquet' cannot be unpacked: the archive has more than 7 bytes"):
+        all_of(tmp_path / "deep.zip")
 
 
-def test_a_size_that_lies_is_counted_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_that_lies_is_counted_as_it_is_read(tmp_path: Path) -> None:
     """The list of entries says 5 bytes, the stream has a million."""
     raw = archive((KEPT, b"\0" * 1_000_000), method=zipfile.ZIP_DEFLATED)
     size = (1_000_000).to_bytes(4, "little")
     (tmp_path / "deep.zip").write_bytes(raw.replace(size, (5).to_bytes(4, "little")))
-    monkeypatch.setattr(unpack_module, "MAX_UNPACKED", 1000)
-    digest = hashlib.sha256((tmp_path / "deep.zip").read_bytes()).hexdigest()
-    with pytest.raises(IndexFormatError, match="cannot be unpacked"):
-        unpack_deep_signals(tmp_path / "deep.zip", tmp_path / "out", sha256=digest)
-    assert names_below(tmp_path) == ["deep.zip"]
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        all_of(tmp_path / "deep.zip")
 
 
 def test_an_archive_with_another_digest_is_not_opened(database: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hub_server import Hub
 from machines import Machine
 from peer_files import Database, zip_entries
 
-from provindex.peers import cisco
+from provindex.peers import cisco, cisco_files
 
 REPO = "org/deep-signals"
 
@@ -37,7 +37,7 @@ def database(tree: dict[str, zoo.Checkpoint], tmp_path_factory: pytest.TempPathF
 def archive(database: Path, hub: Hub, tmp_path: Path) -> str:
     """The deep signals as a dataset of the Hub, taken out of the database; their digest."""
     path = tmp_path / cisco.ARCHIVE
-    deep = database / cisco.DEEP
+    deep = database / cisco_files.DEEP
     with zipfile.ZipFile(path, "w") as made:
         for name, data in zip_entries(deep, "deep-signals/by-family"):
             made.writestr(name, data)
@@ -60,7 +60,7 @@ def test_metadata_now_and_weight_signals_when_the_archive_is_there(
     office, kit, tuned = Machine(tmp_path / "office"), metadata_only(database, tmp_path / "kit"), tmp_path / "tuned"
     zoo.write(tree["tuned"], tuned)
     told = office.told_offline("index", "import", kit, "--format", "cisco-mpk", "-o", tmp_path / "thin")
-    assert told["added"] == ["org/base", "org/other"] and {m["mode"] for m in told["models"]} == {cisco.MODE}
+    assert told["added"] == ["org/base", "org/other"] and {m["mode"] for m in told["models"]} == {"imported"}
     thin = office.told_offline("query", tuned, "--index", tmp_path / "thin")
     assert thin["status"] == "inconclusive" and thin["matches"] == []
     assert all(c["signals"]["MFI"]["value"] == 1.0 for c in thin["candidates"])

@@ -12,6 +12,7 @@ from provindex.cli.fingerprint import fingerprint
 from provindex.cli.index_add import index_add
 from provindex.cli.index_build import index_build
 from provindex.cli.index_import import index_import
+from provindex.cli.index_list import index_list
 from provindex.cli.index_pull import index_pull
 from provindex.cli.index_status import index_status
 from provindex.cli.index_verify import index_verify
@@ -42,6 +43,7 @@ VERBS: tuple[tuple[str, Callable[..., None], typer.Typer], ...] = (  # name, fun
     ("push", push, app),
     ("pull", index_pull, index_app),
     ("status", index_status, index_app),
+    ("list", index_list, index_app),
     ("verify", index_verify, index_app),
     ("build", index_build, index_app),
     ("add", index_add, index_app),

@@ -8,11 +8,16 @@ import typer
 
 from provindex.cli.options import Common
 
-REPO_HELP = "A dataset of the Hub. [default: PROVINDEX_DATASET]"
+REPO_HELP = (
+    "A dataset of the Hub, or another tool's database there: cisco-ai/model-provenance-kit. "
+    "[default: PROVINDEX_DATASET]"
+)
+SHA256_HELP = "SHA-256 of another tool's archive, if it is another release than the known one."
 
 
 def index_pull(
     repo: Annotated[str | None, typer.Argument(metavar="[REPO[@REV]]", help=REPO_HELP)] = None,
+    sha256: Annotated[str | None, typer.Option("--sha256", metavar="HEX", help=SHA256_HELP)] = None,
     *,
     common: Common,
 ) -> None:
@@ -20,8 +25,8 @@ def index_pull(
     from provindex import api
     from provindex.report.document import index_document
 
-    with common.bar("pulling", "bytes") as bar:
-        pulled = api.pull(repo, offline=common.offline, progress=bar)
+    with common.bar("pulling", "bytes") as bar, common.bar("making rows", "models") as making:
+        pulled = api.pull(repo, sha256=sha256, offline=common.offline, progress=bar, making=making)
     for refused in pulled.current.left_out if common.json or common.output else ():  # the text lists them itself
         common.say(f"left out {refused.path}: {refused.reason}")
     common.answer(index_document(api.Index.load(pulled.folder), pulled=pulled))

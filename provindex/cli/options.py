@@ -37,7 +37,7 @@ IndexOption = Annotated[
         "--index",
         metavar="PATH|REPO[@REV]",
         help="An index folder or a pulled dataset; repeat it to use several as one. "
-        "[default: the one pulled last, else embedded]",
+        "[default: the one pulled last, else embedded, with other tools' databases that were pulled]",
     ),
 ]
 ModeOption = Annotated[

@@ -17,6 +17,7 @@ from provindex.signals import mfi, nlf, tfv, wvc
 
 FINGERPRINT_VERSION = 3
 MODES = ("exact", "sampled", "norms")
+IMPORTED = "imported"  # the mode of rows that were made of another tool's numbers
 
 F32 = NDArray[np.float32]
 

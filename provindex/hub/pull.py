@@ -27,7 +27,8 @@ from provindex.fingerprint import parquet
 from provindex.hub import client as hub
 from provindex.index import dataset
 from provindex.index import pulled as store
-from provindex.index.pulled import Current, LeftOut
+from provindex.index.fill import Built
+from provindex.index.pulled import Current, LeftOut, Source
 from provindex.index.verify import verify_rows
 from provindex.verdict.calibration import is_name
 from provindex.verdict.calibration import load as load_calibration
@@ -78,7 +79,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did. fetched: files; bytes_fetched: that came over the network now; bytes_total: of the index."""
+    """What a pull did. fetched: files; bytes_fetched: that came over the network now; bytes_total: of the index.
+
+    made, kept: rows that were made here of another tool's archive, and those that an interrupted pull had made.
+    """
 
     current: Current
     folder: Path
@@ -86,6 +90,8 @@ class Pulled:
     bytes_fetched: int = 0
     bytes_total: int = 0
     changed: bool = True
+    made: int = 0
+    kept: int = 0
 
 
 def pull(reference: str | None = None, *, offline: bool = False, progress: Progress | None = None) -> Pulled:
@@ -117,6 +123,61 @@ def pull(reference: str | None = None, *, offline: bool = False, progress: Progr
         return _fetched(hub.with_files(remote), new, store.current(repo), progress)
 
 
+def pull_made(
+    reference: str,
+    source: Source,
+    recipe: str,
+    make: Callable[[Path, Path], Built],
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Pulled:
+    """Put a dataset of another tool, `org/name[@revision]`, in force: its archive is fetched, and rows are made of it.
+
+    source: the archive. recipe: a sha256 of what rows follow from besides it. make: adds what is missing to the index
+    in a folder, from the archive at a path; an interrupted pull goes on in that folder. Nothing is fetched that is
+    here, no row made that is there, and the Hub is not asked if there is nothing to do. Raises as `fetch_file` and
+    `make` do, IndexFormatError if no row could be made; the index that was in force then stays.
+    """
+    repo, revision = store.parse(reference)
+    commit = source.sha256[:24] + recipe[:16]
+    place, folder = store.place(repo), store.revision_folder(repo, commit)
+    new = Current(repo, commit, revision or "main", _now(), source=source)
+    if offline and not place.is_dir():
+        raise _not_here(source.path, repo)
+    place.mkdir(parents=True, exist_ok=True)
+    with locked(place):
+        old = store.current(repo)
+        if store.is_whole(folder) and _is_sound(repo, commit):
+            return _switched(new, old)
+        archive, received = _file(reference, source.path, source.sha256, offline, progress)
+        staged = place / INCOMING / commit
+        staged.mkdir(parents=True, exist_ok=True)
+        built = make(archive, staged)
+        if not store.is_whole(staged):
+            what = built.failed[0][1] if built.failed else "it has none"
+            raise IndexFormatError(f"No row could be made of {source.path} of {repo}: {what}", "Tell its maintainers.")
+        manifest = replace(dataset.read_manifest(staged), id=repo, commit=commit)
+        _clear_strays(staged, manifest)
+        dataset.write_manifest(staged, manifest)
+        if folder.exists():  # damaged, or somebody took a part of it away
+            shutil.rmtree(folder)
+        staged.rename(folder)
+        left_out = tuple(LeftOut(name, source.sha256, why) for name, why in built.failed)
+        done = _switched(replace(new, left_out=left_out), old)
+    made, kept = len(built.added), len(built.present)
+    return replace(done, fetched=int(received > 0), bytes_fetched=received, made=made, kept=kept)
+
+
+def _clear_strays(folder: Path, manifest: dataset.Manifest) -> None:
+    """Remove shards, whole or not, that a killed process left before they came into the manifest."""
+    listed = {folder / path for shard in manifest.shards for path in shard.sha256}
+    for kind in (dataset.MODELS, dataset.PANELS):
+        for path in (folder / kind).iterdir():
+            if path not in listed:
+                path.unlink()
+
+
 def _here(old: Current | None, revision: str | None) -> str | None:
     """The commit of a revision that was pulled before and is whole."""
     if old is None or revision is None:
@@ -140,7 +201,7 @@ def _switched(new: Current, old: Current | None) -> Pulled:
     """Put a revision in force that is here."""
     changed = old is None or old.commit != new.commit
     previous = old.commit if old is not None and changed else old.previous if old else None
-    kept = old.left_out if old is not None and not changed else new.left_out
+    kept = old.left_out if old is not None and not changed and not new.left_out else new.left_out
     new = replace(new, previous=previous, left_out=kept)
     store.switch(new)
     store.prune(new)
@@ -158,6 +219,10 @@ def _size(folder: Path) -> int:
 def update(current: Current) -> Plan:
     """What a pull of the same branch or tag would do, without doing it; NetworkError if the Hub cannot be asked."""
     remote = hub.dataset_at(current.repo, current.asked)
+    if current.source is not None:
+        wanted = _found(hub.with_files(remote), current.source.path)
+        changed = (wanted.file.sha256 or current.source.sha256) != current.source.sha256
+        return Plan(remote, None, (), {wanted.file.path: wanted}, (wanted.file.path,) if changed else ())
     if remote.commit == current.commit:
         return Plan(remote, None, (), {}, ())
     with tempfile.TemporaryDirectory(prefix="provindex-") as scratch:
@@ -173,6 +238,13 @@ class Origin:
     current: Current
     ahead: Plan | None = None
     reason: str | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether an update would change anything, as far as somebody looked."""
+        if self.ahead is None:
+            return False
+        return bool(self.ahead.missing) if self.current.source else self.ahead.remote.commit != self.current.commit
 
 
 def look(folders: Iterable[Path], *, offline: bool) -> list[Origin]:
@@ -366,17 +438,20 @@ def fetch_file(
     What was fetched before is not fetched again, nor asked for. Raises IndexFormatError if the dataset has no such file
     or another one, NetworkError.
     """
+    return _file(reference, name, sha256, offline, progress)[0]
+
+
+def _file(reference: str, name: str, sha256: str, offline: bool, progress: Progress | None) -> tuple[Path, int]:
+    """`fetch_file`, and how many bytes came for it."""
     repo, revision = store.parse(reference)
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UsageError(f"{sha256[:80]!r} is no sha256.", "Write its 64 hexadecimal digits in lower case.")
     place = store.place(repo) / store.FILES
     kept = place / sha256
     if kept.exists() and file_sha256(kept) == sha256:
-        return kept
+        return kept, 0
     if offline or hub.offline_by_environment():
-        raise NetworkError(
-            f"{name} of {repo} is not here, and offline the Hub is not asked.", "Run it without --offline."
-        )
+        raise _not_here(name, repo)
     remote = hub.with_files(hub.dataset_at(repo, revision))
     wanted = _found(remote, name)
     if (wanted.file.sha256 or sha256) != sha256:
@@ -386,9 +461,14 @@ def fetch_file(
         )
     place.mkdir(parents=True, exist_ok=True)
     with locked(place):
-        _check_space(wanted.file.size, place, remote)
-        _download(remote, [replace(wanted, sha256=sha256)], place, progress)
-    return kept
+        if kept.exists() and file_sha256(kept) != sha256:
+            kept.unlink()
+        _check_space(_left(replace(wanted, sha256=sha256), place), place, remote)
+        return kept, _download(remote, [replace(wanted, sha256=sha256)], place, progress)
+
+
+def _not_here(name: str, repo: str) -> NetworkError:
+    return NetworkError(f"{name} of {repo} is not here, and offline the Hub is not asked.", "Run it without --offline.")
 
 
 def _check_space(needed: int, place: Path, remote: hub.Remote) -> None:

@@ -96,8 +96,9 @@ class Index:
     def load(cls, *references: str | os.PathLike[str]) -> Self:
         """Open indexes: folders, or `org/name[@revision]` of a dataset that was pulled; several act as one.
 
-        Without any, PROVINDEX_INDEX if set, else the index that was pulled last, else the seed index that comes with
-        the package. Raises IndexFormatError if one is missing, damaged or of another version.
+        Without any, PROVINDEX_INDEX if set, else the index that was pulled last, or the seed index that comes with the
+        package, and beside it the databases of other tools that were pulled. Raises IndexFormatError if one is missing,
+        damaged or of another version.
         """
         return cls._loaded(_folders(references), None)
 
@@ -452,14 +453,15 @@ def calibration_of(folders: Sequence[Path] | None = None) -> Calibration | None:
 
 
 def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The folders that were named, else those of PROVINDEX_INDEX, else the index that was pulled last, else the seed.
+    """The folders that were named, else those of PROVINDEX_INDEX, else the index that was pulled last, or the seed if
+    none was, and with it the databases of other tools that were pulled.
 
     IndexFormatError if a dataset of the Hub was named that was not pulled: only `index pull` fetches.
     """
     named = references or places.default_indexes()
     if named:
         return [_folder(os.fspath(reference)) for reference in named]
-    return [store.default_folder() or SEED]
+    return [store.default_folder() or SEED, *store.added_folders()]
 
 
 def _folder(reference: str) -> Path:

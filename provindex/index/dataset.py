@@ -50,7 +50,7 @@ class Manifest:
     """What an index consists of.
 
     id: the name of the index. built: date and time in ISO format, UTC. calibration: the file of chance levels, or None.
-    commit: of the Hub dataset that it was pulled from, None for an index that was made here.
+    commit: the revision that was pulled from the Hub (see `index.pulled`), None for an index that was made here.
     """
 
     id: str
@@ -105,6 +105,12 @@ def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str) -> 
         sha256={r: file_sha256(folder / r) for r in relative},
         bytes={r: (folder / r).stat().st_size for r in relative},
     )
+
+
+def month_of(shard: Shard) -> str | None:
+    """The month, YYYY-MM, that the name of a shard begins with, as `write_shard` names them; None if it has none."""
+    found = re.match(r"\d{4}-(0[1-9]|1[0-2])(?=-)", shard.models.rpartition("/")[2], re.ASCII)
+    return found[0] if found else None
 
 
 def is_shard(path: str) -> bool:

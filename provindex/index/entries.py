@@ -47,6 +47,10 @@ class Rows(Protocol):
     def files(self) -> Sequence[str]:
         """Of each row, the files that it was made from: JSON."""
 
+    @property
+    def made(self) -> str | None:
+        """The month in which the shard was written, as its name says; None if it says none."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Entry:
@@ -110,6 +114,10 @@ class Held:
     def files(self) -> Sequence[str]:
         return [self.small["files"]]
 
+    @property
+    def made(self) -> None:
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class Unread:
@@ -137,6 +145,10 @@ class Stored:
 
     def files(self) -> Sequence[str]:
         return dataset.read_files(self.folder, self.shard)
+
+    @property
+    def made(self) -> str | None:
+        return dataset.month_of(self.shard)
 
     def row(self, number: int) -> Row:
         return dataset.read_model(self.folder, self.shard, number)

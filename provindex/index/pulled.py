@@ -3,7 +3,8 @@
 One folder a dataset, named as the Hub cache names repositories, and in it one index folder a commit, each whole and
 of the format of any index. `current.json` says which commit is in force; replacing it is the switch from one revision
 to the next, so a reader sees the old index or the new one. Files that two revisions share are stored once, by hard
-links. `default` names the dataset that was pulled last: it answers where no index is named.
+links. `default` names the dataset that was pulled last: it answers where no index is named. `added` names those that
+answer beside it: datasets of other tools, whose rows were made here from one archive.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from provindex.common.errors import IndexFormatError, UsageError
-from provindex.common.files import replacing
+from provindex.common.files import locked, replacing
 from provindex.common.places import pulled_indexes
 from provindex.index import dataset
 
-CURRENT, DEFAULT, FILES = "current.json", "default", "files"
+CURRENT, DEFAULT, ADDED, FILES = "current.json", "default", "added", "files"
 MAX_POINTER = 1 << 20
 MAX_REFERENCE = 200  # characters: a repository is a folder's name here
 _REFERENCE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
@@ -37,12 +38,22 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The archive of another tool's dataset that rows were made from: its path there, and its sha256."""
+
+    path: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Current:
     """The revision of a dataset that is in force here.
 
+    commit: of the dataset; where rows were made here, 24 digits of the archive's sha256 and 16 of how they were made.
     asked: the branch, tag or commit that was pulled. pulled: date and time in ISO format, UTC. previous: the commit
-    that was in force before, which is kept. left_out: shards that were refused.
+    that was in force before, which is kept. left_out: shards, or models of an archive, that were refused. source: what
+    rows were made of, None for an index that came as one.
     """
 
     repo: str
@@ -51,6 +62,7 @@ class Current:
     pulled: str
     previous: str | None = None
     left_out: tuple[LeftOut, ...] = ()
+    source: Source | None = None
 
 
 def parse(reference: str) -> tuple[str, str | None]:
@@ -107,7 +119,14 @@ def _current(said: Mapping[str, Any]) -> Current:
     repo = str(said["repo"])
     if len(repo) > MAX_REFERENCE or _REFERENCE.fullmatch(repo) is None or "@" in repo:
         raise ValueError("no dataset")
-    return Current(repo, commit, str(said["asked"]), str(said["pulled"]), previous, left_out)
+    return Current(repo, commit, str(said["asked"]), str(said["pulled"]), previous, left_out, _source(said))
+
+
+def _source(said: Mapping[str, Any]) -> Source | None:
+    found = said.get("source")
+    if found is not None and not re.fullmatch("[0-9a-f]{64}", str(found["sha256"])):
+        raise ValueError("no digest")
+    return None if found is None else Source(str(found["path"]), str(found["sha256"]))
 
 
 def _small(path: Path) -> str:
@@ -117,17 +136,32 @@ def _small(path: Path) -> str:
 
 
 def switch(new: Current) -> None:
-    """Put a revision in force, in one step, and let it answer where no index is named."""
+    """Put a revision in force, in one step, and let it answer where no index is named: alone, or beside another one if
+    its rows were made of another tool's archive.
+    """
     document = {
         "repo": new.repo, "commit": new.commit, "asked": new.asked, "pulled": new.pulled, "previous": new.previous,
         "left_out": [{"path": o.path, "digest": o.digest, "reason": o.reason} for o in new.left_out],
+        **({"source": {"path": new.source.path, "sha256": new.source.sha256}} if new.source else {}),
     }  # fmt: skip
-    for path, text in (
-        (place(new.repo) / CURRENT, json.dumps(document, indent=1) + "\n"),
-        (pulled_indexes() / DEFAULT, new.repo + "\n"),
-    ):
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    _replaced(place(new.repo) / CURRENT, json.dumps(document, indent=1) + "\n")
+    if new.source is None:
+        _replaced(pulled_indexes() / DEFAULT, new.repo + "\n")
+        return
+    with locked(pulled_indexes()):
+        repos = {*_added(), new.repo}
+        _replaced(pulled_indexes() / ADDED, "".join(f"{repo}\n" for repo in sorted(repos)))
+
+
+def _replaced(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _added() -> list[str]:
+    """The datasets that answer beside the one that was pulled last. ValueError or UsageError if the note is damaged."""
+    note = pulled_indexes() / ADDED
+    return [parse(line)[0] for line in _small(note).split()] if note.exists() else []
 
 
 def prune(kept: Current) -> None:
@@ -171,6 +205,19 @@ def default_folder() -> Path | None:
         return None
     folder = revision_folder(now.repo, now.commit)
     return folder if is_whole(folder) else None
+
+
+def added_folders() -> list[Path]:
+    """The indexes that answer beside that one; those that are gone are passed over."""
+    try:
+        found = [current(repo) for repo in _added()]
+    except (OSError, ValueError, UsageError) as error:
+        raise IndexFormatError(
+            "The note of which indexes were added to the default is damaged.",
+            f"Remove {ADDED} in the folder of pulled indexes, then run `provindex index pull` again.",
+        ) from error
+    folders = [revision_folder(now.repo, now.commit) for now in found if now is not None]
+    return [folder for folder in folders if is_whole(folder)]
 
 
 def origin(folder: Path) -> Current | None:

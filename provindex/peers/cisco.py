@@ -16,38 +16,51 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from provindex.common.bounded_json import load_object, shown
+from provindex.common.bounded_json import shown
 from provindex.common.errors import IndexFormatError, UsageError
 from provindex.common.files import FileFact
 from provindex.common.reasons import Code, Reason
-from provindex.fingerprint.record import Facts, Fingerprint
+from provindex.evidence import vectors
+from provindex.evidence.vectors import Vectors, of_norms
+from provindex.fingerprint.record import FINGERPRINT_VERSION, IMPORTED, Facts, Fingerprint
 from provindex.index import dataset
 from provindex.index.collection import Index
 from provindex.index.fill import Built
 from provindex.peers import long_form
+from provindex.peers.archive import opened
+from provindex.peers.cisco_files import (
+    BY_FAMILY,
+    DeepFiles,
+    Documents,
+    Embedded,
+    Folder,
+    Unpacked,
+    Zipped,
+    deep_files,
+    deep_folder,
+)
 from provindex.peers.cisco_signals import Taken, main_stack, take
-from provindex.peers.unpack import unpack
 from provindex.signals.mfi import MfiFeatures, mfi_of
+from provindex.signals.nlf import NormTensors
 from provindex.signals.tfv import tfv_of
 
 PINNED = "b94040b668bea03e44b95a69c8554046d68fe0325b54ce64141bbf40765e48e9"  # sha256 of the published deep-signals.zip
 ARCHIVE = "deep-signals.zip"
-MODE = "imported"
 WHO = "cisco-mpk"  # in the names of shards
 PEER = "Cisco model-provenance-kit"
 LAYOUTS = ("", "database", "data/database", "provenancekit/data/database", "src/provenancekit/data/database")
-BY_FAMILY = "by-family"
-DEEP = f"features/deep-signals/{BY_FAMILY}"
 MANIFEST = "catalog/manifest.json"
 MAX_CATALOG, MAX_FEATURES = 4 << 20, 1 << 20  # bytes of a file
 MAX_FAMILIES, MAX_ASSETS = 10_000, 100_000
-SAVE_EVERY = 32  # rows a shard: with deep signals one takes some 10 MB of memory
+SAVE_EVERY = 8  # rows a shard: with deep signals one takes some 10 MB of memory, and what was saved stays made
+CATALOGUE = Path(__file__).parent / "cisco_catalogue.json"  # by `python -m build_index.peer_catalogue`
+IMPORTER = 1  # raise it where rows change that are made of the same files: whoever has pulled them makes them again
 
 PANELS = ("hidden", "residual", "residual_by_id", "branches", "neurons", "token_rows", "blocks")
 SIGNALS = ("EAS", "END", "NLF", "LEP", "WVC")
@@ -66,6 +79,16 @@ class Failed:
 
     source: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """An asset whose row is there, and was not made again."""
+
+    model_id: str
+
+
+Made = Fingerprint | Failed | Present
 
 
 # --- into an index ---
@@ -88,28 +111,37 @@ def import_database(
     """
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; an index is a folder.")
-    if deep is None or deep.is_dir():
-        return _import(read_database(root, deep=deep), output, report)
-    _database(root)  # complain before a long unpacking
-    place = (
-        output.parent if output.parent.is_dir() else None
-    )  # gigabytes: rather there than where the system keeps bits
-    with tempfile.TemporaryDirectory(dir=place, prefix=f".{output.name}.") as folder:
-        unpacked = Path(folder) / "deep-signals"
-        report(f"unpacked {unpack_deep_signals(deep, unpacked, sha256=sha256)} files of deep signals")
-        return _import(read_database(root, deep=unpacked), output, report)
+    database = database_in(root)
+    with deep_files(database, deep, sha256) as signals:
+        return _import(rows(Folder(database), signals, _name(root)), output, report)
 
 
-def unpack_deep_signals(archive: Path, target: Path, *, sha256: str = PINNED) -> int:
-    """Unpack the peer's deep-signals.zip: a folder `by-family` in a target that does not exist yet; how many files.
+def import_published(
+    archive: Path,
+    output: Path,
+    *,
+    sha256: str = PINNED,
+    report: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _, __: None,
+) -> Built:
+    """The same from the catalogue that comes with provindex and the published deep-signals.zip.
 
-    The digest is checked first; `formats.unpack` says what else is. Raises IndexFormatError, UsageError if the target
-    exists or the archive is no file; then nothing is left of what was written.
+    Models that have a row in the index are not read again: after an interruption it goes on with the rest. progress:
+    told how many models of how many are done.
     """
-    return unpack(archive, target, below=BY_FAMILY, sha256=sha256)
+    made = {e.model_id for e in Index.load(output)} if (output / dataset.MANIFEST).exists() else ()
+    models = len(brands())
+
+    def told(found: Iterator[Made]) -> Iterator[Made]:
+        for number, one in enumerate(found):
+            progress(number, models)
+            yield one
+
+    with opened(archive, below=BY_FAMILY, sha256=sha256) as files:
+        return _import(told(rows(embedded(), Zipped(files), PEER, made)), output, report)
 
 
-def _import(found: Iterator[Fingerprint | Failed], output: Path, report: Callable[[str], None]) -> Built:
+def _import(found: Iterator[Made], output: Path, report: Callable[[str], None]) -> Built:
     exists = (output / dataset.MANIFEST).exists()
     index = Index.load(output) if exists else Index.build((), name=output.resolve().name)
     said: dict[str, list[Any]] = {"added": [], "present": [], "failed": []}
@@ -130,14 +162,54 @@ def _import(found: Iterator[Fingerprint | Failed], output: Path, report: Callabl
     return Built(saved, tuple(said["added"]), tuple(said["present"]), tuple(said["failed"]))
 
 
-def _added(index: Index, one: Fingerprint | Failed) -> tuple[str, Any]:
+def _added(index: Index, one: Made) -> tuple[str, Any]:
     """What became of a row: ("added" or "present", its id), or ("failed", (source, reason))."""
     if isinstance(one, Failed):
         return "failed", (one.source, one.reason)
+    if isinstance(one, Present):
+        return "present", one.model_id
     alike = [e for e in index.find(one.model_id) if e.revision is None and not e.variant]
     if alike and index.own(one) is None:
         return "failed", (one.model_id, CLASH.format(name=one.model_id))
     return "added" if index.add(one) else "present", one.model_id
+
+
+# --- what comes with provindex ---
+
+
+@dataclass(frozen=True, slots=True)
+class Brand:
+    """The peer's family of a model: a brand and not a lineage. publisher: the peer's word for it."""
+
+    id: str
+    name: str
+    publisher: str
+
+
+def recipe() -> str:
+    """What rows follow from besides the archive, as a sha256: if it is the same, so are they."""
+    stated = f"{IMPORTER} {FINGERPRINT_VERSION} {hashlib.sha256(CATALOGUE.read_bytes()).hexdigest()}"
+    return hashlib.sha256(stated.encode()).hexdigest()
+
+
+@cache
+def brands() -> Mapping[str, Brand]:
+    """The family of each model of the embedded catalogue, by the id of its row."""
+    found: dict[str, Brand] = {}
+    documents = embedded()
+    for shard in _shards(documents):
+        catalog, _ = documents.document(shard["shard_path"], MAX_CATALOG)
+        family = _object(catalog, "family")
+        brand = Brand(*(_text(family, name) for name in ("family_id", "display_name", "publisher")))
+        for entry in _list(catalog, "assets", MAX_ASSETS):
+            found[_asset(entry, brand.id).model_id] = brand
+    return found
+
+
+@cache
+def embedded() -> Embedded:
+    """The peer's catalogue and base features, as far as they are read."""
+    return Embedded(json.loads(CATALOGUE.read_text(encoding="utf-8"))["files"])
 
 
 # --- the database ---
@@ -150,17 +222,27 @@ def read_database(root: Path, *, deep: Path | None = None) -> Iterator[Fingerpri
     that lie in the database itself if None. Raises IndexFormatError at once if there is no catalogue that can be read,
     UsageError if `deep` holds none.
     """
-    database = _database(root)
-    signals = _deep_folder(database, deep)
+    database = database_in(root)
+    folder = deep_folder(database, deep)
+    found = rows(Folder(database), None if folder is None else Unpacked(folder), _name(root))
+    return (one for one in found if not isinstance(one, Present))
+
+
+def rows(documents: Documents, signals: DeepFiles | None, name: str, made: Collection[str] = ()) -> Iterator[Made]:
+    """`read_database` wherever it lies. name: what messages call it. made: ids of rows that need not be made."""
     try:
-        shards = _list(_document(database, MANIFEST, MAX_CATALOG)[0], "shards", MAX_FAMILIES)
+        shards = _shards(documents)
     except (ValueError, OSError) as error:
-        what = f"The catalogue of {_name(root)} cannot be used: {_said(error)}."
+        what = f"The catalogue of {name} cannot be used: {_said(error)}."
         raise IndexFormatError(what, "Get the database again.") from error
-    return _all(database, signals, shards)
+    return _all(documents, signals, shards, made)
 
 
-def _database(root: Path) -> Path:
+def _shards(documents: Documents) -> list[Mapping[str, Any]]:
+    return _list(documents.document(MANIFEST, MAX_CATALOG)[0], "shards", MAX_FAMILIES)
+
+
+def database_in(root: Path) -> Path:
     for layout in LAYOUTS:
         if (root / layout / MANIFEST).is_file():
             return root / layout
@@ -170,26 +252,13 @@ def _database(root: Path) -> Path:
     )
 
 
-def _deep_folder(database: Path, deep: Path | None) -> Path | None:
-    """The folder whose subfolders are families; None if no deep signals are there."""
-    if deep is None:
-        return database / DEEP if (database / DEEP).is_dir() else None
-    places = [deep] if deep.name == BY_FAMILY else []
-    places += [deep / below for below in (BY_FAMILY, f"deep-signals/{BY_FAMILY}", DEEP)]
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        raise UsageError(
-            f"{_name(deep)} has no folder {BY_FAMILY} with deep signals in it.",
-            "Name deep-signals.zip, or the folder that it was unpacked to.",
-        )
-    return found
-
-
-def _all(database: Path, signals: Path | None, shards: list[Mapping[str, Any]]) -> Iterator[Fingerprint | Failed]:
+def _all(
+    documents: Documents, signals: DeepFiles | None, shards: list[Mapping[str, Any]], made: Collection[str]
+) -> Iterator[Made]:
     left = MAX_ASSETS
     for shard in shards:
         try:
-            catalog, _ = _document(database, shard.get("shard_path"), MAX_CATALOG)
+            catalog, _ = documents.document(shard.get("shard_path"), MAX_CATALOG)
             family, entries = _text(_object(catalog, "family"), "family_id"), _list(catalog, "assets", left)
         except (ValueError, OSError) as error:
             yield Failed(_shown(shard.get("shard_path")), f"{_said(error)}.")
@@ -197,7 +266,8 @@ def _all(database: Path, signals: Path | None, shards: list[Mapping[str, Any]]) 
         left -= len(entries)
         for entry in entries:
             try:
-                row = _fingerprint(database, signals, _asset(entry, family))
+                asset = _asset(entry, family)
+                row = Present(asset.model_id) if asset.model_id in made else _fingerprint(documents, signals, asset)
             except (ValueError, OSError) as error:
                 yield Failed(_shown(entry.get("asset_id")), f"{_said(error)}.")
             else:
@@ -219,47 +289,7 @@ def _shown(value: Any) -> str:
     return str(value)[:200] if usable else "an entry without a name"
 
 
-# --- files and fields ---
-
-
-def _inside(root: Path, name: Any) -> Path:
-    """The place of a file that the database names. ValueError if it could be outside of the folder."""
-    if not isinstance(name, str) or not name or len(name) > 512:
-        raise ValueError("it names no path where a file belongs")
-    if name.startswith("/") or ".." in PurePosixPath(name).parts or any(c in '\\:*?"<>|' or ord(c) < 32 for c in name):
-        raise ValueError(f"it names {shown(name)}, which is no file inside the database")
-    path = root / name
-    if path.exists() and not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{shown(name)} is a link to a place outside of the database")
-    return path
-
-
-def _bytes(path: Path, limit: int) -> bytes:
-    """The whole file. ValueError if it is none, or larger than `limit`."""
-    if not path.is_file():  # a pipe or a device would never end
-        raise ValueError(f"{shown(path.name)} is no regular file")
-    with path.open("rb") as file:
-        raw = file.read(limit + 1)
-    if len(raw) > limit:
-        raise ValueError(f"{shown(path.name)} is larger than {limit >> 20} MB, which no such file needs")
-    return raw
-
-
-def _document(root: Path, name: Any, limit: int) -> tuple[Mapping[str, Any], FileFact]:
-    """A JSON object of the database. ValueError or OSError if it is none of bounded size."""
-    path = _inside(root, name)
-    if not path.exists():
-        raise ValueError(f"{shown(name)} is missing")
-    raw = _bytes(path, limit)
-    try:
-        found = load_object(raw)
-    except ValueError as fault:
-        raise ValueError(f"{shown(name)} cannot be used: {fault}") from None
-    try:
-        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # half characters, NaN
-    except (ValueError, RecursionError):
-        raise ValueError(f"{shown(name)} has values that JSON cannot hold") from None
-    return found, FileFact(path.name, len(raw), hashlib.sha256(raw).hexdigest())
+# --- fields ---
 
 
 def _list(found: Mapping[str, Any], name: str, most: int) -> list[Mapping[str, Any]]:
@@ -314,9 +344,9 @@ def _asset(entry: Mapping[str, Any], family: str) -> _Asset:
     )
 
 
-def _fingerprint(database: Path, signals: Path | None, asset: _Asset) -> Fingerprint:
+def _fingerprint(documents: Documents, signals: DeepFiles | None, asset: _Asset) -> Fingerprint:
     """The row of an asset. ValueError or OSError if its files cannot be used."""
-    bundle, file = _document(database, asset.features, MAX_FEATURES)
+    bundle, file = documents.document(asset.features, MAX_FEATURES)
     if (bundle.get("asset_id"), bundle.get("family_id")) != (asset.asset_id, asset.family):
         raise ValueError(f"{shown(asset.features)} is of another asset")
     mfi, tfv = mfi_of(_object(bundle, "mfi")), tfv_of(_object(bundle, "tfv"))
@@ -326,7 +356,7 @@ def _fingerprint(database: Path, signals: Path | None, asset: _Asset) -> Fingerp
     return Fingerprint(
         model_id=asset.model_id,
         facts=_facts(mfi, taken),
-        mode=MODE,
+        mode=IMPORTED,
         content_sha256=None,
         mfi=mfi,
         tfv=tfv,
@@ -338,10 +368,17 @@ def _fingerprint(database: Path, signals: Path | None, asset: _Asset) -> Fingerp
         nlf=taken.nlf,
         lep=taken.lep,
         wvc=taken.wvc,
+        more=_vectors(taken.nlf),
         absences=_absences(None if deep is None else taken.absences),
         warnings=(Reason.of(Code.IMPORTED, size=asset.bucket or "?"),),
         files=(file, *((deep[1],) if deep else ())),
     )
+
+
+def _vectors(norms: NormTensors | None) -> dict[str, Vectors]:
+    """What E6 reads of the norm tensors: their values, where the database has more than statistics of them."""
+    found = None if norms is None else of_norms(norms)
+    return {} if found is None else {vectors.PANEL.name: found}
 
 
 def _facts(mfi: MfiFeatures, taken: Taken) -> Facts:
@@ -368,22 +405,22 @@ def _absences(of_signals: Mapping[str, Reason] | None) -> dict[str, Reason]:
     return said | dict(of_signals)
 
 
-def _deep(signals: Path, bundle: Mapping[str, Any]) -> tuple[long_form.DeepSignals, FileFact] | None:
+def _deep(signals: DeepFiles, bundle: Mapping[str, Any]) -> tuple[long_form.DeepSignals, FileFact] | None:
     """The deep signals of an asset; None if it has none here. ValueError if they are not what its features say."""
     refs = [r for r in _list(bundle, "artifact_refs", 64) if r.get("type") == "deep_signals"]
     if not refs:
         return None
-    path = _inside(signals, _text(refs[0], "path").removeprefix(f"{DEEP}/"))
-    if not path.exists():
+    path = _text(refs[0], "path")
+    raw = signals.read(path)
+    if raw is None:
         return None
+    name, digest = path.rpartition("/")[2], hashlib.sha256(raw).hexdigest()
     stated = _CHECKSUM.fullmatch(_text(refs[0], "checksum", default=""))
-    if stated is None:
+    if stated is None and not signals.vouched:
         raise ValueError("its features state no sha256 of its deep signals")
-    raw = _bytes(path, long_form.MAX_BYTES)
-    digest = hashlib.sha256(raw).hexdigest()
-    if digest != stated["hex"]:
-        raise ValueError(f"the sha256 of {path.name} is not the one that its features state")
+    if stated is not None and digest != stated["hex"]:
+        raise ValueError(f"the sha256 of {name} is not the one that its features state")
     try:
-        return long_form.read(raw), FileFact(path.name, len(raw), digest)
+        return long_form.read(raw), FileFact(name, len(raw), digest)
     except ValueError as error:
-        raise ValueError(f"{path.name} cannot be used: {error}") from error
+        raise ValueError(f"{name} cannot be used: {error}") from error

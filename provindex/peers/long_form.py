@@ -55,7 +55,7 @@ class DeepSignals:
     experts: bool = False
 
 
-def read(raw: bytes) -> DeepSignals:
+def read(raw: bytes | bytearray) -> DeepSignals:
     """The signals in the bytes of a file of at most MAX_BYTES. WSP, which nothing compares, is left out."""
     import pyarrow as pa
     import pyarrow.parquet as pq

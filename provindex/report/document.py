@@ -28,6 +28,7 @@ from provindex.index.collection import Index
 from provindex.index.entries import Entry, IndexInfo, Problem
 from provindex.index.fill import Built
 from provindex.index.pulled import Current
+from provindex.peers.table import BrandOf, brand_of, organisation
 from provindex.report.words import document as coded
 from provindex.report.words import documents as all_coded
 from provindex.report.words import joined, text, texts
@@ -256,15 +257,16 @@ def index_document(
     built: Built | None = None,
     pulled: Pulled | None = None,
     origins: Sequence[Origin] | None = None,
+    listed: bool = False,
 ) -> Document:
     """provindex.index/1; problems: what `verify` found, None if it was not asked; built: what a build did; pulled: what
-    a pull did; origins: where `status` found that the indexes came from.
+    a pull did; origins: where `status` found that the indexes came from; listed: whether it is asked for every row.
     """
     families = Counter(entry.family for entry in index)
     status = "inconclusive" if problems or (built is not None and built.failed) else "decided"
     found: Document = {
         **_head("provindex.index/1", index.info, {}, status),
-        "models": [_entry(entry) for entry in sorted(index, key=lambda e: e.key)],
+        "models": [_entry(entry, index.info.built) for entry in sorted(index, key=lambda e: e.key)],
         "families": [{"family": name, "models": count} for name, count in sorted(families.items())],
         "bytes": sum(f.stat().st_size for folder in index.folders for f in folder.rglob("data/*/*.parquet")),
     }  # fmt: skip
@@ -280,25 +282,55 @@ def index_document(
         found["pulled"] = {
             **_origin(pulled.current), "changed": pulled.changed, "files_fetched": pulled.fetched,
             "bytes_fetched": pulled.bytes_fetched, "bytes_total": pulled.bytes_total,
+            "rows_made": pulled.made, "rows_kept": pulled.kept,
         }  # fmt: skip
     if origins is not None:
         found["origins"] = [{**_origin(o.current), "update": _update(o)} for o in origins]
+    if listed:
+        found["listed"] = _counts(index, found["models"])
     return found
 
 
-def _entry(entry: Entry) -> Document:
-    row = entry.row
+def _counts(index: Index, models: Sequence[Document]) -> Document:
+    """How many of what there are. families: lineages that rows state; brands: the families of other tools."""
+    publishers = Counter(m["publisher"] for m in models if m["publisher"])
+    brands = Counter((m["brand"]["by"], m["brand"]["id"], m["brand"]["name"]) for m in models if m["brand"])
+    return {
+        "models": len(models),
+        "families": len({entry.stated_family for entry in index if entry.stated_family}),
+        "without_family": sum(entry.stated_family is None for entry in index),
+        "brands": [
+            {"by": by, "id": name, "name": shown, "models": count}
+            for (by, name, shown), count in sorted(brands.items())
+        ],
+        "publishers": [{"publisher": name, "models": count} for name, count in sorted(publishers.items())],
+    }
+
+
+def _entry(entry: Entry, built: str) -> Document:
+    row, brand = entry.row, brand_of(entry.model_id)
     return {
         "model_id": entry.model_id, "revision": entry.revision, "variant": entry.variant, "family": entry.family,
         "license": row["license"], "architecture": row["architecture"], "parameters": row["parameters"],
         "mode": row["mode"], "row_sha256": entry.row_sha256, "source": row["source"],
+        "stated_family": entry.stated_family, "brand": _brand(brand),
+        "publisher": organisation(entry.model_id) or (brand.publisher if brand else None),
+        "made": entry.rows.made or built[:10] or None,
     }  # fmt: skip
+
+
+def _brand(brand: BrandOf | None) -> Document | None:
+    """The family that another tool gives a model: a brand, and no lineage."""
+    return (
+        None if brand is None else {"by": brand.tool, "id": brand.id, "name": brand.name, "publisher": brand.publisher}
+    )
 
 
 def _origin(current: Current) -> Document:
     return {
         "repo": current.repo, "commit": current.commit, "asked": current.asked, "pulled": current.pulled,
         "left_out": [{"path": o.path, "reason": o.reason} for o in current.left_out],
+        "archive": None if current.source is None else {"path": current.source.path, "sha256": current.source.sha256},
     }  # fmt: skip
 
 
@@ -307,10 +339,10 @@ def _update(origin: Origin) -> Document:
     ahead = origin.ahead
     if ahead is None:
         return {"looked": False, "reason": origin.reason}
-    changed = ahead.remote.commit != origin.current.commit
     return {
-        "looked": True, "available": changed, "commit": ahead.remote.commit, "files": len(ahead.missing),
+        "looked": True, "available": origin.changed, "commit": ahead.remote.commit, "files": len(ahead.missing),
         "bytes": ahead.bytes_missing,
+        "sha256": next((ahead.files[path].digest for path in ahead.missing), None) if origin.current.source else None,
     }  # fmt: skip
 
 

@@ -386,9 +386,13 @@ def _index(d: Document, width: int, color: bool) -> list[str]:
     families = len(d["families"])
     counts = f"{_plural(info['models'], 'model')}, {families:,} famil{'y' if families == 1 else 'ies'}"
     built = f"built {info['built']}{_age(info['built'])}" if info["built"] else "not yet saved"
+    counts = _plural(info["models"], "model") if "listed" in d else counts  # counted in full below
     lines = _heading(f"{info['id']}@{info['revision'][:12]}: {counts}", width, color)
     said = [f"{built}, fingerprint version {info['fingerprint_version']}, {_amount(d['bytes'])}"]
     said += [line for origin in d.get("origins", ()) for line in _origin(origin)]
+    if "listed" in d:
+        said = [line for text in said for line in _wrapped(text, width)]
+        return [*lines, *said, *_listed(d, width, color)]
     for name, told in (("added", _built), ("problems", _problems), ("pulled", _pulled)):
         if name in d:
             return lines + [line for text in said + told(d) for line in _wrapped(text, width)]
@@ -404,6 +408,35 @@ def _index(d: Document, width: int, color: bool) -> list[str]:
     more = len(d["models"]) - len(rows)
     rest = [f"... and {more:,} more; --json lists them all."] if more else []
     return [*lines, "", *_table(columns, width, color), *rest] if rows else lines
+
+
+def _listed(d: Document, width: int, color: bool) -> list[str]:
+    """Every row in a line, then how many there are. A family in brackets is another tool's: a brand and no lineage."""
+    rows, counts = d["models"], d["listed"]
+    columns: list[Column] = [
+        ("MODEL", [_label(m) for m in rows], 0, False),
+        ("FAMILY", [m["stated_family"] or _brand(m) for m in rows], 2, False),
+        ("PUBLISHER", [m["publisher"] or "-" for m in rows], 3, False),
+        ("LICENSE", [m["license"] or "-" for m in rows], 4, False),
+        ("MODE", [m["mode"] for m in rows], 5, False),
+        ("MADE", [m["made"] or "-" for m in rows], 6, False),
+    ]
+    families = f"{counts['families']:,} famil{'y' if counts['families'] == 1 else 'ies'}"
+    total = [f"{_plural(counts['models'], 'model')}, {families}, {_plural(len(counts['publishers']), 'publisher')}."]
+    if counts["without_family"]:
+        total.append(f"{_plural(counts['without_family'], 'model')} of no stated family.")
+    for tool in sorted({b["by"] for b in counts["brands"]}):
+        of_tool = [b["models"] for b in counts["brands"] if b["by"] == tool]
+        total.append(
+            f"[...]: a family as {tool} names it, a brand and no lineage; {len(of_tool)} of them, of "
+            f"{_plural(sum(of_tool), 'model')}."
+        )
+    said = [line for text in total for line in _wrapped(text, width)]
+    return ["", *_table(columns, width, color), "", *said] if rows else ["", *said]
+
+
+def _brand(m: Document) -> str:
+    return f"[{m['brand']['name']}, {m['brand']['id']}]" if m["brand"] else "-"
 
 
 def _age(date: str) -> str:
@@ -425,6 +458,11 @@ def _origin(o: Document) -> list[str]:
     lines = [f"pulled {o['pulled']}{_age(o['pulled'])} from {o['repo']}, {o['asked']}"]
     if not update["looked"]:
         lines.append(f"not known whether there is a newer revision: {update['reason']}")
+    elif update["available"] and update["sha256"]:
+        lines.append(
+            f"its publisher has another {o['archive']['path']}, {_amount(update['bytes'])}: "
+            f"provindex index pull {o['repo']} --sha256 {update['sha256']}"
+        )
     elif update["available"]:
         what = f"{_plural(update['files'], 'file')}, {_amount(update['bytes'])}"
         lines.append(f"an update to {update['commit'][:12]} would fetch {what}: provindex index pull {o['repo']}")
@@ -435,9 +473,15 @@ def _origin(o: Document) -> list[str]:
 
 def _pulled(d: Document) -> list[str]:
     p = d["pulled"]
-    what = f"{_plural(p['files_fetched'], 'file')}, {_amount(p['bytes_fetched'])} of {_amount(p['bytes_total'])}"
+    of = "" if p["archive"] else f" of {_amount(p['bytes_total'])}"  # of an archive the index is another size
+    what = f"{_plural(p['files_fetched'], 'file')}, {_amount(p['bytes_fetched'])}{of}"
     done = "is in force" if p["changed"] else "was in force already"
-    lines = [f"fetched {what}", f"{p['repo']}@{p['commit'][:12]} ({p['asked']}) {done}."]
+    done += ", beside the index that answers by default" if p["archive"] else ""
+    lines = [f"fetched {what}"]
+    if p["archive"] and (p["rows_made"] or p["rows_kept"]):
+        before = f", {p['rows_kept']:,} were made before" if p["rows_kept"] else ""
+        lines.append(f"made {_plural(p['rows_made'], 'row')} of {p['archive']['path']}{before}")
+    lines += [f"{p['repo']}@{p['commit'][:12]} ({p['asked']}) {done}."]
     return lines + [f"left out {left['path']}: {left['reason']}" for left in p["left_out"]]
 
 

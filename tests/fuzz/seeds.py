@@ -349,7 +349,7 @@ def calibration() -> list[bytes]:
 
 
 def archive() -> list[bytes]:
-    """Zip files as `formats.unpack` takes them, stored and deflated, with what it passes over and what it refuses."""
+    """Zip files as `peers.archive` takes them, stored and deflated, with what it passes over and what it refuses."""
     found = []
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         out = io.BytesIO()

@@ -1,19 +1,17 @@
-"""Unpacking a zip file that nobody vouches for: digest first, every name checked, bytes counted as they are written.
+"""Reading a zip file that nobody vouches for: digest first, every name checked, bytes counted as they are unpacked.
 
-Only what lies below a directory of one name is taken. Nothing is left behind unless all went well.
+Only what lies below a directory of one name is taken. Files are read one by one; nothing is written to the disk.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -22,40 +20,65 @@ from provindex.common.bounded_json import shown
 from provindex.common.errors import IndexFormatError, UsageError
 
 MAX_ENTRIES = 50_000
-MAX_UNPACKED = 10 << 30  # bytes
+MAX_UNPACKED = 10 << 30  # bytes of all files that are read
 MAX_DIRECTORY = 16 << 20  # bytes that the list of entries may have: it is held in memory
 MAX_DEPTH = 12  # folders in folders
 MAX_NAME = 512
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may take gigabytes to unpack a few bytes
 CHUNK = 1 << 20
 AGAIN = "Download it again."
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError)
 
 
-def unpack(archive: Path, target: Path, *, below: str, sha256: str) -> int:
-    """Unpack into `target`, which must not exist, the files of an archive that lie below a directory; how many.
+class Opened:
+    """The files of an open archive, by their path below the directory."""
 
-    below: the name of that directory, at any depth; what is above it is dropped, so that it is the only thing in the
-    target. sha256: of the archive, hex. Raises IndexFormatError for another digest, or for anything in it that does not
-    belong into an archive of data files; UsageError if the target exists, or the archive is no file. Then nothing is
-    left of what was written.
+    def __init__(self, archive: zipfile.ZipFile, chosen: Mapping[str, zipfile.ZipInfo]) -> None:
+        self.names = tuple(chosen)
+        self._archive, self._chosen, self._left = archive, chosen, MAX_UNPACKED
+
+    def read(self, path: str, limit: int) -> bytearray | None:
+        """A whole file; None if there is none of that path. ValueError if it is damaged or has more than `limit` bytes.
+
+        All files together may have MAX_UNPACKED bytes.
+        """
+        entry, data = self._chosen.get(path), bytearray()
+        if entry is None:
+            return None
+        name = shown(PurePosixPath(path).name)
+        try:
+            with self._archive.open(entry) as source:
+                while piece := source.read(CHUNK):
+                    data += piece
+                    self._left -= len(piece)
+                    if len(data) > limit or self._left < 0:
+                        break
+        except (*DAMAGED, OSError) as error:
+            raise ValueError(f"{name} cannot be unpacked: {_said(error)}") from error
+        if len(data) > limit:
+            raise ValueError(f"{name} is larger than {limit >> 20} MB, which no such file needs")
+        if self._left < 0:
+            raise ValueError(f"{name} cannot be unpacked: the archive has more than {MAX_UNPACKED:,} bytes")
+        return data
+
+
+@contextmanager
+def opened(archive: Path, *, below: str, sha256: str) -> Iterator[Opened]:
+    """Open the files of an archive that lie below a directory.
+
+    below: the name of that directory, at any depth; what is above it is dropped. sha256: of the archive, hex. Raises
+    IndexFormatError for another digest, or for an entry that does not belong into an archive of data files; UsageError
+    if the archive is no file.
     """
-    if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} exists already.", "Name a folder that does not, or remove it.")
     if not archive.is_file():
         raise UsageError(f"{archive} is no file.", "Name the zip file.")
-    with _refusals(archive.name), archive.open("rb") as file:
-        _check_digest(file, archive.name, sha256)
-        with zipfile.ZipFile(_Limited(file)) as entries:
+    with ExitStack() as held:
+        with _refusals(archive.name):
+            file = held.enter_context(archive.open("rb"))
+            _check_digest(file, archive.name, sha256)
+            entries = held.enter_context(zipfile.ZipFile(_Limited(file)))
             chosen = _chosen(entries.infolist(), below)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-            try:
-                _write(entries, chosen, draft / below)
-                draft.chmod(0o755)
-                draft.rename(target)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    return len(chosen)
+        yield Opened(entries, chosen)
 
 
 def _check_digest(file: BufferedReader, name: str, sha256: str) -> None:
@@ -84,21 +107,23 @@ class _Limited:
 
 @contextmanager
 def _refusals(name: str) -> Iterator[None]:
-    """Whatever is wrong with an archive, as one sentence."""
+    """Whatever is wrong with an archive as a whole, as one sentence."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError) as error:
-        said = str(error).rstrip(".") or "it ends too early"
-        raise IndexFormatError(f"{name} cannot be unpacked: {said}.", AGAIN) from error
+    except DAMAGED as error:
+        raise IndexFormatError(f"{name} cannot be unpacked: {_said(error)}.", AGAIN) from error
     except OSError as error:
-        said = error.strerror or type(error).__name__
-        raise IndexFormatError(
-            f"{name} cannot be unpacked: {said}.", "Check the file, and the room on the disk."
-        ) from error
+        raise IndexFormatError(f"{name} cannot be unpacked: {_said(error)}.", "Check the file.") from error
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, without the full stop."""
+    said = (error.strerror if isinstance(error, OSError) else str(error)) or ""
+    return said.rstrip(".") or ("it ends too early" if isinstance(error, EOFError) else type(error).__name__)
 
 
 def _chosen(entries: list[zipfile.ZipInfo], below: str) -> dict[str, zipfile.ZipInfo]:
-    """Entries to unpack by their path below the directory. BadZipFile if any entry at all is odd."""
+    """Entries by their path below the directory. BadZipFile if any entry at all is odd."""
     if len(entries) > MAX_ENTRIES:
         raise zipfile.BadZipFile(f"it has {len(entries):,} entries, {MAX_ENTRIES:,} are the most")
     chosen: dict[str, zipfile.ZipInfo] = {}
@@ -132,17 +157,3 @@ def _parts(entry: zipfile.ZipInfo) -> tuple[str, ...]:
     if entry.flag_bits & 1 or entry.compress_type not in METHODS:
         raise zipfile.BadZipFile(f"{shown(name)} is encrypted or packed in a way that is not read")
     return parts
-
-
-def _write(archive: zipfile.ZipFile, chosen: dict[str, zipfile.ZipInfo], folder: Path) -> None:
-    """Write the entries, counting what is really unpacked."""
-    left = MAX_UNPACKED
-    for path, entry in chosen.items():
-        place = folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(entry) as source, place.open("xb") as written:
-            while data := source.read(CHUNK):
-                left -= len(data)
-                if left < 0:
-                    raise zipfile.BadZipFile(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
-                written.write(data)
