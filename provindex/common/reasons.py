@@ -113,6 +113,7 @@ class Code(StrEnum):
     PEER_NOT_OF_THIS = "peer-not-of-this"
     PEER_NOT_FINITE = "peer-not-finite"
     PEER_SAMPLING_UNKNOWN = "peer-sampling-unknown"
+    PEER_NORM_STATISTICS = "peer-norm-statistics"
     PEER_ALL_EXPERTS = "peer-all-experts"
     PEER_SAMPLED_OTHERWISE = "peer-sampled-otherwise"
     # Signals of a pair

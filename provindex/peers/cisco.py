@@ -369,7 +369,7 @@ def _fingerprint(documents: Documents, signals: DeepFiles | None, asset: _Asset)
         lep=taken.lep,
         wvc=taken.wvc,
         more=_vectors(taken.nlf),
-        absences=_absences(None if deep is None else taken.absences),
+        absences=_absences(None if deep is None else taken),
         warnings=(Reason.of(Code.IMPORTED, size=asset.bucket or "?"),),
         files=(file, *((deep[1],) if deep else ())),
     )
@@ -395,14 +395,16 @@ def _facts(mfi: MfiFeatures, taken: Taken) -> Facts:
     )
 
 
-def _absences(of_signals: Mapping[str, Reason] | None) -> dict[str, Reason]:
-    """Why signals and panels are missing; of_signals: None if there were no deep signals."""
+def _absences(taken: Taken | None) -> dict[str, Reason]:
+    """Why signals and panels are missing. taken: None if there were no deep signals."""
     said = dict.fromkeys(PANELS, Reason.of(Code.PEER_NO_PANELS))
     said["VOA"] = Reason.of(Code.PEER_NO_VOCABULARY)
     said["eas_by_id"] = Reason.of(Code.PEER_NO_ROWS_BY_ID)
-    if of_signals is None:
-        return said | dict.fromkeys(SIGNALS, Reason.of(Code.PEER_NO_DEEP_SIGNALS))
-    return said | dict(of_signals)
+    if taken is None:
+        return said | dict.fromkeys((*SIGNALS, vectors.PANEL.name), Reason.of(Code.PEER_NO_DEEP_SIGNALS))
+    if not _vectors(taken.nlf):
+        said[vectors.PANEL.name] = taken.absences.get("NLF", Reason.of(Code.PEER_NORM_STATISTICS))
+    return said | dict(taken.absences)
 
 
 def _deep(signals: DeepFiles, bundle: Mapping[str, Any]) -> tuple[long_form.DeepSignals, FileFact] | None:

@@ -136,6 +136,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.PEER_SAMPLING_UNKNOWN: Sentence(
         f"imported from {PEER}: how it was sampled follows from the size of the files, which is not known"
     ),
+    C.PEER_NORM_STATISTICS: Sentence("the peer keeps statistics of these norm tensors, not their values"),
     C.PEER_ALL_EXPERTS: Sentence(
         f"imported from {PEER}: the samples of all experts, of which a row has four of a layer"
     ),
