@@ -44,4 +44,7 @@ def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, Rea
     untested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict != "unrelated"]
     if untested:
         return 3, Reason.of(Code.DENIED_UNTESTED, because=untested[0].pair.reasons)
+    partly = [m for m in result.candidates if m.entry.key in keys and m.pair.plain_order_only]
+    if partly:
+        return 3, Reason.of(Code.DENIED_PLAIN_ORDER, because=partly[0].pair.reasons)
     return 0, Reason.of(Code.DENIED_UNRELATED)

@@ -42,7 +42,7 @@ def compare(
     settings = {"mode": mode or ("sampled" if "sampled" in used else "exact"), "expect": expect}
     answer = api.Comparison(first, second, pair, opened.info, settings | ({"deep": True} if deep else {}))
     common.answer(compare_document(answer))
-    if expect and pair.verdict != expect:
+    if expect and (pair.verdict != expect or pair.plain_order_only):
         _fail(pair, expect, common)
 
 
@@ -50,7 +50,7 @@ def _fail(pair: Pair, expect: Expected, common: Common) -> None:
     """Say why the verdict is not the expected one, even if --quiet, and exit with the status of the gate."""
     from provindex.report.words import joined
 
-    undecided = pair.verdict == "inconclusive"
+    undecided = pair.verdict == "inconclusive" or pair.plain_order_only
     why = f" ({joined(pair.reasons)})" if undecided else f", log10 p {pair.log10_p:.1f}"
     common.say(f"expected {expect}: {pair.verdict}{why}", even_if_quiet=True)
     raise typer.Exit(3 if undecided else 1)

@@ -258,6 +258,7 @@ class Code(StrEnum):
     DENIED_MEMBER_LINKED = "denied-member-linked"
     DENIED_UNTESTED = "denied-untested"
     DENIED_UNRELATED = "denied-unrelated"
+    DENIED_PLAIN_ORDER = "denied-plain-order"
     # A contribution
     NO_LICENSE = "no-license"
     NO_HUB_ID = "no-hub-id"

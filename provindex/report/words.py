@@ -381,6 +381,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.DENIED_MEMBER_LINKED: Sentence("linked to {member} ({relation})"),
     C.DENIED_UNTESTED: Sentence("could not be tested: {because}"),
     C.DENIED_UNRELATED: Sentence("unrelated"),
+    C.DENIED_PLAIN_ORDER: Sentence("unrelated only if nothing was reordered: {because}"),
     # A contribution
     C.NO_LICENSE: Sentence("{model} states no license, and the row will state none"),
     C.NO_HUB_ID: Sentence("{model} is no Hub id: the row will be known by that name"),

@@ -70,6 +70,11 @@ class Pair:
     around: str = ""
 
     @property
+    def plain_order_only(self) -> bool:
+        """Whether it is `unrelated` by tests that would not have seen a reordered or rotated copy: no gate passes on it."""
+        return self.verdict == "unrelated" and any(r.code is Code.REORDERED_NOT_SEEN for r in self.reasons)
+
+    @property
     def e_value(self) -> float | None:
         """Expected number of unrelated models that would score as well; 0.0 below 1e-308."""
         if self.log10_e is None:
