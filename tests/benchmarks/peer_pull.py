@@ -4,6 +4,8 @@ The archive has one file for each model of the embedded catalogue, of the real l
 peer's long form; the values are random numbers of 16 bits (bfloat16). It is made once, in FOLDER: a minute, 0.9 GB.
 It lies on a Hub on 127.0.0.1, so the seconds are those of our side: divide the bytes by the bandwidth of yours. Each
 command is a process of its own; MB is the peak of its resident memory.
+
+With --beside INDEX --ask MODEL it also says what the rows cost a query: the median of seven, of INDEX alone and of both.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,6 +40,7 @@ from provindex.peers import cisco
 from provindex.peers.table import PEERS
 
 (PEER,) = PEERS
+REPEATED = 7
 # Starts a command, and writes its peak of resident memory in kB. What a large process starts would count the memory of
 # that one as its own, so a small one starts it.
 SMALL = """
@@ -180,7 +184,7 @@ def line(what: str, seconds: float, mb: float | None, done: Mapping[str, Any] | 
     print(f"| {what} | {fetched} | {made} | {kept} | {seconds:.1f} | {memory} |", flush=True)
 
 
-def measure(hub: Hub, digest: str, size: int, work: Path) -> None:
+def measure(hub: Hub, digest: str, size: int, work: Path) -> Machine:
     pull = ("index", "pull", PEER.repo, "--sha256", digest)
     print("| command | MB fetched | rows made | rows kept | s | peak MB |\n|---|--:|--:|--:|--:|--:|")
     whole, cut = Machine(work / "whole", hub.url), Machine(work / "cut", hub.url)
@@ -212,11 +216,24 @@ def measure(hub: Hub, digest: str, size: int, work: Path) -> None:
     }
     print(f"\nfetched again: {(part + served - size) / 1e6:,.1f} of {size / 1e6:,.1f} MB; the same index: {same};")
     print(f"rows on the disk: {first['bytes'] / 1e6:,.1f} MB")
+    return whole
+
+
+def beside(machine: Machine, index: str, model: str) -> None:
+    """What a query costs with and without the peer's rows."""
+    print("\n| query | models | s | peak MB | linked |\n|---|--:|--:|--:|--:|")
+    for name, folders in (("without", (index,)), ("with", (index, PEER.repo))):
+        options = [part for folder in folders for part in ("--index", folder)]
+        found = [machine.ran("query", model, "--offline", *options) for _ in range(1 + REPEATED)][1:]
+        answer, seconds, mb = found[0][0], statistics.median(s for _, s, _ in found), max(m for _, _, m in found)
+        print(f"| {name} | {answer['index']['models']:,} | {seconds:.2f} | {mb:,.0f} | {len(answer['matches'])} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="where the archive is kept; a temporary folder if not given")
+    parser.add_argument("--beside", help="an index, to query with and without the peer's rows")
+    parser.add_argument("--ask", help="the model to query it with")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.root) as temporary:
         archive = (options.root or Path(temporary)) / PEER.archive.path
@@ -225,7 +242,9 @@ def main() -> None:
             make_archive(draft)
             draft.rename(archive)
         with Hub(Path(temporary) / "hub").run() as hub:
-            measure(hub, publish(hub, archive), archive.stat().st_size, Path(temporary))
+            machine = measure(hub, publish(hub, archive), archive.stat().st_size, Path(temporary))
+            if options.beside and options.ask:
+                beside(machine, options.beside, options.ask)
 
 
 if __name__ == "__main__":
