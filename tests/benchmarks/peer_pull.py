@@ -5,7 +5,7 @@ peer's long form; the values are random numbers of 16 bits (bfloat16). It is mad
 It lies on a Hub on 127.0.0.1, so the seconds are those of our side: divide the bytes by the bandwidth of yours. Each
 command is a process of its own; MB is the peak of its resident memory.
 
-With --beside INDEX --ask MODEL it also says what the rows cost a query: the median of seven, of INDEX alone and of both.
+With --beside INDEX --ask MODEL it also says what the rows cost a query: medians of seven, of INDEX alone and of both.
 """
 
 from __future__ import annotations
