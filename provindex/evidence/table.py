@@ -6,7 +6,7 @@ E5 (`deep.py`) is no row: it reads weights, and runs only where somebody asks fo
 from __future__ import annotations
 
 from provindex.common.tables import Test
-from provindex.evidence import aligned, bit_reuse, hidden_units, residual_basis, sketch
+from provindex.evidence import aligned, bit_reuse, hidden_units, residual_basis, sampled, sketch
 
 TESTS: tuple[Test, ...] = (
     bit_reuse.TEST,
@@ -16,4 +16,6 @@ TESTS: tuple[Test, ...] = (
     residual_basis.GRAM,
     aligned.TEST,
     sketch.TEST,
+    sampled.FIXED,
+    sampled.ALIGNED,
 )
