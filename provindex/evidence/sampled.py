@@ -303,7 +303,11 @@ def log10_cost(tried: int) -> float:
 
 
 def _axis(axis: str, sides: _Sides) -> list[_Found]:
-    """What the orders of an axis say; `_Absent` if it has too few units, or is in an order in either model."""
+    """What the orders of an axis say; `_Absent` if it has too few units, or its units are in an order of size.
+
+    In the model whose matrices are known that forbids the test. In the other one it forbids the order of the matrices
+    under which it shows, which may be a wrong one: rows of queries are in the order of their rotary frequencies.
+    """
     made = plan(axis, sides.pattern, len(sides.vectors), sides.sliced)
     known = sides.known_of(made.matrices) if made else []
     if made is None or len(known) < len(made.matrices):
@@ -314,14 +318,13 @@ def _axis(axis: str, sides: _Sides) -> list[_Found]:
     if sides.only_names:
         tried = {layout: tried[layout] for layout in named(sides.pattern, made.matrices)[:1]}
     found: list[_Found] = []
-    for number, (layout, fits) in enumerate(tried.items()):
+    for layout, fits in tried.items():
         guest = _cut(sides.vectors, layout, [sides.pattern[i].size for i in made.matrices])
-        if in_order(made, guest):
-            if not number:
-                raise _Absent(Reason.of(Code.SAMPLED_ORDERED, axis=axis))
-            continue
-        host = np.concatenate([values[fits] for values in known], axis=1)
-        found.append(_measured(made, layout, fits, guest[fits], host))
+        if not in_order(made, guest):
+            host = np.concatenate([values[fits] for values in known], axis=1)
+            found.append(_measured(made, layout, fits, guest[fits], host))
+    if not found:
+        raise _Absent(Reason.of(Code.SAMPLED_ORDERED, axis=axis))
     if max(one.units for one in found) < MIN_UNITS:
         raise _Absent(Reason.of(Code.SAMPLED_NO_UNITS, needed=MIN_UNITS))
     return found

@@ -30,7 +30,7 @@ F64 = NDArray[np.float64]
 Layout = tuple[int, ...]  # where each matrix of the test begins in a layer's vector
 MODULES = ("q", "k", "v", "q+k+v", "k+v", "o", "gate", "up", "gate+up", "down")  # as a layer's modules call each other
 MOST_FREE = 7  # matrices of a layer whose orders are all looked at: 5,040
-CLEARLY, AT_ALL = 4.0, 0.02  # how many times better another order fits a layer that is left out; what is no misfit
+CLEARLY, AT_ALL = 4.0, 0.002  # how many times better another order fits a layer that is left out; what is no misfit
 
 
 def named(pattern: Pattern, matrices: Sequence[int]) -> list[Layout]:
