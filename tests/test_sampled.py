@@ -19,6 +19,7 @@ from provindex import api
 from provindex.common.errors import IndexFormatError
 from provindex.common.halves import rounded
 from provindex.common.reasons import Code
+from provindex.common.threads import one_blas_thread
 from provindex.evidence import sampled
 from provindex.evidence.exact import log10_alignment, log10_fixed_points
 from provindex.evidence.pairing import Pairing
@@ -212,10 +213,12 @@ def test_permuted_copies_score_as_the_null_says() -> None:
     plain = copy(np.arange(48), *[np.arange(80)] * 3)
     host = shape.ours(plain)
     p, z = [], []
-    for _ in range(80):
-        found = sampled_tests(host, shape.imported(copy(g.permutation(48), *(g.permutation(80) for _ in range(3)))))
-        p.append(min(found.fixed.log10_p or 0.0, found.aligned.log10_p or 0.0))
-        z += [one.excess / one.variance**0.5 for one in found.chosen]
+    with one_blas_thread():
+        for _ in range(80):
+            moved = copy(g.permutation(48), *(g.permutation(80) for _ in range(3)))
+            found = sampled_tests(host, shape.imported(moved))
+            p.append(min(found.fixed.log10_p or 0.0, found.aligned.log10_p or 0.0))
+            z += [one.excess / one.variance**0.5 for one in found.chosen]
     assert np.mean(np.array(p) <= np.log10(0.05)) <= 0.1 and min(p) > -4
     assert max(z) < 4.5 and abs(np.mean(z)) < 1
     assert (sampled_tests(host, shape.imported(plain)).aligned.log10_p or 0) < -50
@@ -233,6 +236,24 @@ def test_units_that_are_zero_in_either_model_do_not_count() -> None:
     found = sampled_tests(MIDDLE.ours(a), MIDDLE.imported(b))
     one = next(f for f in found.chosen if f.axis == RESIDUAL)
     assert one.units == 192 and abs(one.excess / one.variance**0.5) < 4
+
+
+def test_copied_layers_count_once_and_identities_do_not() -> None:
+    """Two models whose layers were repeated alike share no more than their repetition."""
+    twice = [0, 1, 1, 2, 2, 3]
+    a, b = ({(n, i): v[twice[n], i] for n, i in v} for v in (MIDDLE.draw(0), MIDDLE.draw(1)))
+    found = sampled_tests(MIDDLE.ours(a), MIDDLE.imported(b))
+    assert np.flatnonzero(~next(f for f in found.chosen if f.axis == HIDDEN).fits).tolist() == [2, 4]
+    same = sampled_tests(MIDDLE.ours(a), MIDDLE.imported(a)).compared
+    assert same is not None and same.equal
+    started = MIDDLE.draw(3)
+    row, column = places(256, 256)
+    for layer in range(MIDDLE.layers):
+        started[layer, 4][row == column] += 0.2
+    found = sampled_tests(MIDDLE.ours(started), MIDDLE.imported(started))
+    assert [one.axis for one in found.chosen] == [HIDDEN]
+    assert sampled.started_as_identity([MIDDLE.pattern[4]], [np.stack([started[n, 4] for n in range(6)])], False)
+    assert not sampled.started_as_identity([MIDDLE.pattern[4]], [np.stack([a[n, 4] for n in range(6)])], False)
 
 
 # --- order of the vector ---

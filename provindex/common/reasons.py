@@ -160,6 +160,7 @@ class Code(StrEnum):
     SAMPLED_NO_UNITS = "sampled-no-units"
     SAMPLED_BLOCKS_SMALL = "sampled-blocks-small"
     SAMPLED_ORDERED = "sampled-ordered"
+    SAMPLED_IDENTITY = "sampled-identity"
     DEEP_NO_MLP = "deep-no-mlp"
     DEEP_WIDE = "deep-wide"
     DEEP_LAYERS_FEW = "deep-layers-few"

@@ -39,6 +39,7 @@ from provindex.evidence.sampled_places import (
     Matrix,
     Pattern,
     Plan,
+    places,
     plan,
     size_of,
 )
@@ -52,6 +53,8 @@ IMPORTED = "imported"  # mode of a row from another database
 MOST_MATRICES = 16  # of a layer: more are experts or a stranger's
 MANY_UNITS = 20  # units a block from which on fixed points count
 ORDERED = 4.5  # standard deviations at which an axis is in an order
+IDENTITY = 6.0  # standard deviations at which a diagonal stands out
+REPEATED = 8.0  # standard deviations at which a layer repeats another
 FEW = 2  # values of a unit up to which products are taken
 PIECE = 1 << 21  # similarities at a time
 # Model types whose layers are named as Llama's, so that the facts of the config give all shapes.
@@ -314,11 +317,17 @@ def _axis(axis: str, sides: _Sides) -> list[_Found]:
         raise _Absent(Reason.of(Code.SAMPLED_NO_UNITS, needed=MIN_UNITS))
     if in_order(made, np.concatenate(known, axis=1)):
         raise _Absent(Reason.of(Code.SAMPLED_ORDERED, axis=axis))
+    if started_as_identity([sides.pattern[i] for i in made.matrices], known, sides.sliced):
+        raise _Absent(Reason.of(Code.SAMPLED_IDENTITY, axis=axis))
+    kept = np.ones(len(sides.vectors), bool)
+    if axis == HIDDEN:
+        kept = _distinct(made, np.concatenate(known, axis=1).astype(np.float64))
     tried = layouts(sides.pattern, made.matrices, sides.vectors, known)
     if sides.only_names:
         tried = {layout: tried[layout] for layout in named(sides.pattern, made.matrices)[:1]}
     found: list[_Found] = []
-    for layout, fits in tried.items():
+    for layout, fitting in tried.items():
+        fits = fitting & kept
         guest = _cut(sides.vectors, layout, [sides.pattern[i].size for i in made.matrices])
         if not in_order(made, guest):
             host = np.concatenate([values[fits] for values in known], axis=1)
@@ -328,6 +337,23 @@ def _axis(axis: str, sides: _Sides) -> list[_Found]:
     if max(one.units for one in found) < MIN_UNITS:
         raise _Absent(Reason.of(Code.SAMPLED_NO_UNITS, needed=MIN_UNITS))
     return found
+
+
+def _distinct(made: Plan, values: F64) -> NDArray[np.bool_]:
+    """Which layers do not repeat an earlier one of the model whose matrices are known; values: (layers, samples).
+
+    Copied layers share one order of their units, so only one of them may count. They show as E1's do: by a cosine in
+    place, over the mean of their group, of eight standard deviations above chance.
+    """
+    for group in made.groups:
+        values[:, group.samples] -= values[:, group.samples].mean(axis=1, keepdims=True)
+    used = values[:, np.concatenate([group.samples.reshape(-1) for group in made.groups])]
+    used /= np.maximum(np.sqrt(np.square(used).sum(axis=1, keepdims=True)), 1e-300)
+    alike = used @ used.T > REPEATED / math.sqrt(used.shape[1])
+    kept = np.zeros(len(alike), bool)
+    for layer in range(len(alike)):
+        kept[layer] = not alike[layer, kept].any()
+    return kept
 
 
 def _cut(vectors: F32, layout: Layout, sizes: Sequence[int]) -> F32:
@@ -420,6 +446,24 @@ def in_order(made: Plan, values: F32) -> bool:
         beside += float((ranks[:, 1:] * ranks[:, :-1]).sum()) + len(ranks)  # on average -1 a group by chance
         total += ranks.size
     return max(abs(trend), abs(beside)) > ORDERED * math.sqrt(total) if total else False
+
+
+def started_as_identity(matrices: Sequence[Matrix], known: Sequence[F32], sliced: bool) -> bool:
+    """Whether square matrices are unusually large on their diagonal: then their places are the initializer's.
+
+    Ranks of the diagonal's magnitudes among all samples of the matrix, added up, six standard deviations above chance.
+    """
+    excess, variance = 0.0, 0.0
+    for m, values in zip(matrices, known, strict=True):
+        row, column = places(m.rows, m.columns, sliced)
+        if m.rows == m.columns and (row == column).any():
+            sizes, n = np.abs(values), values.shape[1]
+            own = sizes[:, row == column]
+            below = sum(np.count_nonzero(sizes < own[:, k : k + 1], axis=1) for k in range(own.shape[1]))
+            ties = sum(np.count_nonzero(sizes == own[:, k : k + 1], axis=1) - 1 for k in range(own.shape[1]))
+            excess += float(np.sum(below + ties / 2)) - own.size * (n - 1) / 2
+            variance += own.size * (n * n - 1) / 12
+    return excess > IDENTITY * math.sqrt(variance) if variance else False
 
 
 def _mean_ranks(values: F64) -> F64:

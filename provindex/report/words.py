@@ -210,6 +210,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.SAMPLED_ORDERED: Sentence(
         "the units of the {axis} axis stand in an order of size, so that their places say nothing"
     ),
+    C.SAMPLED_IDENTITY: Sentence(f"a sampled matrix of the {{axis}} axis started as the identity: {PLACED}"),
     C.DEEP_NO_MLP: Sentence("no MLP with a known role in the text tower"),
     C.DEEP_WIDE: Sentence("residual width {width}, at most {limit} are compared"),
     C.DEEP_LAYERS_FEW: Sentence("fewer than two layers with an MLP in common: one fits the rotation, another tests it"),
