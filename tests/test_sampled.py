@@ -238,6 +238,19 @@ def test_units_that_are_zero_in_either_model_do_not_count() -> None:
     assert one.units == 192 and abs(one.excess / one.variance**0.5) < 4
 
 
+def test_folded_gains_do_not_hide_a_copy() -> None:
+    for shape in (MIDDLE, replace(MIDDLE, sliced=True)):
+        parent, gains = shape.draw(0), np.exp(0.5 * np.random.default_rng(4).standard_normal((6, 2, 1 << 10)))
+        folded = dict(parent)
+        for (layer, i), v in parent.items():
+            m = shape.pattern[i]
+            if m.role in ("q", "k", "v", "gate", "up"):
+                by = gains[layer, int(m.role in ("gate", "up"))]
+                folded[layer, i] = (v * by[places(m.rows, m.columns, shape.sliced)[1]]).astype(np.float32)
+        found = sampled_tests(shape.ours(folded), shape.imported(parent))
+        assert (found.aligned.log10_p or 0) < -20
+
+
 def test_copied_layers_count_once_and_identities_do_not() -> None:
     """Two models whose layers were repeated alike share no more than their repetition."""
     twice = [0, 1, 1, 2, 2, 3]

@@ -417,10 +417,10 @@ def _gathered(axis: str, values: F32, at: NDArray[np.int64]) -> F64:
 
     A residual coordinate has its values in all layers, a hidden unit in its own.
     """
-    found = values.astype(np.float64)[:, at]
+    found = np.take(values, at, axis=1)
     if axis == HIDDEN:
-        return np.asarray(found.reshape(-1, *at.shape[1:]))
-    return np.asarray(np.moveaxis(found, 0, 2).reshape(*at.shape[:2], -1))
+        return found.reshape(-1, *at.shape[1:]).astype(np.float64)
+    return np.moveaxis(found, 0, 2).astype(np.float64).reshape(*at.shape[:2], -1)
 
 
 # --- order ---

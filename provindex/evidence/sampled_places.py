@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 I64 = NDArray[np.int64]
 SAMPLES, SLICE = 4096, 32  # most samples of a matrix; rows that are taken of one that is sliced
 MIN_GROUP, MIN_UNITS = 4, 12  # units that a group, and that a test needs
-LARGE, SMALL = 256, 32  # most units of a block, of many features and of a few
+LARGE, SMALL = 256, 16  # most units of a block, of many features and of a few
 MANY = 8  # features
 EXPECTED_AT = 0.1  # the cosine at which a set of matrices is chosen
 RESIDUAL, HIDDEN = "residual", "hidden"
@@ -95,8 +95,8 @@ class Plan:
     def blocks(self) -> tuple[tuple[int, I64], ...]:
         """(number of the group, samples) of each part of a group whose units are compared with each other.
 
-        Any part of a group that is chosen by place is as exchangeable as the whole. Parts keep the power of ranks
-        (excess and its deviation both grow with the square root of all units) at a fraction of the work.
+        Any part of a group that is chosen by place is as exchangeable as the whole. Of parts of m units z is
+        (m - 1) / sqrt(m (m + 1)) of what it is of the whole, at a fraction of the work.
         """
         out: list[tuple[int, I64]] = []
         for number, group in enumerate(self.groups):
