@@ -456,6 +456,22 @@ def test_roles_and_shapes_survive_a_row_and_contradicting_ones_are_refused() -> 
     assert old is not None and old.roles == () and matrices_of(old) is None
 
 
+def test_values_that_are_no_numbers_or_all_zero_are_no_evidence() -> None:
+    parent = SMALL.draw(0)
+    broken = {key: v.copy() for key, v in parent.items()}
+    broken[1, 4][7] = np.inf
+    assert codes(sampled_tests(SMALL.ours(broken), SMALL.imported(parent)).aligned) == {Code.SAMPLES_NOT_FINITE}
+    assert codes(sampled_tests(SMALL.ours(parent), SMALL.imported(broken)).fixed) == {Code.SAMPLES_NOT_FINITE}
+    none = {key: np.zeros_like(v) for key, v in parent.items()}
+    for a, b in ((parent, none), (none, none)):
+        assert codes(sampled_tests(SMALL.ours(a), SMALL.imported(b)).aligned) == {Code.SAMPLED_NO_UNITS}
+    huge = {key: np.full_like(v, 3e38) * np.sign(v) for key, v in parent.items()}
+    assert sampled_tests(SMALL.ours(huge), SMALL.imported(parent)).aligned.log10_p is not None
+    deep = replace(SMALL, layers=sampled.MAX_LAYERS + 1, width=8, hidden=8, heads=1, kv=1, head=8).draw(0)
+    shape = replace(SMALL, layers=sampled.MAX_LAYERS + 1, width=8, hidden=8, heads=1, kv=1, head=8)
+    assert codes(sampled_tests(shape.ours(deep), shape.imported(deep)).aligned) == {Code.LAYERS_MANY}
+
+
 def test_a_layer_of_many_matrices_is_not_looked_at() -> None:
     n = sampled.MOST_MATRICES + 1
     names = tuple(f"layers.0.q_proj.{i:02d}" for i in range(n))

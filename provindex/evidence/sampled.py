@@ -51,6 +51,7 @@ F32 = NDArray[np.float32]
 AXES = (RESIDUAL, HIDDEN)
 IMPORTED = "imported"  # mode of a row from another database
 MOST_MATRICES = 16  # of a layer: more are experts or a stranger's
+MAX_LAYERS = 1024  # that are compared; the deepest published models have about 200
 MANY_UNITS = 20  # units a block from which on fixed points count
 ORDERED = 4.5  # standard deviations at which an axis is in an order
 IDENTITY = 6.0  # standard deviations at which a diagonal stands out
@@ -199,12 +200,17 @@ def _commonest(layers: Sequence[int], vectors: Mapping[int, F32], known: Matrice
     if not any(m.role for m in pattern):
         raise _Absent(Reason.of(Code.SAMPLED_NO_UNITS, needed=MIN_UNITS))
     alike = sorted(layer for layer in layers if known.patterns[layer] == pattern)
+    if len(alike) > MAX_LAYERS:
+        raise _Absent(Reason.of(Code.LAYERS_MANY, limit=MAX_LAYERS))
     own: list[F32 | None] = []
     for i in range(len(pattern)):
         values = [known.values[layer][i] for layer in alike]
         there = [v for v in values if v is not None]
         own.append(np.stack(there) if len(there) == len(values) else None)
-    return _Sides(pattern, np.stack([vectors[layer] for layer in alike]), own, sliced)
+    found = np.stack([vectors[layer] for layer in alike])
+    if not all(np.isfinite(v).all() for v in (found, *own) if v is not None):
+        raise _Absent(Reason.of(Code.SAMPLES_NOT_FINITE))
+    return _Sides(pattern, found, own, sliced)
 
 
 def _two_imported(a: Any, b: Any, way: str | None) -> _Sides:
@@ -334,9 +340,10 @@ def _axis(axis: str, sides: _Sides) -> list[_Found]:
             found.append(_measured(made, layout, fits, guest[fits], host))
     if not found:
         raise _Absent(Reason.of(Code.SAMPLED_ORDERED, axis=axis))
-    if max(one.units for one in found) < MIN_UNITS:
+    enough = [one for one in found if one.units >= MIN_UNITS]
+    if not enough:
         raise _Absent(Reason.of(Code.SAMPLED_NO_UNITS, needed=MIN_UNITS))
-    return found
+    return enough
 
 
 def _distinct(made: Plan, values: F64) -> NDArray[np.bool_]:

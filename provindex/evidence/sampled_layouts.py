@@ -98,10 +98,12 @@ def _misfit(sizes: Sequence[int], candidates: Sequence[Layout], vectors: F32, kn
             if (begin, size) not in chunks:
                 chunks[begin, size] = np.sort(vectors[:, begin : begin + size], axis=1)
             other = chunks[begin, size]
-            found[:, column] = _mean_square(own - other) / np.maximum(energy + _mean_square(other), 1e-300)
+            found[:, column] = _mean_square(np.subtract(own, other, dtype=np.float64)) / np.maximum(
+                energy + _mean_square(other), 1e-300
+            )
         total += found[:, [begins.index(layout[j]) for layout in candidates]]
     return total
 
 
-def _mean_square(values: F32) -> F64:
+def _mean_square(values: F32 | F64) -> F64:
     return np.asarray(np.einsum("ij,ij->i", values, values, dtype=np.float64) / max(1, values.shape[1]))
