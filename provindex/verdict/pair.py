@@ -245,7 +245,8 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...
         return "unrelated", (Reason.of(Code.WOULD_BE_LINKED, because=seen), *unseen, *partly)
     weak = (Reason.of(Code.COMMON_FEW),)
     asked = ("hidden_fixed_points", *(test.name for test in TESTS if test.sees))
-    reasons = distinct([r for name in asked for r in evidence[name].reasons or weak])
+    found = [r for name in asked for r in evidence[name].reasons or weak]
+    reasons = distinct([r for r in found if r.code is not Code.SAMPLED_OWN])  # no test that is missing here
     unranked = _why_unranked(evidence)
     if set(unranked) <= set(reasons):
         return "inconclusive", reasons
