@@ -25,9 +25,11 @@ from provindex.common.files import FileFact
 from provindex.common.reasons import Code, Reason
 from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
+from provindex.evidence.sampled import IMPORTED
 from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
 from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.extract.slices import slices
 from provindex.fingerprint.parquet import write_fingerprint
 from provindex.fingerprint.record import IMPORTED, MODES, Fingerprint
 from provindex.fingerprint.rows import to_row
@@ -46,6 +48,7 @@ from provindex.index.pulled import is_reference, parse
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
+from provindex.peers.cisco_signals import SLICED_BYTES, WHOLE
 from provindex.report import document, words
 from provindex.verdict.pair import Pair
 from provindex.verdict.pair import compare as compare_fingerprints
@@ -140,7 +143,9 @@ class Resolved:
         first = self.fingerprint
         if self.model is None or first.mode != "sampled" or not first.layers_unread:
             return None
-        return replace(self, fingerprint=fingerprint_model(self.model, mode="sampled", progress=progress))
+        made = fingerprint_model(self.model, mode="sampled", progress=progress)
+        kept = {name: first.more[name] for name in ("slices",) if name in first.more}
+        return replace(self, fingerprint=replace(made, more={**made.more, **kept}))
 
 
 def in_words(reason: Reason | Code) -> str:
@@ -242,9 +247,34 @@ def query(
 
     reading: told how far stage 2 is. more: as for `Index.query`. What was asked with comes back too.
     """
+    if _lacks_samples(asked) and any(entry.row["mode"] == IMPORTED for entry in index):
+        asked = with_slices(asked)
     result = index.query(asked.fingerprint, top, candidates, **more)
     further = None if result.linked and not more.get("also") else asked.further(reading)
     return (asked, result) if further is None else (further, index.query(further.fingerprint, top, candidates, **more))
+
+
+def with_slices(asked: Resolved) -> Resolved:
+    """The same with the samples that an imported row is compared by, read from the weights, where its row lacks them.
+
+    That is a model that was read in sampled mode, and one so large that the peer takes slices of its matrices. Without
+    weights at hand nothing changes; where they are on the Hub, the reason is kept in place of the samples.
+    """
+    if asked.model is None or not _lacks_samples(asked):
+        return asked
+    kept = asked.fingerprint
+    found = slices(asked.model, sliced=_sliced(kept))
+    return replace(asked, fingerprint=replace(kept, more={**kept.more, "slices": found}))
+
+
+def _lacks_samples(asked: Resolved) -> bool:
+    kept = asked.fingerprint
+    return asked.model is not None and "slices" not in kept.more and (kept.mode == "sampled" or _sliced(kept))
+
+
+def _sliced(fp: Fingerprint) -> bool:
+    """Whether the peer would take slices of a model's matrices."""
+    return fp.facts.parameters >= WHOLE or fp.bytes_total > SLICED_BYTES
 
 
 def fingerprint(
@@ -300,6 +330,8 @@ def compare_resolved(
     reads = [file for model in opened for file in model.reads]
     ours, theirs = a.vocabulary(), b.vocabulary()
     both = (ours, theirs) if ours is not None and theirs is not None else None
+    if a.fingerprint.mode == IMPORTED or b.fingerprint.mode == IMPORTED:
+        a, b = with_slices(a), with_slices(b)
     with one_blas_thread():
         return compare_fingerprints(
             a.fingerprint,

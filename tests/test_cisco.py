@@ -192,13 +192,26 @@ def test_imported_signals_compare_as_our_own_do(
     assert {alone[name].value for name in WEIGHTS} - {None} <= {1.0, 0.9999}
 
 
-def test_the_verdict_is_inconclusive_and_says_why(imported: dict[str, Fingerprint]) -> None:
-    for a, b in ((imported["llama"], imported["llama"]), (imported["llama"], imported["qwen2"])):
+SAMPLED = {"sampled_fixed_points", "sampled_alignment"}
+
+
+def test_the_samples_decide_and_no_other_test_can(imported: dict[str, Fingerprint]) -> None:
+    for a, b, verdict in (("llama", "llama", "linked"), ("llama", "qwen2", "unrelated")):
+        pair = compare(imported[a], imported[b])
+        assert pair.verdict == verdict and (pair.log10_p or 0.0) < (-100 if a == b else 1)
+        for name, outcome in pair.evidence.items():
+            assert (name in SAMPLED) == (not outcome.reasons)
+            assert name in SAMPLED or "no evidence panels" in joined(outcome.reasons)
+        assert pair.signals["WVC"].value is not None and pair.pipeline.identity is not None
+
+
+def test_a_row_without_samples_is_inconclusive_and_says_why(imported: dict[str, Fingerprint]) -> None:
+    bare = replace(imported["llama"], wvc=None)
+    for a, b in ((bare, bare), (bare, imported["qwen2"]), (imported["t5"], imported["t5"])):
         pair = compare(a, b)
         assert (pair.verdict, pair.relation, pair.direction, pair.log10_p) == ("inconclusive", None, None, None)
-        assert all("no evidence panels" in joined(o.reasons) for o in pair.evidence.values())
-        assert {reason.code for reason in pair.reasons} == {Code.PEER_NO_PANELS}
-        assert pair.signals["WVC"].value is not None and pair.pipeline.identity is not None
+        assert Code.PEER_NO_PANELS in {reason.code for reason in pair.reasons}
+    assert Code.SAMPLED_TOWERS in {reason.code for reason in pair.reasons}
 
 
 def test_rows_come_back_as_they_were(imported: dict[str, Fingerprint]) -> None:
@@ -381,9 +394,10 @@ def test_an_import_extends_an_index_and_finds_its_rows_by_their_weights(
     assert len(built.added) == 6 and len(built.index) == 8 and built.index.info.id == "mine"
     assert built.index["org/llama"].blocks is not None  # ours, which can be tested, comes first
     result = built.index.query(prints.fingerprint(zoo.finetune_noise(models["llama"], 0.95, 7), "child"))
-    assert [m.entry.model_id for m in result.linked] == ["org/llama"] and result.linked[0].entry.revision == "f" * 40
-    theirs = next(m for m in result.candidates if m.entry.model_id == "org/llama")
-    assert theirs.entry.revision is None and theirs.pair.verdict == "inconclusive"
+    assert [m.entry.model_id for m in result.linked] == ["org/llama"] * 2
+    assert result.linked[0].entry.revision == "f" * 40  # ours, whose evidence sees more, comes first
+    theirs = result.linked[1]
+    assert theirs.entry.revision is None and not theirs.pair.evidence["sampled_alignment"].reasons
     assert theirs.pair.signals["WVC"].value == pytest.approx(0.95, abs=0.02) and theirs.score > 0
 
 

@@ -4,8 +4,9 @@
     features/base/by-family/<family>/<asset>_features.json                  MFI, TFV, the lengths of the signals
     features/deep-signals/by-family/<family>/<asset>_deep-signals.parquet   EAS, END, NLF, LEP, WVC; published apart
 
-An imported row answers what it can, which are the signals. The peer keeps none of the evidence that a verdict rests on,
-so a comparison with it is `inconclusive` and says why. Its families are brands, not lineages: rows have no family.
+An imported row answers what it can, which are the signals. Of what a verdict rests on the peer keeps samples of weights
+(`evidence/sampled.py`); without them a comparison is `inconclusive` and says why. Its families are brands, not
+lineages: rows have no family.
 
 Nothing in these files is trusted: paths stay inside, sizes are bounded, digests are checked, and an asset that cannot
 be used is told with its reason while the rest goes on.

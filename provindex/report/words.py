@@ -200,6 +200,29 @@ SENTENCES: Mapping[Code, Sentence] = {
     ),
     C.COMMON_NEURONS_FEW: Sentence("fewer than {needed} neurons in common, or no anchors that both models have"),
     C.NO_COMMON_SKETCHES: Sentence("no anchors under which both models have branch sketches"),
+    C.SAMPLED_OWN: Sentence("both rows hold our own evidence, which sees more than samples do"),
+    C.SAMPLED_TOWERS: Sentence("its samples are of several towers whose layers share one number"),
+    C.SAMPLED_SHAPES_DIFFER: Sentence(
+        "{what} is {a} in one model, {b} in the other: their samples lie at other places",
+        "the shapes of the models differ: their samples lie at other places",
+    ),
+    C.SAMPLED_SHAPES_UNKNOWN: Sentence("the shapes of two imported rows do not follow from their configs, or differ"),
+    C.SAMPLED_SLICES: Sentence(
+        "the imported row has samples of 32 rows of each matrix, which only the weights could answer; of them only the "
+        "fingerprint is at hand"
+    ),
+    C.SAMPLED_SLICES_ELSEWHERE: Sentence(
+        "the samples that an imported row would be compared with are read from weights on this disk only"
+    ),
+    C.SAMPLED_NO_ROLES: Sentence("its row was made before samples kept the shapes of their matrices"),
+    C.SAMPLED_NO_UNITS: Sentence("fewer than {needed} units of the model are described by samples alike"),
+    C.SAMPLED_BLOCKS_SMALL: Sentence(
+        "fewer than {needed} units are compared with each other, too few for fixed points"
+    ),
+    C.SAMPLED_ORDERED: Sentence(
+        "the units of the {axis} axis stand in an order of size, so that their places say nothing"
+    ),
+    C.SAMPLED_IDENTITY: Sentence(f"a sampled matrix of the {{axis}} axis started as the identity: {PLACED}"),
     C.DEEP_NO_MLP: Sentence("no MLP with a known role in the text tower"),
     C.DEEP_WIDE: Sentence("residual width {width}, at most {limit} are compared"),
     C.DEEP_LAYERS_FEW: Sentence("fewer than two layers with an MLP in common: one fits the rotation, another tests it"),

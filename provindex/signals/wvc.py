@@ -14,12 +14,14 @@ Source: Cisco model-provenance-kit 1.0.0 (its full path), reimplemented from its
 concatenates in the order of the file; equal for files whose tensors are in name order. The peer turns a NaN
 into 1.0. An imported row has the samples of a layer without the names of its tensors: against one that was made here
 only layers of equal length are compared, since others were taken from other tensors.
+The roles and shapes of the sampled matrices are kept too: `evidence/sampled.py` tells by them which unit each sample
+belongs to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ from numpy.typing import NDArray
 from provindex.common.halves import halved
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Score
-from provindex.common.tables import Panel, Row, Signal, array, field, split
+from provindex.common.tables import Panel, Row, Signal, array, split
+from provindex.common.tables import field as kept
 from provindex.roles.names import Placement
 from provindex.roles.weights import Weights
 from provindex.signals.imported import apart, how_taken
@@ -47,6 +50,10 @@ PROJECTION_WORDS = {
     "down": ("down_proj", "fc2", "dense_4h_to_h", "wi_1", "wo"),
 }
 
+ROLES = frozenset(("q", "k", "v", "o", "gate", "up", "down", "q+k+v", "k+v", "gate+up"))  # of a sampled matrix
+MAX_SIDE = 1 << 22  # rows or columns of a matrix: more than any model has
+
+
 F32 = NDArray[np.float32]
 
 
@@ -55,13 +62,17 @@ class Samples:
     """The sampled elements of a model's projections.
 
     names: stored names, sorted as strings; layers: (T,) int32 layer of each tensor; sizes: (T,) int32 samples
-    of each tensor; values: (sum of sizes,) float32.
+    of each tensor; values: (sum of sizes,) float32. roles: what each matrix is (`role_of`), () where nobody knows;
+    rows, columns: (T,) int32 its shape as stored, 0 where it has no role; empty without roles.
     """
 
     names: tuple[str, ...]
     layers: NDArray[np.int32]
     sizes: NDArray[np.int32]
     values: F32
+    roles: tuple[str, ...] = ()
+    rows: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    columns: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __post_init__(self) -> None:
         counts = {len(self.names), len(self.layers), len(self.sizes)}
@@ -69,6 +80,7 @@ class Samples:
             raise ValueError("names, layers, sizes and values of samples do not belong together")
         if list(self.names) != sorted(self.names):
             raise ValueError("samples must be in the order of their tensors' names")
+        _check_shapes(self)
 
     @classmethod
     def collect(cls, tensors: Iterable[tuple[str, int, F32]]) -> Samples:
@@ -89,6 +101,23 @@ class Samples:
         for layer, end, size in zip(self.layers.tolist(), ends.tolist(), self.sizes.tolist(), strict=True):
             pieces[layer].append(self.values[end - size : end])
         return {layer: np.concatenate(parts) for layer, parts in pieces.items()}
+
+
+def _check_shapes(s: Samples) -> None:
+    """ValueError if roles and shapes are not those of the sampled matrices."""
+    counts = {len(s.roles), len(s.rows), len(s.columns)}
+    if counts == {0}:
+        return
+    if counts != {len(s.names)} or not set(s.roles) <= ROLES | {""}:
+        raise ValueError("roles and shapes do not belong to the sampled tensors")
+    rows, columns = s.rows.astype(np.int64), s.columns.astype(np.int64)
+    known = np.array([bool(role) for role in s.roles], bool)
+    if ((rows < 0) | (rows > MAX_SIDE) | (columns < 0) | (columns > MAX_SIDE)).any():
+        raise ValueError(f"a sampled matrix with a negative side, or one of more than {MAX_SIDE:,}")
+    if ((rows * columns > 0) != known).any() or (rows[~known] | columns[~known]).any():
+        raise ValueError("a sampled matrix has a role and no shape, or a shape and no role")
+    if (np.minimum(rows * columns, SAMPLES)[known] != s.sizes[known]).any():
+        raise ValueError("a sampled matrix has other samples than its shape gives")
 
 
 def is_projection(name: str) -> bool:
@@ -149,13 +178,14 @@ def of_weights(w: Weights) -> Samples | None:
     if not w.exact:
         w.absences["WVC"] = Reason.of(Code.NEEDS_EXACT)
         return None
-    names, layers, values = [], [], []
+    names, layers, values, whats = [], [], [], []
     for place in w.places:
         samples = w.scans[place.name].samples
         if samples is not None and place.layer is not None:
             names.append(place.canonical)
             layers.append(place.layer)
             values.append(samples)
+            whats.append(role_of(place, w.tensors[place.name].shape))
     if not names:
         w.absences["WVC"] = Reason.of(Code.NO_PROJECTIONS)
         return None
@@ -163,7 +193,28 @@ def of_weights(w: Weights) -> Samples | None:
         w.absences["WVC"] = Reason.of(Code.SAMPLES_NOT_FINITE)
         return None
     sizes = np.array([v.size for v in values], np.int32)
-    return Samples(tuple(names), np.array(layers, np.int32), sizes, np.concatenate(values))
+    roles, rows, columns = zip(*whats, strict=True)
+    return Samples(
+        tuple(names), np.array(layers, np.int32), sizes, np.concatenate(values),
+        roles, np.array(rows, np.int32), np.array(columns, np.int32),
+    )  # fmt: skip
+
+
+def role_of(place: Placement, shape: tuple[int, ...]) -> tuple[str, int, int]:
+    """What a stored tensor is, and its rows and columns: ("o", 896, 896); fused ones as "q+k+v".
+
+    ("", 0, 0) for what has no role, or whose rows or columns are not in the order of the units: an expert, a stacked or
+    transposed tensor, cross-attention, rows that alternate between gate and up, rows that a format reordered.
+    """
+    parts = place.parts
+    name = "+".join(part.role for part in parts)
+    plain = all(p.expert is None and p.lead is None and not p.transposed and not p.cross for p in parts)
+    if not plain or name not in ROLES or len(shape) != 2 or max(shape) > MAX_SIDE or min(shape) < 1:
+        return "", 0, 0
+    reordered = [isinstance(part.rows, np.ndarray) for part in parts]
+    if any(reordered) and name != "q+k+v":  # of fused attention only the columns are looked at
+        return "", 0, 0
+    return name, shape[0], shape[1]
 
 
 def _to_row(samples: Samples) -> Row:
@@ -174,6 +225,9 @@ def _to_row(samples: Samples) -> Row:
         "wvc_sizes": samples.sizes,
         "wvc_scales": np.array([scale for _, scale in pieces], np.float32),
         "wvc": np.concatenate([half for half, _ in pieces]),
+        "wvc_roles": samples.roles,
+        "wvc_rows": samples.rows,
+        "wvc_columns": samples.columns,
     }
 
 
@@ -184,7 +238,10 @@ def _of_row(row: Mapping[str, Any]) -> Samples | None:
     if (row["wvc_sizes"] > SAMPLES).any():
         raise ValueError(f"more than {SAMPLES} WVC samples of one tensor")
     values = [p.astype(np.float32) * scale for p, scale in zip(pieces, row["wvc_scales"], strict=True)]
-    return Samples(tuple(row["wvc_names"]), row["wvc_layers"], row["wvc_sizes"], np.concatenate(values))
+    return Samples(
+        tuple(row["wvc_names"]), row["wvc_layers"], row["wvc_sizes"], np.concatenate(values),
+        tuple(row["wvc_roles"]), row["wvc_rows"], row["wvc_columns"],
+    )  # fmt: skip
 
 
 MOST = 1 << 16  # sampled tensors of a model
@@ -196,9 +253,14 @@ PANEL = Panel(
         array("wvc_sizes", "int32", "WVC: how many samples of each", MOST),
         array("wvc_scales", "float32", "WVC: power of two that its samples were divided by", MOST, finite=True),
         array("wvc", "float16", "WVC: samples, tensor after tensor", 1 << 27, finite=True),
+        array(
+            "wvc_roles", "string", "WVC: role of each tensor (q, o, gate+up ...), empty for experts and others", MOST
+        ),
+        array("wvc_rows", "int32", "WVC: its rows; 0 without a role", MOST),
+        array("wvc_columns", "int32", "WVC: its columns; 0 without a role", MOST),
     ),
     to_row=_to_row,
     from_row=_of_row,
     extract=of_weights,
 )
-SIGNAL = Signal("WVC", field("wvc"), compare, (PANEL,), order=0)
+SIGNAL = Signal("WVC", kept("wvc"), compare, (PANEL,), order=0)

@@ -251,7 +251,8 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...
     weak = (Reason.of(Code.COMMON_FEW),)
     hidden = (Reason.of(Code.GAINS_NEVER_CLEAR),) if evidence["norm_alignment"].value is not None else ()
     asked = ("hidden_fixed_points", *(test.name for test in TESTS if test.sees))
-    reasons = hidden + distinct([r for name in asked for r in evidence[name].reasons or weak])
+    found = [r for name in asked for r in evidence[name].reasons or weak]
+    reasons = hidden + distinct([r for r in found if r.code is not Code.SAMPLED_OWN])  # no test that is missing here
     unranked = _why_unranked(evidence)
     if set(unranked) <= set(reasons):
         return "inconclusive", reasons
