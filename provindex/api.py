@@ -25,7 +25,6 @@ from provindex.common.files import FileFact
 from provindex.common.reasons import Code, Reason
 from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
-from provindex.evidence.sampled import IMPORTED
 from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
 from provindex.fingerprint.extract.model import fingerprint_model

@@ -240,6 +240,7 @@ class Code(StrEnum):
     TABLE_ONLY = "table-only"
     BASIS_ONLY = "basis-only"
     GAINS_ONLY = "gains-only"
+    SAMPLES_ONLY = "samples-only"
     HALF_STEPS = "half-steps"
     HALF_STEPS_SIBLINGS = "half-steps-siblings"
     SIBLING_POSSIBLE = "sibling-possible"

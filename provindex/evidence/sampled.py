@@ -44,12 +44,11 @@ from provindex.evidence.sampled_places import (
     size_of,
 )
 from provindex.roles.architectures import ALIASES, KINDS
-from provindex.signals.imported import apart, differences, how_taken
+from provindex.signals.imported import IMPORTED, apart, differences, how_taken
 from provindex.signals.wvc import Samples
 
 F32 = NDArray[np.float32]
 AXES = (RESIDUAL, HIDDEN)
-IMPORTED = "imported"  # mode of a row from another database
 MOST_MATRICES = 16  # of a layer: more are experts or a stranger's
 MAX_LAYERS = 1024  # that are compared; the deepest published models have about 200
 MANY_UNITS = 20  # units a block from which on fixed points count

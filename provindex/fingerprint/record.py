@@ -14,10 +14,10 @@ from provindex.common.reasons import Code, Reason
 from provindex.evidence import aligned, panels, sketch
 from provindex.evidence.token_rows import TokenRows
 from provindex.signals import mfi, nlf, tfv, wvc
+from provindex.signals.imported import IMPORTED as IMPORTED
 
 FINGERPRINT_VERSION = 3
 MODES = ("exact", "sampled", "norms")
-IMPORTED = "imported"  # the mode of rows that were made of another tool's numbers
 
 F32 = NDArray[np.float32]
 

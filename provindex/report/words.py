@@ -347,6 +347,9 @@ SENTENCES: Mapping[Code, Sentence] = {
         "only the residual basis is shared: other layers of one ancestor, layers whose neurons were reordered, or an "
         "embedding that was reused and trained on"
     ),
+    C.SAMPLES_ONLY: Sentence(
+        "compared by the samples of weights that another tool published: what was not sampled may differ"
+    ),
     C.GAINS_ONLY: Sentence("only norm gains and biases show the link: the matrices were not read, or do not match"),
     C.HALF_STEPS: Sentence("{percent:.1f} % of {n:,} sampled weights differ by more than half a quantization step"),
     C.HALF_STEPS_SIBLINGS: Sentence(

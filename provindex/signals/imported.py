@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from provindex.common.reasons import Code, Reason
 
+IMPORTED = "imported"  # the mode of rows that were made of another tool's numbers
 PEER = "peer"
 # "files": tensors in the order of several files, which is not known; "sliced": 32 rows of each matrix; "towers": the
 # layers of several towers under one number.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Outcome, Score, absent
 from provindex.common.tables import Signal
-from provindex.evidence import bit_reuse, exact, hidden_units, layers
+from provindex.evidence import bit_reuse, exact, hidden_units, layers, sampled
 from provindex.evidence.effects import effects
 from provindex.evidence.grids import Residual
 from provindex.evidence.layers import LayerRange
@@ -24,7 +24,7 @@ from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LAYER
 from provindex.evidence.start import SHARED
 from provindex.evidence.table import TESTS
-from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.record import IMPORTED, Fingerprint
 from provindex.signals import mfi, pipeline
 from provindex.signals.table import SIGNALS
 from provindex.verdict import adapters
@@ -71,7 +71,7 @@ class Pair:
 
     @property
     def plain_order_only(self) -> bool:
-        """Whether it is `unrelated` by tests that would not have seen a reordered or rotated copy: no gate passes on it."""
+        """Whether it is `unrelated` by tests that would not have seen a reordered copy: no gate passes on that."""
         return self.verdict == "unrelated" and any(r.code is Code.REORDERED_NOT_SEEN for r in self.reasons)
 
     @property
@@ -133,7 +133,7 @@ def compare(
         direction_reasons=tuple(item.reason for item in role.items),
         confidence=1.0 - min(1.0, 10.0 ** (whole.log10_e or 0.0)),
         layer_map=layers.ranges(linked.matches),
-        closeness=linked.sizes.cosine,
+        closeness=linked.closeness,
         undone=linked.undone,
         reasons=linked.caveats(relation) + towers,
         half_step=linked.sizes.half_step,
@@ -226,7 +226,8 @@ def _linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> Linked:
     by_neurons = layers.neuron_matches(a.neurons, b.neurons, pair.namings)
     matches = layers.together(by_units, by_neurons, a.facts.layers * b.facts.layers)
     mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or hidden_units.of_pair(pair).pairs)]
-    return Linked(a, b, effects(a.blocks, b.blocks, mapped), matches, by_neurons, evidence)
+    samples = sampled.compared(pair) if IMPORTED in (a.mode, b.mode) else None
+    return Linked(a, b, effects(a.blocks, b.blocks, mapped), matches, by_neurons, evidence, samples)
 
 
 def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...]]:
@@ -244,7 +245,8 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...
     if not confirmed and (e4.value or 0.0) >= FOUND_AGAIN and (e4.conformal or 0.0) <= LOG10_CONFORMAL:
         return "inconclusive", (_layers_unconfirmed(e3, e4),)
     if seen:
-        missing = evidence["residual_fixed_points"].reasons
+        by_samples = evidence["sampled_alignment"].value is not None  # they look for a common ancestor too
+        missing = () if by_samples else evidence["residual_fixed_points"].reasons
         partly = (*_half_seen(evidence), *((Reason.of(Code.ANCESTOR_NOT_SOUGHT, because=missing),) if missing else ()))
         unseen = () if ranked else (Reason.of(Code.REORDERED_NOT_SEEN, because=_why_unranked(evidence)),)
         return "unrelated", (Reason.of(Code.WOULD_BE_LINKED, because=seen), *unseen, *partly)

@@ -20,7 +20,8 @@ from provindex.evidence.grids import MIN_VALUES, Residual
 from provindex.evidence.hidden_units import LayerPair
 from provindex.evidence.layers import Matches
 from provindex.evidence.panels import MIN_ANCHORS, HiddenPanels
-from provindex.fingerprint.record import Fingerprint
+from provindex.evidence.sampled import Compared
+from provindex.fingerprint.record import IMPORTED, Fingerprint
 
 LOG10_P_LINKED = -6.0
 EQUAL = 0.999  # share of blocks from which on two models count as equal
@@ -41,7 +42,8 @@ SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count
 class Linked:
     """A linked pair, and what is known of it.
 
-    matches: layers that correspond. neurons: those of them whose neurons were found again. sketch: E4's score.
+    matches: layers that correspond. neurons: those of them whose neurons were found again. samples: how alike the
+    samples are, of a pair with an imported row.
     """
 
     a: Fingerprint
@@ -50,6 +52,17 @@ class Linked:
     matches: Matches
     neurons: Sequence[tuple[LayerPair, Agreement]]
     evidence: Mapping[str, Outcome]
+    samples: Compared | None = None
+
+    @property
+    def imported(self) -> bool:
+        """Whether one of the rows holds another tool's numbers: then neither a disguise nor a start can be told."""
+        return IMPORTED in (self.a.mode, self.b.mode)
+
+    @property
+    def closeness(self) -> float:
+        """Median cosine of matched weight samples; 0 if none match."""
+        return self.sizes.cosine if self.samples is None else self.samples.median
 
     @property
     def exact(self) -> bool:
@@ -69,6 +82,8 @@ class Linked:
     def undone(self) -> tuple[Code, ...]:
         """What a disguise changed and the tests saw through; empty where nothing was."""
         found: list[Code] = []
+        if self.imported:
+            return ()
         if self._basis_moved():
             found.append(Code.BASIS_MOVED)
         if self.neurons and not _kept_order(self.neurons) and self._found_again("triple_agreement"):
@@ -152,6 +167,8 @@ class Linked:
     def relation(self) -> str:
         """One of the contract's relations."""
         a, b, sizes = self.a, self.b, self.sizes
+        if self.imported:
+            return self._by_samples()
         if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
             return "identical"
         special = self._other_shape() or self._equal() or self._on_a_grid()
@@ -172,6 +189,17 @@ class Linked:
             return "vocabulary" if self.new_vocabulary else "related"
         only_residual = self._log10_p("residual_fixed_points") <= LOG10_P_LINKED and not reused
         return "shared-ancestor" if only_residual else "related"
+
+    def _by_samples(self) -> str:
+        """What samples and gains tell: a random start that both may share is told from descent by gains alone."""
+        samples = self.samples
+        if samples is None or self.by_gains:
+            return "related"
+        if samples.equal:
+            return "identical"
+        if self._log10_p("norm_alignment") > LOG10_P_LINKED:
+            return "related"
+        return "finetune" if samples.median >= FINETUNE else "continued"
 
     def _equal(self) -> str | None:
         sizes = self.sizes
@@ -232,6 +260,9 @@ class Linked:
 
     def caveats(self, relation: str) -> tuple[Reason, ...]:
         """What else a linked pair could be, where its label says more than the evidence does."""
+        if self.imported:
+            basis = Reason.of(Code.GAINS_ONLY if self.by_gains else Code.SAMPLES_ONLY)
+            return (basis,) if relation == "identical" else (basis, Reason.of(Code.START_NOT_EXCLUDED))
         if relation == "shared-ancestor":
             only = Code.TABLE_ONLY if self.sizes.embedding_equal else Code.BASIS_ONLY
             return Reason.of(only), Reason.of(Code.START_NOT_EXCLUDED)

@@ -35,7 +35,7 @@ from provindex.signals.table import SIGNALS
 
 BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences are kept
     *(signal.name for signal in SIGNALS if signal.name not in ("MFI", "TFV", "VOA", "NLF")),
-    *sorted({test.lacks for test in TESTS} - {vectors.PANEL.name}),
+    *sorted({test.lacks for test in TESTS} - {vectors.PANEL.name, ""}),
     anchors.BY_ID,
     token_rows.PANEL.name,
 )
