@@ -27,6 +27,7 @@ import provindex
 from provindex.api import Index
 from provindex.common.errors import ProvindexError
 from provindex.common.threads import one_blas_thread
+from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.index import dataset
@@ -47,7 +48,7 @@ from provindex.verdict.calibration import (
 from provindex.verdict.pair import combined, compare
 
 DECIMALS = 4  # of what is stored; upper quantiles and scores are rounded up, so that no p-value gets smaller
-EXACT = ("hidden_fixed_points", "hidden_alignment", "residual_fixed_points")
+EXACT = tuple(test.name for test in TESTS if test.tier == "exact" and test.name != "bit_reuse")
 OUTPUT = Path(__file__).with_name("calibration.json")
 LEVELS = (0.05, 0.01, 0.001)
 RULE = "every pair of models that were started from different seeds and trained apart; none descends from another"
