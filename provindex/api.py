@@ -47,7 +47,7 @@ from provindex.index.pulled import is_reference, parse
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
-from provindex.peers.cisco_signals import SLICED_BYTES, WHOLE
+from provindex.peers.cisco_signals import SLICED, WHOLE
 from provindex.report import document, words
 from provindex.verdict.pair import Pair
 from provindex.verdict.pair import compare as compare_fingerprints
@@ -172,7 +172,8 @@ def resolve(
     """The fingerprint that a reference names.
 
     In this order: an existing path (a folder, a weight file, a fingerprint file), an id that is in the index, the Hub
-    cache, the Hub; last a row of the index that was imported from another tool, which says less than weights do.
+    cache, the Hub; last a row of the index that says less than weights do: one that was imported from another tool, or
+    one of mode norms where a mode that reads more is asked for.
 
     mode: how weights are read if they are read; None: "sampled" for those of more than 1 GB that are on the Hub and not
     in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask the Hub. A model
@@ -187,7 +188,7 @@ def resolve(
         return Resolved(kept, kept.model_id)
     found = index.find(text) if not path.exists() and index is not None else []
     for entry in found:
-        if entry.row["mode"] != IMPORTED:
+        if entry.row["mode"] != IMPORTED and not (entry.row["mode"] == "norms" and mode in ("exact", "sampled")):
             return Resolved(entry.load(), entry.label)
     try:
         return _from_weights(text, index, mode, stage, offline, progress)
@@ -246,7 +247,7 @@ def query(
 
     reading: told how far stage 2 is. more: as for `Index.query`. What was asked with comes back too.
     """
-    if _lacks_samples(asked) and any(entry.row["mode"] == IMPORTED for entry in index):
+    if _samples_lacking(asked) and _has_imported(index, asked.fingerprint.facts.hidden):
         asked = with_slices(asked)
     result = index.query(asked.fingerprint, top, candidates, **more)
     further = None if result.linked and not more.get("also") else asked.further(reading)
@@ -256,24 +257,33 @@ def query(
 def with_slices(asked: Resolved) -> Resolved:
     """The same with the samples that an imported row is compared by, read from the weights, where its row lacks them.
 
-    That is a model that was read in sampled mode, and one so large that the peer takes slices of its matrices. Without
-    weights at hand nothing changes; where they are on the Hub, the reason is kept in place of the samples.
+    That is a model that was read in sampled mode, and one so large that the peer may have taken slices of its
+    matrices. Without weights at hand nothing changes; where they are on the Hub, the reason is kept in place of the
+    samples.
     """
-    if asked.model is None or not _lacks_samples(asked):
+    kept, ways = asked.fingerprint, _samples_lacking(asked)
+    if asked.model is None or not ways:
         return asked
-    kept = asked.fingerprint
-    found = slices(asked.model, sliced=_sliced(kept))
+    found = tuple(slices(asked.model, sliced=sliced) for sliced in ways)
     return replace(asked, fingerprint=replace(kept, more={**kept.more, "slices": found}))
 
 
-def _lacks_samples(asked: Resolved) -> bool:
+def _samples_lacking(asked: Resolved) -> list[bool]:
+    """Which samples the row of a model lacks and its weights have: whole (False), sliced (True).
+
+    Both, where the peer's files may have been of 32 bits or of 16, above its limit or below.
+    """
     kept = asked.fingerprint
-    return asked.model is not None and "slices" not in kept.more and (kept.mode == "sampled" or _sliced(kept))
+    if asked.model is None or "slices" in kept.more or kept.mode not in ("exact", "sampled"):
+        return []
+    whole = kept.mode == "sampled" and kept.facts.parameters < SLICED
+    sliced = kept.facts.parameters >= WHOLE / 2
+    return [way for way, wanted in ((False, whole), (True, sliced)) if wanted]
 
 
-def _sliced(fp: Fingerprint) -> bool:
-    """Whether the peer would take slices of a model's matrices."""
-    return fp.facts.parameters >= WHOLE or fp.bytes_total > SLICED_BYTES
+def _has_imported(index: Index, width: int) -> bool:
+    """Whether an index has imported rows of a residual width."""
+    return any(entry.row["mode"] == IMPORTED and entry.row["hidden"] == width for entry in index)
 
 
 def fingerprint(

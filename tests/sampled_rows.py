@@ -76,7 +76,7 @@ class Llama:
         if self.sliced:
             patterns = dict.fromkeys(range(self.layers), self.pattern)
             found = {n: [values[n, i] for i in range(len(self.pattern))] for n in patterns}
-            return self._row("sampled", None, more={"slices": Slices(True, Matrices(patterns, found))})
+            return self._row("sampled", None, more={"slices": (Slices(True, Matrices(patterns, found)),)})
         ordered = sorted(named, key=lambda item: item[0])
         samples = wvc.Samples(
             tuple(n for n, _, _, _ in ordered),

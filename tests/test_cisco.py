@@ -192,22 +192,22 @@ def test_imported_signals_compare_as_our_own_do(
     assert {alone[name].value for name in WEIGHTS} - {None} <= {1.0, 0.9999}
 
 
-SAMPLED = {"sampled_fixed_points", "sampled_alignment"}
+SAMPLED = {"sampled_fixed_points", "sampled_alignment", "norm_alignment"}
 
 
-def test_the_samples_decide_and_no_other_test_can(imported: dict[str, Fingerprint]) -> None:
+def test_samples_and_norms_decide_and_no_other_test_can(imported: dict[str, Fingerprint]) -> None:
     for a, b, verdict in (("llama", "llama", "linked"), ("llama", "qwen2", "unrelated")):
         pair = compare(imported[a], imported[b])
         assert pair.verdict == verdict and (pair.log10_p or 0.0) < (-100 if a == b else 1)
         for name, outcome in pair.evidence.items():
             assert (name in SAMPLED) == (not outcome.reasons)
-            assert name in SAMPLED or "no evidence panels" in joined(outcome.reasons)
+            assert name in {*SAMPLED, "bias_alignment"} or "no evidence panels" in joined(outcome.reasons)
         assert pair.signals["WVC"].value is not None and pair.pipeline.identity is not None
 
 
 def test_a_row_without_samples_is_inconclusive_and_says_why(imported: dict[str, Fingerprint]) -> None:
-    bare = replace(imported["llama"], wvc=None)
-    for a, b in ((bare, bare), (bare, imported["qwen2"]), (imported["t5"], imported["t5"])):
+    bare, towers = replace(imported["llama"], wvc=None, more={}), replace(imported["t5"], more={})
+    for a, b in ((bare, bare), (bare, imported["qwen2"]), (towers, towers)):
         pair = compare(a, b)
         assert (pair.verdict, pair.relation, pair.direction, pair.log10_p) == ("inconclusive", None, None, None)
         assert Code.PEER_NO_PANELS in {reason.code for reason in pair.reasons}

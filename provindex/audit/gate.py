@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provindex.common.reasons import Code, Reason
+from provindex.fingerprint.record import IMPORTED
 from provindex.index.answer import QueryResult
 from provindex.index.collection import Index
 
@@ -41,10 +42,14 @@ def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, Rea
         if entry.model_id == reference:
             return 1, Reason.of(Code.DENIED_LINKED, relation=relation)
         return 1, Reason.of(Code.DENIED_MEMBER_LINKED, member=entry.label, relation=relation)
-    untested = [m for m in result.candidates if m.entry.key in keys and m.pair.verdict != "unrelated"]
+    rest = [m for m in result.candidates if m.entry.key in keys]
+    cleared = {m.entry.model_id for m in rest if m.pair.verdict == "unrelated" and not m.pair.plain_order_only}
+    # An imported row says less than a row of the same model that was made of its weights.
+    open_ones = [m for m in rest if not (m.entry.model_id in cleared and m.entry.row["mode"] == IMPORTED)]
+    untested = [m for m in open_ones if m.pair.verdict != "unrelated"]
     if untested:
         return 3, Reason.of(Code.DENIED_UNTESTED, because=untested[0].pair.reasons)
-    partly = [m for m in result.candidates if m.entry.key in keys and m.pair.plain_order_only]
+    partly = [m for m in open_ones if m.pair.plain_order_only]
     if partly:
         return 3, Reason.of(Code.DENIED_PLAIN_ORDER, because=partly[0].pair.reasons)
     return 0, Reason.of(Code.DENIED_UNRELATED)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from provindex.api import Pair
 
 Expected = Literal["linked", "unrelated"]
-EXPECT_HELP = "Exit with status 1 if the verdict is the other one, 3 if it is inconclusive."
+EXPECT_HELP = "Exit with status 1 if the verdict is the other one, 3 if it is inconclusive or would not have seen a reordered copy."
 DEEP_HELP = "Also look for a copy with another vocabulary and a rotated basis; needs the weights of both models."
 
 
@@ -39,7 +39,7 @@ def compare(
         say_if_read_further(before, after, common)
     first, second = (side.fingerprint for side in read)
     used = {fp.mode for fp in (first, second) if not fp.indexed}
-    settings = {"mode": mode or ("sampled" if "sampled" in used else "exact"), "expect": expect}
+    settings = {"mode": mode or next((m for m in ("norms", "sampled") if m in used), "exact"), "expect": expect}
     answer = api.Comparison(first, second, pair, opened.info, settings | ({"deep": True} if deep else {}))
     common.answer(compare_document(answer))
     if expect and (pair.verdict != expect or pair.plain_order_only):
@@ -52,5 +52,6 @@ def _fail(pair: Pair, expect: Expected, common: Common) -> None:
 
     undecided = pair.verdict == "inconclusive" or pair.plain_order_only
     why = f" ({joined(pair.reasons)})" if undecided else f", log10 p {pair.log10_p:.1f}"
+    why = f", but a reordered copy would not have been seen{why}" if pair.plain_order_only else why
     common.say(f"expected {expect}: {pair.verdict}{why}", even_if_quiet=True)
     raise typer.Exit(3 if undecided else 1)

@@ -22,15 +22,26 @@ import numpy as np
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.common.tables import Test
-from provindex.evidence.exact import F64, log10_alignment, log10_fixed_points, log10_normal_tail, ranked
+from provindex.evidence.exact import F64, log10_alignment, log10_fixed_points, ranked
 from provindex.evidence.pairing import Pairing
-from provindex.evidence.vectors import F32, HIDDEN, PANEL, VALUES, Profile, Vectors, mean_ranks, ordered
+from provindex.evidence.vectors import (
+    F32,
+    HIDDEN,
+    PANEL,
+    VALUES,
+    Profile,
+    Vectors,
+    mean_ranks,
+    ordered,
+    ordered_together,
+)
 
 MIN_COORDINATES = 12
 FEW = 2  # vectors up to which products are compared: a cosine of one number is 1 or -1
 MOST_ORDERED = 0.25  # share of a model's vectors with an order, above which its axis has one
 LOG10_LINKED = -6.0
 MIN_HEAD = 4  # channels
+NO_WIDTH = Reason.of(Code.WIDTH_UNKNOWN)
 Pairs = list[tuple[int, int]]
 
 
@@ -45,7 +56,7 @@ def norm_alignment(
         return absent(Reason.of(Code.SIDE_WITHOUT_GAINS))
     width = _width(a, b, widths, stacks)
     if width == 0:
-        return absent(Reason.of(Code.WIDTHS_DIFFER, a=widths[0], b=widths[1]))
+        return absent(Reason.of(Code.WIDTHS_DIFFER, a=widths[0], b=widths[1]) if all(widths) else NO_WIDTH)
     sides = [side.residual(width, stacks) for side in (a, b)]
     if reason := _unusable(sides):
         return absent(reason)
@@ -69,6 +80,22 @@ def norm_alignment(
     return best
 
 
+def gain_correlation(
+    a: Vectors | None, b: Vectors | None, widths: tuple[int, int], stacks: Collection[str]
+) -> float | None:
+    """Median rank correlation of the gains of two models, in [-1, 1]; None without any that are paired.
+
+    Gains start as ones, so what they have in common was trained, and is more than a random start.
+    """
+    width = 0 if a is None or b is None else _width(a, b, widths, stacks)
+    if a is None or b is None or not width:
+        return None
+    x, y = (side.residual(width, stacks) for side in (a, b))
+    pairs = _by_place(x, y, gains=True) or _by_values(x, y)
+    found = [float(x.ranks[i] @ y.ranks[j]) / x.ranks.shape[1] for i, j in pairs]
+    return float(np.median(found)) if found else None
+
+
 def _width(a: Vectors, b: Vectors, widths: tuple[int, int], stacks: Collection[str]) -> int:
     """The residual width of both; where one is unknown, the size that most vectors have; 0 if they differ."""
     known = {width for width in widths if width}
@@ -87,6 +114,8 @@ def _unusable(sides: Sequence[Profile]) -> Reason | None:
             return Reason.of(Code.SIDE_WITHOUT_GAINS)
         if side.ordered > MOST_ORDERED * varying:
             return Reason.of(Code.COORDINATES_ORDERED, n=side.ordered, total=varying)
+        if side.together:
+            return Reason.of(Code.AXIS_ORDERED)
     return None
 
 
@@ -140,8 +169,9 @@ def _of_pairs(x: Profile, y: Profile, pairs: Pairs, alone: Any, cost: float) -> 
 def bias_alignment(a: Vectors | None, b: Vectors | None, stacks: Collection[str]) -> Outcome:
     """Rank correlation of the biases of hidden units, and of value channels within their heads, at equal addresses.
 
-    Units of a layer, and channels of a head, are exchangeable, so under independence the sum over layers is normal with
-    the variance of a permutation. Both sums are tried. value: mean rank correlation; n: units.
+    Units of a layer, and channels of a head, are exchangeable, so under independence the sum over layers is normal; its
+    variance is that of a permutation of ranks without ties, the largest there is. Both sums are tried. value: mean rank
+    correlation; n: units.
     """
     if a is None or b is None:
         return absent(Reason.of(Code.SIDE_WITHOUT_BIASES))
@@ -155,35 +185,50 @@ def bias_alignment(a: Vectors | None, b: Vectors | None, stacks: Collection[str]
 
 def _of_roles(a: Vectors, b: Vectors, roles: Sequence[str], head: int, stacks: Collection[str]) -> Outcome | None:
     ours, theirs = a.of_roles(roles, stacks), b.of_roles(roles, stacks)
-    total = variance = weight = 0.0
-    units = 0
-    for address in sorted(ours.keys() & theirs.keys()):
-        x, y = ours[address], theirs[address]
-        if x.size != y.size or (roles == VALUES and not head):
-            continue
-        size = head if roles == VALUES else x.values.size
-        for left, right in _blocks(x.values, y.values, size):
-            own = float((left**2).sum() * (right**2).sum())
-            if own > 0:
-                total += float(left @ right)
-                variance += own / (left.size - 1)
-                weight += math.sqrt(own)
-                units += left.size
-    if units < MIN_COORDINATES:
+    shared = [(ours[at], theirs[at]) for at in sorted(ours.keys() & theirs.keys()) if ours[at].size == theirs[at].size]
+    blocks = [pair for x, y in shared for pair in _blocks(x.values, y.values, head if roles == VALUES else None)]
+    if sum(x.size for x, _ in blocks) < MIN_COORDINATES or any(_in_order(side) for side in zip(*blocks, strict=True)):
         return None
-    z = total / math.sqrt(variance)
-    return Outcome(total / weight, units, log10_normal_tail(z) if z > 0 else 0.0, 0.0)
+    total = variance = weight = 0.0
+    for x, y in blocks:
+        total += float(x @ y)
+        variance += x.size**2 * (x.size + 1) ** 2 * (x.size - 1) / 144
+        weight += math.sqrt(float(x @ x) * float(y @ y))
+    units = sum(x.size for x, _ in blocks)
+    return Outcome(total / weight, units, log10_alignment(total, variance), 0.0) if weight else None
 
 
-def _blocks(x: F32, y: F32, size: int) -> list[tuple[F64, F64]]:
-    """Centered ranks of both within blocks of a size; none where either shows an order along the index."""
-    if size < MIN_HEAD:
+def _blocks(x: F32, y: F32, head: int | None) -> list[tuple[F64, F64]]:
+    """Centered ranks of both, of a layer's units or head by head; of units whose value few others have.
+
+    Padding and dead units repeat one value, at places that a tool chose.
+    """
+    size = x.size if head is None else head
+    if not MIN_HEAD <= size <= x.size:
         return []
-    count = x.size // size
-    sides = [mean_ranks(values[: count * size].reshape(count, size)) for values in (x, y)]
-    centered = [ranks - (size - 1) / 2 for ranks in sides]
-    plain = [not (ordered(u) or ordered(v)) for u, v in zip(*sides, strict=True)]
-    return [(u, v) for u, v, ok in zip(*centered, plain, strict=True) if ok]
+    found = []
+    for start in range(0, x.size - size + 1, size):
+        sides = [side[start : start + size] for side in (x, y)]
+        alive = ~(_repeated(sides[0]) | _repeated(sides[1]))
+        if (n := int(alive.sum())) >= MIN_HEAD:
+            left, right = (mean_ranks(side[alive][None])[0] - (n - 1) / 2 for side in sides)
+            found.append((left, right))
+    return found
+
+
+def _repeated(values: F32) -> Any:
+    """Which values more than two units have, and more than one in fifty."""
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts > max(2, values.size // 50))[where]
+
+
+def _in_order(blocks: Sequence[F64]) -> bool:
+    """Whether blocks show an order along the index, alone or together with others of their size."""
+    by_size: dict[int, list[F64]] = {}
+    for ranks in blocks:
+        by_size.setdefault(ranks.size, []).append(ranks)
+    groups = [np.stack(found) for found in by_size.values()]
+    return any(ordered_together(group) or any(map(ordered, group)) for group in groups)
 
 
 # --- the table rows ---
@@ -193,6 +238,12 @@ def _of_pair(pair: Pairing) -> Outcome:
     sides = pair.a, pair.b
     widths = sides[0].facts.hidden, sides[1].facts.hidden
     return norm_alignment(sides[0].value("vectors"), sides[1].value("vectors"), widths, pair.stacks)
+
+
+def gains_of_pair(pair: Pairing) -> float | None:
+    """`gain_correlation` of two fingerprints."""
+    a, b = pair.a, pair.b
+    return gain_correlation(a.value("vectors"), b.value("vectors"), (a.facts.hidden, b.facts.hidden), pair.stacks)
 
 
 TEST = Test("norm_alignment", _of_pair, "exact", "vectors", (PANEL,))

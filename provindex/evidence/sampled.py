@@ -43,6 +43,7 @@ from provindex.evidence.sampled_places import (
     plan,
     size_of,
 )
+from provindex.evidence.vectors import LAGS
 from provindex.roles.architectures import ALIASES, KINDS
 from provindex.signals.imported import IMPORTED, apart, differences, how_taken
 from provindex.signals.wvc import Samples
@@ -50,7 +51,7 @@ from provindex.signals.wvc import Samples
 F32 = NDArray[np.float32]
 AXES = (RESIDUAL, HIDDEN)
 MOST_MATRICES = 16  # of a layer: more are experts or a stranger's
-MAX_LAYERS = 1024  # that are compared; the deepest published models have about 200
+MAX_LAYERS = 256  # that are compared; the deepest published models have about 200
 MANY_UNITS = 20  # units a block from which on fixed points count
 ORDERED = 4.5  # standard deviations at which an axis is in an order
 IDENTITY = 6.0  # standard deviations at which a diagonal stands out
@@ -177,12 +178,13 @@ def _check_shapes(a: Any, b: Any) -> None:
 
 def _known(host: Any, sliced: bool) -> Matrices:
     """The samples of a model that was read here, as the imported row has them."""
-    read = host.more.get("slices")
-    if isinstance(read, Slices) and read.sliced == sliced:
-        return read.matrices
+    read = host.more.get("slices", ())
+    for one in read:
+        if isinstance(one, Slices) and one.sliced == sliced:
+            return one.matrices
     if sliced or host.wvc is None:
         absence = Reason.of(Code.SAMPLED_SLICES) if sliced else host.absences.get("WVC")
-        why = read if isinstance(read, Reason) else absence
+        why = next((one for one in read if isinstance(one, Reason)), absence)
         raise _Absent((why or Reason.of(Code.FINGERPRINT_LACKS)).about(host.model_id))
     found = matrices_of(host.wvc)
     if found is None:
@@ -433,25 +435,50 @@ def _gathered(axis: str, values: F32, at: NDArray[np.int64]) -> F64:
 
 
 def in_order(made: Plan, values: F32) -> bool:
-    """Whether the sizes of the units' samples show an order along the axis, which exchangeable units do not.
+    """Whether the samples of the units show an order along the axis, which exchangeable units do not.
 
-    Mean magnitudes are ranked inside of each group. Their correlation with the place, and that of neighbours, each have
-    a standard deviation of at most 1 / sqrt(n) over n units: 4.5 of them are chance in 1 of 70,000 models.
+    Inside of each group, the ranks of the units' mean magnitudes and of their mean values: their correlation with the
+    place, and that of units at distances of 1 to 128, each with a standard deviation of at most 1 / sqrt(n) over n
+    units. And the inner products of units at these distances, of which the tests are made, as `vectors` has them. 4.5
+    standard deviations of one are chance in 1 of 150,000 models.
     """
-    trend = beside = 0.0
-    total = 0
-    magnitudes = np.abs(values)
+    sums: dict[tuple[str, int], F64] = {}
     alike: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
     for group in made.groups:
         alike.setdefault(group.samples.shape, []).append(group.samples)
-    for (m, _), groups in alike.items():
-        size = _gathered(made.axis, magnitudes, np.stack(groups)).mean(axis=2)
-        ranks = (_mean_ranks(size) - (m - 1) / 2) / math.sqrt((m * m - 1) / 12)
-        place = (np.arange(m) - (m - 1) / 2) / math.sqrt((m * m - 1) / 12)
-        trend += float((ranks @ place).sum())
-        beside += float((ranks[:, 1:] * ranks[:, :-1]).sum()) + len(ranks)  # on average -1 a group by chance
-        total += ranks.size
-    return max(abs(trend), abs(beside)) > ORDERED * math.sqrt(total) if total else False
+    for groups in alike.values():
+        step = max(1, PIECE // groups[0].size // len(values))
+        for first in range(0, len(groups), step):
+            found = _gathered(made.axis, values, np.stack(groups[first : first + step]))
+            live = np.asarray(found.any(axis=2))  # units of zeros have their places by design
+            whole = np.asarray(live.all(axis=1))
+            rest = [found[i : i + 1, live[i]] for i in np.flatnonzero(~whole) if live[i].sum() >= MIN_GROUP]
+            for units in (*([found[whole]] if whole.any() else []), *rest):
+                for key, terms in _along(units).items():
+                    sums[key] = sums.get(key, np.zeros(2)) + terms
+    return any(abs(total) > ORDERED * math.sqrt(variance) for total, variance in sums.values())
+
+
+def _along(units: F64) -> dict[tuple[str, int], F64]:
+    """(sum, variance) of what shows an order, by name and distance. units: (groups, m, values)."""
+    m = units.shape[1]
+    scale = math.sqrt((m * m - 1) / 12)
+    place = (np.arange(m) - (m - 1) / 2) / scale
+    out: dict[tuple[str, int], F64] = {}
+    for name, means in (("size", np.abs(units).mean(axis=2)), ("mean", units.mean(axis=2))):
+        ranks = (_mean_ranks(means) - (m - 1) / 2) / scale
+        out[name, 0] = np.array([float((ranks @ place).sum()), ranks.size])
+        for lag in (lag for lag in LAGS if lag < m // 2 or lag == 1):
+            products = float((ranks[:, lag:] * ranks[:, :-lag]).sum()) + len(ranks) * (m - lag) / (m - 1)
+            out[name, lag] = np.array([products, ranks.size])
+    unit = _unit(units - units.mean(axis=1, keepdims=True))
+    own, total = np.square(unit).sum(axis=(1, 2)), unit.sum(axis=1)
+    chance = (np.square(total).sum(axis=1) - own) / (m * (m - 1))  # mean product of two units of a group
+    spread = float((np.square(unit.transpose(0, 2, 1) @ unit).sum(axis=(1, 2)) / m).sum())
+    for lag in (lag for lag in LAGS if lag < m // 2 or lag == 1):
+        products = float(np.einsum("gmf,gmf->", unit[:, lag:], unit[:, :-lag])) - float(chance.sum()) * (m - lag)
+        out["product", lag] = np.array([products, spread])
+    return out
 
 
 def started_as_identity(matrices: Sequence[Matrix], known: Sequence[F32], sliced: bool) -> bool:
@@ -573,6 +600,11 @@ def of_pair(pair: Pairing) -> Sampled:
     """Both tests of a pair."""
     found: Sampled = pair.once("sampled", lambda: sampled_tests(pair.a, pair.b))
     return found
+
+
+def sees_basis(pair: Pairing) -> bool:
+    """Whether residual coordinates were compared: they are those of a common ancestor too."""
+    return any(found.axis == RESIDUAL for found in of_pair(pair).chosen)
 
 
 def compared(pair: Pairing) -> Compared | None:

@@ -27,7 +27,9 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 PLACES, RUN = 2_048, 16  # coordinates or units of a vector that are compared; neighbors of a run
-ORDERED = 4.5  # standard errors of a correlation with the index, above which a vector is ordered
+ORDERED = 4.5  # standard errors of a correlation along the index, above which a vector, or an axis, is ordered
+LAGS = tuple(2**i for i in range(8))  # between places whose ranks are compared
+MOST_VECTORS = 1 << 10  # of one axis: five for each of 200 layers
 HEAD_NORMS = frozenset({"norm_q", "norm_k"})  # their elements are channels of a head
 RESIDUAL = (*(role for role in NORMS if role not in HEAD_NORMS), "norm_final", "o", "down")
 HIDDEN, VALUES = ("up",), ("v",)
@@ -91,7 +93,8 @@ class Profile:
     addresses: of the vectors that vary and show no order along the axis. numbers: their places among all of them, which
     are `total`. ranks: (vectors, places) float64, mean ranks,
     standardized. values: (vectors, places) float64, sorted: what a permutation of the axis leaves unchanged. alone:
-    (places,) whether a place has ranks that no other place has. ordered: vectors that vary and show an order.
+    (places,) whether a place has ranks that no other place has. ordered: vectors that vary and show an order. together:
+    whether the others show one together.
     """
 
     addresses: tuple[str, ...]
@@ -101,11 +104,12 @@ class Profile:
     values: F64
     alone: NDArray[np.bool_]
     ordered: int
+    together: bool
 
 
 def profile(vectors: Sequence[Vector]) -> Profile:
     """The profile of vectors of one size."""
-    varying = [i for i, v in enumerate(vectors) if np.ptp(v.values) > 0]
+    varying = [i for i, v in enumerate(vectors) if np.ptp(v.values) > 0][:MOST_VECTORS]
     taken = np.array([_at_places(vectors[i]) for i in varying], np.float64)
     taken = taken.reshape(len(varying), places(vectors[0].size if vectors else 0).size)
     ranks = mean_ranks(taken)
@@ -120,6 +124,7 @@ def profile(vectors: Sequence[Vector]) -> Profile:
         values=np.sort(taken[plain], axis=1),
         alone=alone,
         ordered=len(varying) - len(kept),
+        together=ordered_together(ranks[plain][:, alone]),
     )
 
 
@@ -175,6 +180,27 @@ def ordered(ranks: F64) -> bool:
     return max(abs(neighbors), abs(float(unit @ trend)) / n) > ORDERED / math.sqrt(n)
 
 
+def ordered_together(ranks: F64) -> bool:
+    """Whether the ranks of vectors of one axis, (k, n), show an order along the index together, beyond chance.
+
+    What is weak in each vector adds up over vectors, here as in the test. Sums of products of neighbors at distances of
+    1 to 128, and squared correlations with the index. Vectors that correlate with each other count as fewer: under
+    exchange of places the sums have the variance of sum(G^2) / n, G the correlations of the vectors.
+    """
+    k, n = ranks.shape
+    if not k or n < 2 * MIN_ELEMENTS // 4:
+        return False
+    unit = standardized(ranks)
+    independent = k * k / float(np.square(unit @ unit.T / n).sum())
+    trend = standardized(np.arange(n, dtype=np.float64)[None])[0]
+    squares = float(np.square(unit @ trend).sum()) / n / k  # on average 1, as a chi-square over its degrees of freedom
+    spread = 2 / (9 * independent)
+    found = [(np.cbrt(squares) - 1 + spread) / math.sqrt(spread)]  # Wilson and Hilferty, 1931
+    sums = (float((unit[:, lag:] * unit[:, :-lag]).sum()) for lag in LAGS if lag < n // 2)
+    found += [abs(total) / k * math.sqrt(independent / n) for total in sums]
+    return bool(max(found) > ORDERED)
+
+
 def _alone(ranks: F64) -> NDArray[np.bool_]:
     """Which columns of (k, n) differ from every other column: padding repeats one."""
     if not ranks.size:
@@ -210,6 +236,9 @@ def of_weights(w: Weights) -> Vectors | None:
     if any(not np.isfinite(v.values).all() for v in norms):
         norms = []
     others = [v for v in sorted(others, key=lambda v: v.address) if np.isfinite(v.values).all()]
+    if len(others) > MOST or sum(v.values.size for v in others) > MOST_VALUES:
+        w.absences["vectors"] = Reason.of(Code.VECTORS_MANY, n=len(others), limit=MOST)
+        return None
     if not norms and not others:
         w.absences["vectors"] = Reason.of(Code.NO_NORMS, needed=MIN_ELEMENTS)
         return None
@@ -247,6 +276,8 @@ def _of_row(row: Mapping[str, Any]) -> Vectors | None:
     names, roles, sizes = row["nlf_names"], row["norm_roles"] or [""] * len(row["nlf_names"]), row["vector_sizes"]
     if len(roles) != len(names):
         raise ValueError(f"the roles of {len(roles)} norm tensors, {len(names)} expected")
+    if not 0 <= row["vector_head_dim"] <= MAX_VECTOR:
+        raise ValueError(f"heads of {row['vector_head_dim']} channels")
     if len(row["vector_roles"]) != sizes.size or (sizes < 1).any() or (sizes > MAX_VECTOR).any():
         raise ValueError("the roles and sizes of its vectors do not belong together")
     bare = of_norms(NormTensors(tuple(names), row["nlf_sizes"], row["nlf"])) if names else None

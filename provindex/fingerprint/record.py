@@ -17,7 +17,8 @@ from provindex.signals import mfi, nlf, tfv, wvc
 from provindex.signals.imported import IMPORTED as IMPORTED
 
 FINGERPRINT_VERSION = 3
-MODES = ("exact", "sampled", "norms")
+NORMS = "norms"  # the mode of config, norms and biases alone
+MODES = ("exact", "sampled", NORMS)
 
 F32 = NDArray[np.float32]
 

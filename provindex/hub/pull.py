@@ -140,6 +140,7 @@ def pull_made(
     `make` do, IndexFormatError if no row could be made; the index that was in force then stays.
     """
     repo, revision = store.parse(reference)
+    _check_digest(source.sha256)
     commit = source.sha256[:24] + recipe[:16]
     place, folder = store.place(repo), store.revision_folder(repo, commit)
     new = Current(repo, commit, revision or "main", _now(), source=source)
@@ -444,8 +445,7 @@ def fetch_file(
 def _file(reference: str, name: str, sha256: str, offline: bool, progress: Progress | None) -> tuple[Path, int]:
     """`fetch_file`, and how many bytes came for it."""
     repo, revision = store.parse(reference)
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise UsageError(f"{sha256[:80]!r} is no sha256.", "Write its 64 hexadecimal digits in lower case.")
+    _check_digest(sha256)
     place = store.place(repo) / store.FILES
     kept = place / sha256
     if kept.exists() and file_sha256(kept) == sha256:
@@ -469,6 +469,12 @@ def _file(reference: str, name: str, sha256: str, offline: bool, progress: Progr
 
 def _not_here(name: str, repo: str) -> NetworkError:
     return NetworkError(f"{name} of {repo} is not here, and offline the Hub is not asked.", "Run it without --offline.")
+
+
+def _check_digest(sha256: str) -> None:
+    """UsageError for what is no sha256: names of folders are made of it."""
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UsageError(f"{sha256[:80]!r} is no sha256.", "Write its 64 hexadecimal digits in lower case.")
 
 
 def _check_space(needed: int, place: Path, remote: hub.Remote) -> None:

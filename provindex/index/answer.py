@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.evidence.merge import MAX_CANDIDATES
-from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.record import IMPORTED, Fingerprint
 from provindex.index.entries import Entry, IndexInfo, Key
 from provindex.verdict.descent import TRAINED_ON, Sampled, parents_of, sampled
 from provindex.verdict.pair import Pair
@@ -105,12 +105,22 @@ def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sam
     return [replace(m, pair=pair) for m, pair in zip(matches, source_among(fp.blocks, relatives), strict=True)]
 
 
-def closeness(match: Match) -> tuple[bool, bool, float, float, str]:
-    """Copies first, then what a quantized query was made of, then by the cosine of the samples."""
+def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, str]:
+    """Copies first, then what a quantized query was made of, then by the cosine of the samples; where it is as near,
+    a row of ours before an imported one, whose evidence says less.
+    """
     pair = match.pair
     source = pair.relation == "quantized" and pair.direction != "ancestor"
-    closeness = -round(pair.closeness, 4)
-    return (pair.relation != "identical", not source, closeness, pair.log10_p or 0.0, match.entry.label)
+    imported, near = match.entry.row["mode"] == IMPORTED, pair.closeness
+    return (
+        pair.relation != "identical",
+        not source,
+        -round(near, 2),
+        imported,
+        -round(near, 4),
+        pair.log10_p or 0.0,
+        match.entry.label,
+    )
 
 
 def status_of(matches: Sequence[Match], rest: Sequence[Match]) -> str:

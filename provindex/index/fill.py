@@ -12,6 +12,7 @@ from provindex.index import dataset
 from provindex.index.collection import Index
 
 CLASH = "Other weights are in the index as {name}. Rename the folder or file."
+CLASH_MODE = "{name} is in the index as a row of mode {mode}. Build a new index to hold it in another mode."
 SAVE_EVERY = 20  # models a shard while a long build runs: what was done stays done
 
 
@@ -62,9 +63,9 @@ def fill(
                 report(f"failed   {source}: {error}")
                 continue
             for fp in fingerprints:
-                if _clashes(index, fp):
-                    failed.append((source, CLASH.format(name=fp.label)))
-                    report(f"failed   {source}: {CLASH.format(name=fp.label)}")
+                if clash := _clash(index, fp):
+                    failed.append((source, clash))
+                    report(f"failed   {source}: {clash}")
                     continue
                 new = index.add(fp)
                 (added if new else present).append(fp.label)
@@ -81,7 +82,10 @@ def fill(
     return Built(Index.load(folder), tuple(added), tuple(present), tuple(failed))
 
 
-def _clashes(index: Index, fp: Fingerprint) -> bool:
-    """Whether other weights are in the index under the same name: answers could not tell the two apart."""
+def _clash(index: Index, fp: Fingerprint) -> str:
+    """What is wrong with adding a row: other weights have its name, or the same in another mode; "" if nothing."""
     same = [e for e in index.find(fp.model_id) if e.row["variant"] == fp.variant and e.row["revision"] == fp.revision]
-    return bool(same) and index.own(fp) is None
+    if not same or index.own(fp) is not None:
+        return ""
+    modes = {entry.row["mode"] for entry in same}
+    return CLASH.format(name=fp.label) if fp.mode in modes else CLASH_MODE.format(name=fp.label, mode=modes.pop())

@@ -30,7 +30,6 @@ from provindex.signals.imported import differences, how
 from provindex.signals.mfi import MfiFeatures
 
 SLICED, WHOLE = 10.5e9, 9.5e9  # parameters of 16 bits: from where on slices are certain, up to where whole matrices are
-SLICED_BYTES = 20e9  # bytes of files above which the peer takes slices
 ONE_FILE = 4.5e9  # bytes up to which nobody shards
 MAX_NORMS = 1 << 16  # as in a row
 MAX_PIECES = 1 << 16

@@ -179,6 +179,13 @@ SENTENCES: Mapping[Code, Sentence] = {
         "{n} of {total} norm vectors of one model are ordered along their coordinates, which are not exchangeable then",
         "norm vectors are ordered along their coordinates",
     ),
+    C.AXIS_ORDERED: Sentence(
+        "the norm vectors of one model together show an order along their coordinates, which are not exchangeable then"
+    ),
+    C.WIDTH_UNKNOWN: Sentence("no residual width is known of either model, and their vectors have no size in common"),
+    C.VECTORS_MANY: Sentence(
+        "it has {n:,} vectors besides its norms, and more than {limit:,} are not kept, nor very large ones"
+    ),
     C.COORDINATES_FEW: Sentence("only {n} residual coordinates can be told apart, {needed} needed"),
     C.LAYERS_MANY: Sentence("more than {limit:,} layers in one of the models"),
     C.WIDTHS_DIFFER: Sentence("residual widths differ ({a} and {b})", "residual widths differ"),
@@ -255,6 +262,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     ),
     C.GAINS_NEVER_CLEAR: Sentence(
         "norm gains and biases show no link, which clears nothing: gains that were folded into matrices show none"
+    ),
+    C.NORMS_ALONE: Sentence(
+        "mode norms reads nothing else of at least one model; --mode sampled or exact reads what can clear one"
     ),
     C.COMMON_FEW: Sentence("too few hidden units or coordinates in common for a test with power"),
     C.NOT_RANKED: Sentence("{test}: {because}"),

@@ -20,11 +20,12 @@ from provindex.evidence import bit_reuse, exact, hidden_units, layers, sampled
 from provindex.evidence.effects import effects
 from provindex.evidence.grids import Residual
 from provindex.evidence.layers import LayerRange
+from provindex.evidence.norm_alignment import gains_of_pair
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LAYER
 from provindex.evidence.start import SHARED
 from provindex.evidence.table import TESTS
-from provindex.fingerprint.record import IMPORTED, Fingerprint
+from provindex.fingerprint.record import IMPORTED, NORMS, Fingerprint
 from provindex.signals import mfi, pipeline
 from provindex.signals.table import SIGNALS
 from provindex.verdict import adapters
@@ -38,6 +39,7 @@ FOUND_AGAIN = 0.5  # branch sketch of a pair that is no stranger, whatever its n
 LEAST_AGREEMENT = 0.1  # share of neurons found again that the aligned tier needs
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
 TOWERS = frozenset({"vision", "audio"})
+UNREAD = frozenset({Reason.of(Code.NEEDS_WEIGHTS), Reason.of(Code.TOKENIZER_UNREAD)})  # by the mode of reading
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def compare(
     )  # fmt: skip
     towers = _shared_towers(a, b, stacks)
     if log10_p is None or not _significant(log10_p, models):
-        verdict, reasons = _not_linked(evidence)
+        verdict, reasons = _not_linked(both, evidence)
         if adapter := adapters.reasons(a, b):
             verdict, reasons = "inconclusive", adapter
         return replace(whole, verdict=verdict, reasons=reasons + towers)
@@ -198,7 +200,10 @@ def _explained(outcome: Outcome, a: Fingerprint, b: Fingerprint, name: str) -> O
 
 def _why_absent(a: Fingerprint, b: Fingerprint, name: str) -> tuple[Reason, ...]:
     """What the fingerprints say of something that they lack, each reason about its model."""
-    return distinct([fp.absences[name].about(fp.model_id) for fp in (a, b) if name in fp.absences])
+    found = [(fp.model_id, fp.absences[name]) for fp in (a, b) if name in fp.absences]
+    if len(found) == 2 and found[0][1] == found[1][1] in UNREAD:
+        return (found[0][1],)
+    return distinct([reason.about(model_id) for model_id, reason in found])
 
 
 def _ranked(name: str, outcome: Outcome, calibration: Calibration, stratum: str) -> Outcome:
@@ -227,10 +232,11 @@ def _linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> Linked:
     matches = layers.together(by_units, by_neurons, a.facts.layers * b.facts.layers)
     mapped = [(p.stack, p.a, p.b) for p in ([p for p, _ in matches] or hidden_units.of_pair(pair).pairs)]
     samples = sampled.compared(pair) if IMPORTED in (a.mode, b.mode) else None
-    return Linked(a, b, effects(a.blocks, b.blocks, mapped), matches, by_neurons, evidence, samples)
+    gains = gains_of_pair(pair)
+    return Linked(a, b, effects(a.blocks, b.blocks, mapped), matches, by_neurons, evidence, gains, samples)
 
 
-def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...]]:
+def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...]]:
     """`unrelated` if a test that sees a changed copy ran and could have seen one, with what it would have seen.
 
     Block reuse alone does not do: it sees untouched blocks only.
@@ -245,13 +251,15 @@ def _not_linked(evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...
     if not confirmed and (e4.value or 0.0) >= FOUND_AGAIN and (e4.conformal or 0.0) <= LOG10_CONFORMAL:
         return "inconclusive", (_layers_unconfirmed(e3, e4),)
     if seen:
-        by_samples = evidence["sampled_alignment"].value is not None  # they look for a common ancestor too
-        missing = () if by_samples else evidence["residual_fixed_points"].reasons
+        missing = () if sampled.sees_basis(pair) else evidence["residual_fixed_points"].reasons
         partly = (*_half_seen(evidence), *((Reason.of(Code.ANCESTOR_NOT_SOUGHT, because=missing),) if missing else ()))
         unseen = () if ranked else (Reason.of(Code.REORDERED_NOT_SEEN, because=_why_unranked(evidence)),)
         return "unrelated", (Reason.of(Code.WOULD_BE_LINKED, because=seen), *unseen, *partly)
     weak = (Reason.of(Code.COMMON_FEW),)
-    hidden = (Reason.of(Code.GAINS_NEVER_CLEAR),) if evidence["norm_alignment"].value is not None else ()
+    gains = evidence["norm_alignment"]
+    hidden = (Reason.of(Code.GAINS_NEVER_CLEAR),) if gains.value is not None else ()
+    if NORMS in (pair.a.mode, pair.b.mode):
+        return "inconclusive", (*(hidden or gains.reasons), Reason.of(Code.NORMS_ALONE))
     asked = ("hidden_fixed_points", *(test.name for test in TESTS if test.sees))
     found = [r for name in asked for r in evidence[name].reasons or weak]
     reasons = hidden + distinct([r for r in found if r.code is not Code.SAMPLED_OWN])  # no test that is missing here

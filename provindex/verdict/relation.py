@@ -21,6 +21,7 @@ from provindex.evidence.hidden_units import LayerPair
 from provindex.evidence.layers import Matches
 from provindex.evidence.panels import MIN_ANCHORS, HiddenPanels
 from provindex.evidence.sampled import Compared
+from provindex.evidence.start import GAINS as GAINS_TOGETHER
 from provindex.fingerprint.record import IMPORTED, Fingerprint
 
 LOG10_P_LINKED = -6.0
@@ -42,8 +43,8 @@ SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count
 class Linked:
     """A linked pair, and what is known of it.
 
-    matches: layers that correspond. neurons: those of them whose neurons were found again. samples: how alike the
-    samples are, of a pair with an imported row.
+    matches: layers that correspond. neurons: those of them whose neurons were found again. gains: median correlation
+    of the norm gains, None without any. samples: how alike the samples are, of a pair with an imported row.
     """
 
     a: Fingerprint
@@ -52,6 +53,7 @@ class Linked:
     matches: Matches
     neurons: Sequence[tuple[LayerPair, Agreement]]
     evidence: Mapping[str, Outcome]
+    gains: float | None = None
     samples: Compared | None = None
 
     @property
@@ -68,6 +70,11 @@ class Linked:
     def exact(self) -> bool:
         """Whether hidden units stand where they stood (E1, E1z)."""
         return min(self._log10_p("hidden_fixed_points"), self._log10_p("hidden_alignment")) <= LOG10_P_LINKED
+
+    @property
+    def trained_together(self) -> bool:
+        """Whether norm gains, which start as ones, have more in common than models of one random start."""
+        return self.gains is not None and self.gains > GAINS_TOGETHER
 
     @property
     def by_gains(self) -> bool:
@@ -191,13 +198,13 @@ class Linked:
         return "shared-ancestor" if only_residual else "related"
 
     def _by_samples(self) -> str:
-        """What samples and gains tell: a random start that both may share is told from descent by gains alone."""
+        """What samples tell; a random start that both may share is told from descent by gains alone."""
         samples = self.samples
         if samples is None or self.by_gains:
             return "related"
         if samples.equal:
             return "identical"
-        if self._log10_p("norm_alignment") > LOG10_P_LINKED:
+        if not self.trained_together:
             return "related"
         return "finetune" if samples.median >= FINETUNE else "continued"
 
@@ -262,7 +269,7 @@ class Linked:
         """What else a linked pair could be, where its label says more than the evidence does."""
         if self.imported:
             basis = Reason.of(Code.GAINS_ONLY if self.by_gains else Code.SAMPLES_ONLY)
-            return (basis,) if relation == "identical" else (basis, Reason.of(Code.START_NOT_EXCLUDED))
+            return (basis,) if relation == "identical" else (basis, *self._start())
         if relation == "shared-ancestor":
             only = Code.TABLE_ONLY if self.sizes.embedding_equal else Code.BASIS_ONLY
             return Reason.of(only), Reason.of(Code.START_NOT_EXCLUDED)
@@ -273,11 +280,14 @@ class Linked:
         if relation == "pruned":
             return (Reason.of(Code.GROWN_POSSIBLE),)
         if relation == "related" and self.by_gains:
-            return Reason.of(Code.GAINS_ONLY), Reason.of(Code.START_NOT_EXCLUDED)
+            return Reason.of(Code.GAINS_ONLY), *self._start()
         if relation == "related" and self.exact and not self.undone:
             return Reason.of(Code.PARTLY), Reason.of(Code.START_NOT_EXCLUDED)
         more = {"continued": (Reason.of(Code.START_NOT_EXCLUDED),), "related": (Reason.of(Code.PARTLY),)}
         return more.get(relation, ()) + self._steps(relation)
+
+    def _start(self) -> tuple[Reason, ...]:
+        return () if self.trained_together else (Reason.of(Code.START_NOT_EXCLUDED),)
 
     def _steps(self, relation: str) -> tuple[Reason, ...]:
         """What the half-step test found, of pairs that quantization and training alone may have made."""
