@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from provindex.api import Pair
 
 Expected = Literal["linked", "unrelated"]
-EXPECT_HELP = "Exit with status 1 if the verdict is the other one, 3 if it is inconclusive or would not have seen a reordered copy."
+EXPECT_HELP = "Exit status 1 if the verdict is the other one, 3 if it is inconclusive or blind to reordered copies."
 DEEP_HELP = "Also look for a copy with another vocabulary and a rotated basis; needs the weights of both models."
 
 
