@@ -264,6 +264,7 @@ class Code(StrEnum):
     MORE_MATCHES = "more-matches"
     UNTESTED = "untested"
     DISGUISES_NOT_SOUGHT = "disguises-not-sought"
+    PLAIN_ORDER = "plain-order"
     STARTED_TOGETHER = "started-together"
     INDEX_EMPTY = "index-empty"
     TOKENIZER_NOT_READ = "tokenizer-not-read"

@@ -140,6 +140,9 @@ def warnings_of(
     if undecided:
         why = distinct([reason.about("") for m in undecided for reason in m.pair.reasons])
         out.append(Reason.of(Code.UNTESTED, because=why, n=len(undecided), total=len(matches) + len(rest)))
+    plain = sum(m.pair.plain_order_only for m in rest)
+    if plain:
+        out.append(Reason.of(Code.PLAIN_ORDER, n=plain, total=len(matches) + len(rest)))
     if matches and fp.layers_unread:
         out.append(Reason.of(Code.DISGUISES_NOT_SOUGHT))
     started = [m.entry.label for m in rest if m.pair.relation == "shared-init"]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from provindex.common.errors import printable
-from provindex.common.reasons import MAX_DEPTH, Reason
+from provindex.common.reasons import MAX_DEPTH, Code, Reason
 from provindex.report.words import brief
 from provindex.signals.table import SIGNALS
 
@@ -138,9 +138,12 @@ def _closing(d: Document) -> list[str]:
         return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested))]
     could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."]
     could_not = could_not if untested else []
+    plain = [f"{w['text']}." for w in d["warning_codes"] if w["code"] == Code.PLAIN_ORDER]
     if d["status"] == "none":
         kind = "No other relative" if _copy(d) else "No ancestor"
         first = f"{kind} in this index: {_plural(tested, 'candidate')} re-verified, none above chance."
+        if plain:
+            return [first, *plain, *could_not]
         if untested:  # little was tested: say no more than that
             return [f"{first} Its base is not among these.", *could_not]
         if _copy(d):

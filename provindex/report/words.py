@@ -402,6 +402,10 @@ SENTENCES: Mapping[Code, Sentence] = {
     # An answer
     C.MORE_MATCHES: Sentence("{n} more matches are not shown (--top {top})"),
     C.UNTESTED: Sentence("{n} of {total} candidates could not be tested: {because}"),
+    C.PLAIN_ORDER: Sentence(
+        "{n} of {total} candidates were compared in plain order only: a copy whose units were all reordered or rotated "
+        "would not have been seen"
+    ),
     C.DISGUISES_NOT_SOUGHT: Sentence(
         "what was read first showed a link, and no whole layer was read: copies in disguise were not looked for"
     ),
