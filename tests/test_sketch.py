@@ -591,4 +591,4 @@ def test_the_vabs_blocks_are_the_model_sketches() -> None:
         cosine = float(block(made, name).astype(float) @ own.whole.astype(float))
         assert cosine == pytest.approx(np.sqrt(retrieval.BLOCKS[name][1]), rel=2e-3)
         assert not block(replace(made, sketches=None, sketches_by_id=None), name).any()
-    assert len(retrieval.searches(retrieval.vector(made))) == 7
+    assert len(retrieval.searches(retrieval.vector(made))) == 8
