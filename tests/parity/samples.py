@@ -104,8 +104,27 @@ DERIVATIVES: Mapping[str, Callable[[Any, np.random.Generator], Any]] = {
 # --- the peer's rows ---
 
 
-def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+MODULES = (
+    "query",
+    "q_proj",
+    "key",
+    "k_proj",
+    "value",
+    "v_proj",
+    "attention",
+    "attn",
+    "gate",
+    "up_proj",
+    "intermediate",
+)
+
+
+def _as_modules(name: str) -> tuple[list[tuple[int, str]], int, str]:
+    """A place in the order of modules, in which writers cut a model into files: layer by layer, queries first."""
+    numbers = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    layer = next((i for i, (number, _) in enumerate(numbers) if number >= 0), len(numbers) - 1)
+    role = next((i for i, word in enumerate(MODULES) if word in name), len(MODULES))
+    return numbers[: layer + 1], role, name
 
 
 def sharded(model: Path, target: Path) -> Path:
@@ -116,7 +135,7 @@ def sharded(model: Path, target: Path) -> Path:
     for path in model.iterdir():
         if path.suffix != ".safetensors" and path.is_file():
             (target / path.name).write_bytes(path.read_bytes())
-    names, total = sorted(tensors, key=_natural), sum(v.nbytes for v in tensors.values())
+    names, total = sorted(tensors, key=_as_modules), sum(v.nbytes for v in tensors.values())
     parts: list[dict[str, Any]] = [{} for _ in range(SHARDS)]
     done = 0
     for name in names:
@@ -130,11 +149,11 @@ def sharded(model: Path, target: Path) -> Path:
     return target
 
 
-def extracted(python: Path, folders: Mapping[str, Path], work: Path) -> None:
+def extracted(python: Path, folders: Mapping[str, Path], work: Path, routes: Sequence[str]) -> None:
     """The peer's arrays of every model and route, in `work/peer`; those that are there are not made again."""
     jobs = []
     for name, folder in folders.items():
-        for route in ROUTES:
+        for route in routes:
             if not list((work / "peer").glob(f"{name}.{route}.*")):
                 where = sharded(folder, work / "shards" / name) if route == "files" else folder
                 jobs.append({"name": name, "folder": str(where), "route": route})
@@ -207,15 +226,15 @@ def checkpoint_of(folder: Path) -> Checkpoint:
     return Checkpoint(dict(opened.config), tensors, text.read_text("utf-8") if text.exists() else None)
 
 
-def real(python: Path, models: Path, work: Path) -> None:
+def real(python: Path, models: Path, work: Path, routes: Sequence[str]) -> None:
     folders = {p.name: p for p in sorted(models.iterdir()) if list(p.glob("*.safetensors"))}
-    extracted(python, folders, work)
+    extracted(python, folders, work, routes)
     rows: dict[tuple[str, str], list[tuple[Fingerprint, Fingerprint]]] = defaultdict(list)
     for name, folder in folders.items():
         whole = checkpoint_of(folder)
         guests = {}
         try:
-            guests = {route: imported(name, whole, route, work) for route in ROUTES}
+            guests = {route: imported(name, whole, route, work) for route in routes}
         except AssertionError as error:  # no tokenizer that the writer of the database could use
             print(f"{name}: {error}", file=sys.stderr)
         for kind, change in DERIVATIVES.items() if any(guests.values()) else ():
@@ -224,20 +243,20 @@ def real(python: Path, models: Path, work: Path) -> None:
                 if guest is not None:
                     rows[route, kind].append((made[route == "sliced"], guest))
         print(f"{name}: {[r for r, g in guests.items() if g is not None]}", file=sys.stderr, flush=True)
-    for route in ROUTES:
+    for route in routes:
         print(f"\nReal models, the peer's route: {route}\n\n" + HEAD.format("derivative"))
         for kind in DERIVATIVES:
             line(kind, rows[route, kind])
 
 
-def trained(python: Path, root: Path, work: Path) -> None:
+def trained(python: Path, root: Path, work: Path, routes: Sequence[str]) -> None:
     """30 bases: their derivatives against their rows, and all pairs of them."""
     found = [(z, n) for z in ("benchmark", "calibration") for n in store.trained(root, z) if not n.startswith("gpt2")]
     models = {n: (z, *store.load(root, z, n)) for z, n in found}
     bases = [n for n, (_, _, t) in models.items() if t.kind == "base"]
     parents = [n for n in bases if any(t.ancestor == n for _, _, t in models.values())]
     chosen = (parents + [n for n in bases if n not in parents])[:30]
-    extracted(python, {n: root / models[n][0] / n for n in chosen}, work)
+    extracted(python, {n: root / models[n][0] / n for n in chosen}, work, routes)
 
     def checkpoint(snapshot: Any) -> Checkpoint:
         return Checkpoint(dict(snapshot.config), dict(snapshot.tensors), snapshot.tokenizer or None)
@@ -251,7 +270,7 @@ def trained(python: Path, root: Path, work: Path) -> None:
 
     hosts = {n: ours(checkpoint(models[n][1]), n) for n in chosen}
     made = [(kind, base, ours(checkpoint(s), s.name)) for kind, base, s in kin()]
-    for route in ROUTES:
+    for route in routes:
         guests = {n: imported(n, checkpoint(models[n][1]), route, work) for n in chosen}
         print(f"\nTrained small models, the peer's route: {route}\n\n" + HEAD.format("pairs"))
         kinds: dict[str, list[tuple[Fingerprint, Fingerprint]]] = defaultdict(list)
@@ -273,13 +292,14 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, required=True, help="a python that has the peer installed")
     parser.add_argument("--models", type=Path, help="a folder of model folders")
     parser.add_argument("--zoo", type=Path, help="where build_index.zoo keeps its models")
+    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=ROUTES)
     parser.add_argument("--work", type=Path, required=True, help="where the peer's answers are kept")
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
     if chosen.models:
-        real(chosen.peer, chosen.models, chosen.work)
+        real(chosen.peer, chosen.models, chosen.work, chosen.routes)
     if chosen.zoo:
-        trained(chosen.peer, chosen.zoo, chosen.work)
+        trained(chosen.peer, chosen.zoo, chosen.work, chosen.routes)
 
 
 if __name__ == "__main__":
