@@ -43,7 +43,7 @@ from provindex.evidence.sampled_places import (
     plan,
     size_of,
 )
-from provindex.evidence.vectors import LAGS
+from provindex.evidence.vectors import LAGS, mean_ranks
 from provindex.roles.architectures import ALIASES, KINDS
 from provindex.signals.imported import IMPORTED, apart, differences, how_taken
 from provindex.signals.wvc import Samples
@@ -466,7 +466,7 @@ def _along(units: F64) -> dict[tuple[str, int], F64]:
     place = (np.arange(m) - (m - 1) / 2) / scale
     out: dict[tuple[str, int], F64] = {}
     for name, means in (("size", np.abs(units).mean(axis=2)), ("mean", units.mean(axis=2))):
-        ranks = (_mean_ranks(means) - (m - 1) / 2) / scale
+        ranks = (mean_ranks(means) - (m - 1) / 2) / scale
         out[name, 0] = np.array([float((ranks @ place).sum()), ranks.size])
         for lag in (lag for lag in LAGS if lag < m // 2 or lag == 1):
             products = float((ranks[:, lag:] * ranks[:, :-lag]).sum()) + len(ranks) * (m - lag) / (m - 1)
@@ -497,21 +497,6 @@ def started_as_identity(matrices: Sequence[Matrix], known: Sequence[F32], sliced
             excess += float(np.sum(below + ties / 2)) - own.size * (n - 1) / 2
             variance += own.size * (n * n - 1) / 12
     return excess > IDENTITY * math.sqrt(variance) if variance else False
-
-
-def _mean_ranks(values: F64) -> F64:
-    """Ranks along rows, from 0, of equal values their mean: an order by index would be an order along the axis."""
-    ahead = _ranks(values)
-    if (np.diff(np.sort(values, axis=1), axis=1) > 0).all():
-        return ahead
-    return np.asarray((ahead + _ranks(values[:, ::-1])[:, ::-1]) / 2)
-
-
-def _ranks(values: F64) -> F64:
-    """Ranks along rows, from 0, of equal values in their order."""
-    out = np.empty(values.shape)
-    np.put_along_axis(out, values.argsort(axis=1, kind="stable"), np.arange(float(values.shape[1]))[None], axis=1)
-    return out
 
 
 def _fixed_positions(fp: Any) -> bool:
