@@ -263,8 +263,9 @@ def trained(python: Path, root: Path, work: Path, routes: Sequence[str]) -> None
 
     def kin() -> Iterator[tuple[str, str, Any]]:
         for name, (_, snapshot, truth) in models.items():
-            if truth.ancestor in chosen and name not in chosen:
-                yield truth.kind, truth.ancestor, snapshot
+            base = truth.ancestor or truth.start
+            if base in chosen and name not in chosen:
+                yield truth.kind, base, snapshot
         for name in parents:
             yield from ((truth.kind, name, s) for s, truth in store.free(root, "benchmark", name))
 
