@@ -208,13 +208,13 @@ def line(label: str, pairs: Sequence[tuple[Fingerprint, Fingerprint]]) -> None:
         for reason in found.aligned.reasons if not outcomes else ():
             why[str(reason.code)] += 1
     linked = sum(p <= LINKED for p in ran)
-    worst = f"{max(ran):.1f}" if ran else "-"
+    worst = f"{min(ran):.1f} to {max(ran):.1f}" if ran else "-"
     said = ", ".join(f"{k} {v}" for k, v in sorted(relations.items())) + "".join(f"; {k} {v}" for k, v in why.items())
     print(f"| {label} | {len(pairs)} | {len(ran)} | {linked} | {worst} | {said} |", flush=True)
 
 
 HEAD = (
-    "| {} | pairs | ran | linked by samples | worst log10 p | relations and verdicts; absent because |\n|---|"
+    "| {} | pairs | ran | linked by samples | log10 p | relations and verdicts; absent because |\n|---|"
     + "--:|" * 4
 )
 
