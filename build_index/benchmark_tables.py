@@ -111,7 +111,8 @@ def independents(rows: Sequence[Row]) -> str:
         return [
             name, str(len(group)), str(pairs), str(len(linked)), str(wrong),
             str(sum(r["verdict"] == "unrelated" for r in group)), f"{min(r['log10_p'] for r in group):.1f}",
-            f"{max(r['triple_agreement'] for r in group):.4f}", f"{max(r['branch_sketch'] for r in group):.3f}",
+            f"{max(r['triple_agreement'] or 0.0 for r in group):.4f}",
+            f"{max(r['branch_sketch'] or 0.0 for r in group):.3f}",
             share([r["peer_decision"] == "Confirmed Match" for r in group]),
         ]  # fmt: skip
 
