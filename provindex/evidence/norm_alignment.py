@@ -47,10 +47,8 @@ NO_WIDTH = Reason.of(Code.WIDTH_UNKNOWN)
 Pairs = list[tuple[int, int]]
 
 
-def norm_alignment(
-    a: Vectors | None, b: Vectors | None, widths: tuple[int, int], stacks: Collection[str], *, gains: bool = False
-) -> Outcome:
-    """E6 of two models. widths: of their residual streams, 0 if unknown. gains: leave biases out.
+def norm_alignment(a: Vectors | None, b: Vectors | None, widths: tuple[int, int], stacks: Collection[str]) -> Outcome:
+    """E6 of two models. widths: of their residual streams, 0 if unknown. stacks: whose vectors count.
 
     value: share of coordinates whose best match is their own; n: coordinates.
     """
@@ -67,7 +65,7 @@ def norm_alignment(
     n = int(alone.sum())
     if n < MIN_COORDINATES:
         return absent(Reason.of(Code.COORDINATES_FEW, n=n, needed=MIN_COORDINATES))
-    ways = [_by_place(x, y, gains), _by_values(x, y)] if not gains else [_by_place(x, y, gains)]
+    ways = [_by_place(x, y), _by_values(x, y)]
     if not any(ways):
         return absent(Reason.of(Code.SIDE_WITHOUT_GAINS))
     cost = math.log10(3 * sum(map(bool, ways)))
@@ -93,7 +91,8 @@ def gain_correlation(
     if a is None or b is None or not width:
         return None
     x, y = (side.residual(width, stacks) for side in (a, b))
-    pairs = _by_place(x, y, gains=True) or _by_values(x, y)
+    pairs = _by_place(x, y) or _by_values(x, y)
+    pairs = [(i, j) for i, j in pairs if not x.addresses[i].endswith(".bias")]
     found = [float(x.ranks[i] @ y.ranks[j]) / x.ranks.shape[1] for i, j in pairs]
     return float(np.median(found)) if found else None
 
@@ -121,12 +120,11 @@ def _unusable(sides: Sequence[Profile]) -> Reason | None:
     return None
 
 
-def _by_place(x: Profile, y: Profile, gains: bool) -> Pairs:
+def _by_place(x: Profile, y: Profile) -> Pairs:
     """Vectors of one role and layer; where a model's roles are unknown, of one number, if both have as many."""
     if all(x.addresses) and all(y.addresses):
         there = {address: j for j, address in enumerate(y.addresses)}
-        pairs = [(i, there[address]) for i, address in enumerate(x.addresses) if address in there]
-        return [(i, j) for i, j in pairs if not (gains and x.addresses[i].endswith(".bias"))]
+        return [(i, there[address]) for i, address in enumerate(x.addresses) if address in there]
     if x.total != y.total:
         return []
     there_too = {number: j for j, number in enumerate(y.numbers)}
