@@ -90,11 +90,10 @@ def _role(vector: Vector, stacks: Collection[str]) -> str:
 class Profile:
     """Vectors of one axis, ranked along it.
 
-    addresses: of the vectors that vary and show no order along the axis. numbers: their places among all of them, which
-    are `total`. ranks: (vectors, places) float64, mean ranks,
-    standardized. values: (vectors, places) float64, sorted: what a permutation of the axis leaves unchanged. alone:
-    (places,) whether a place has ranks that no other place has. ordered: vectors that vary and show an order. together:
-    whether the others show one together.
+    addresses: of the vectors that vary and show no order along the axis. numbers: their places among all, which are
+    `total`. ranks: (vectors, places) float64, mean ranks, standardized. values: (vectors, places) float64, sorted: what
+    a permutation of the axis leaves unchanged. alone: (places,) whether a place has ranks that no other place has.
+    ordered: vectors that vary and show an order. together: whether the others show one together.
     """
 
     addresses: tuple[str, ...]
