@@ -213,7 +213,7 @@ def line(label: str, pairs: Sequence[tuple[Fingerprint, Fingerprint]]) -> None:
     print(f"| {label} | {len(pairs)} | {len(ran)} | {linked} | {worst} | {said} |", flush=True)
 
 
-HEAD = "| {} | pairs | ran | linked by samples | log10 p | relations and verdicts; absent because |\n|---|" + "--:|" * 4
+HEAD = "| {} | pairs | ran | linked by samples | log10 p | relations and verdicts; absent because |\n|---|" + "--:|" * 5
 
 
 def checkpoint_of(folder: Path) -> Checkpoint:
