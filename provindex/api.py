@@ -283,7 +283,7 @@ def _samples_lacking(asked: Resolved) -> list[bool]:
 
 def _has_imported(index: Index, width: int) -> bool:
     """Whether an index has imported rows of a residual width."""
-    return any(entry.row["mode"] == IMPORTED and entry.row["hidden"] == width for entry in index)
+    return any(entry.row["hidden"] == width for entry in index.imported())
 
 
 def fingerprint(

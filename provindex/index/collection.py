@@ -25,7 +25,7 @@ from provindex.common import places
 from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.common.files import locked, now
 from provindex.common.threads import one_blas_thread
-from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
+from provindex.fingerprint.record import FINGERPRINT_VERSION, IMPORTED, Fingerprint
 from provindex.fingerprint.rows import context, to_row
 from provindex.index import codes, dataset
 from provindex.index import pulled as store
@@ -214,12 +214,18 @@ class Index:
         held: dict[int, Sequence[str]] = {}
         for entry in self:
             if id(entry.rows) not in held:
-                held[id(entry.rows)] = entry.rows.files()
+                held[id(entry.rows)] = entry.rows.texts("files")
             files = held[id(entry.rows)][entry.number]
             if wanted[0] in files and _digests(files) == wanted and entry.row["mode"] == "exact":
                 found.append(entry)
         agreed = len({entry.row["content_sha256"] for entry in found}) == 1
         return min(found, key=lambda e: (e.model_id != model_id, e.variant, e.key)) if agreed else None
+
+    def imported(self) -> list[Entry]:
+        """The rows that were imported from another tool."""
+        modes = {id(entry.rows): entry.rows for entry in self}
+        texts = {key: rows.texts("mode") for key, rows in modes.items()}
+        return [entry for entry in self if texts[id(entry.rows)][entry.number] == IMPORTED]
 
     def named(self, reference: str) -> list[Entry]:
         """Rows of an id, or of a family if no row has that id."""

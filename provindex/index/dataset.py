@@ -293,13 +293,13 @@ def read_model(folder: Path, shard: Shard, number: int) -> Row:
         return parquet.row_of(columns, number)
 
 
-def read_files(folder: Path, shard: Shard) -> list[str]:
-    """Of each row of a shard, the files that it was made from: JSON."""
+def read_texts(folder: Path, shard: Shard, name: str) -> list[str]:
+    """A small column of texts of a shard, row by row; "" where a row has none."""
     path = folder / shard.models
     with parquet.readable(path):
-        files = parquet.texts(_small_columns(path, parquet.stamp(path))["files"])
-        _check_rows(shard, len(files))
-        return [text or "[]" for text in files]
+        found = parquet.texts(_small_columns(path, parquet.stamp(path))[name])
+        _check_rows(shard, len(found))
+        return [text or "" for text in found]
 
 
 @lru_cache(maxsize=2)

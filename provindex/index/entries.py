@@ -44,8 +44,8 @@ class Rows(Protocol):
     def sketches(self, number: int) -> Sketches:
         """The branch sketches alone, unverified: they say which candidates come first, and nothing else."""
 
-    def files(self) -> Sequence[str]:
-        """Of each row, the files that it was made from: JSON."""
+    def texts(self, name: str) -> Sequence[str]:
+        """A small column of texts, row by row."""
 
     @property
     def made(self) -> str | None:
@@ -111,8 +111,8 @@ class Held:
     def sketches(self, number: int) -> Sketches:
         return self.fingerprint.sketches, self.fingerprint.sketches_by_id
 
-    def files(self) -> Sequence[str]:
-        return [self.small["files"]]
+    def texts(self, name: str) -> Sequence[str]:
+        return [str(self.small[name] or "")]
 
     @property
     def made(self) -> None:
@@ -143,8 +143,8 @@ class Stored:
     segment: codes.Segment | None = None
     first: int = 0
 
-    def files(self) -> Sequence[str]:
-        return dataset.read_files(self.folder, self.shard)
+    def texts(self, name: str) -> Sequence[str]:
+        return dataset.read_texts(self.folder, self.shard, name)
 
     @property
     def made(self) -> str | None:

@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,7 @@ def _shard(data: bytes) -> None:
     with contextlib.suppress(IndexFormatError):
         parquet.read_texts(here / "models", ("model_id", "revision", "variant"))
     listed_so = dataset.Shard("models", "panels", 1, {}, {})
-    for read in (dataset.read_names, dataset.read_files):
+    for read in (dataset.read_names, partial(dataset.read_texts, name="files")):
         with contextlib.suppress(IndexFormatError):
             parquet.check_footer(here / "models")  # as a pull does once, for all later reads
             read(here, listed_so)
