@@ -37,7 +37,7 @@ IDENTITY: tuple[Column, ...] = (
     ),
     Column("source", "string", "models", False, "where license, lineage and id come from", nullable=True),
     Column("fingerprint_version", "int", "models", True, "rows of different versions are not compared"),
-    Column("mode", "string", "models", True, "exact, sampled or imported"),
+    Column("mode", "string", "models", True, "exact, sampled, norms or imported"),
     Column(
         "content_sha256", "string", "models", True, "hash of the canonical weights; null in sampled mode", nullable=True
     ),

@@ -17,7 +17,7 @@ from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
-from provindex.evidence import anchors, sketch, token_rows, vectors
+from provindex.evidence import anchors, sketch, token_rows
 from provindex.evidence.bit_reuse import two_blocks
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract.scan import Meter, Progress, scan
@@ -34,8 +34,8 @@ from provindex.signals import wvc
 from provindex.signals.table import SIGNALS
 
 BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences are kept
-    *(signal.name for signal in SIGNALS if signal.name not in ("MFI", "TFV", "VOA", "NLF")),
-    *sorted({test.lacks for test in TESTS} - {vectors.PANEL.name, ""}),
+    *(signal.name for signal in SIGNALS if not any(panel.first for panel in signal.panels)),
+    *sorted({test.lacks for test in TESTS} - {panel.name for panel in PANELS if panel.first} - {""}),
     anchors.BY_ID,
     token_rows.PANEL.name,
 )
