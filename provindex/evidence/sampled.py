@@ -474,7 +474,9 @@ def _along(units: F64) -> dict[tuple[str, int], F64]:
     unit = _unit(units - units.mean(axis=1, keepdims=True))
     own, total = np.square(unit).sum(axis=(1, 2)), unit.sum(axis=1)
     chance = (np.square(total).sum(axis=1) - own) / (m * (m - 1))  # mean product of two units of a group
-    spread = float((np.square(unit.transpose(0, 2, 1) @ unit).sum(axis=(1, 2)) / m).sum())
+    turned = unit.swapaxes(1, 2)  # the sum of squares is that of either product: the smaller one is made
+    products_of = unit @ turned if unit.shape[2] > m else turned @ unit
+    spread = float(np.square(products_of).sum()) / m
     for lag in (lag for lag in LAGS if lag < m // 2 or lag == 1):
         products = float(np.einsum("gmf,gmf->", unit[:, lag:], unit[:, :-lag])) - float(chance.sum()) * (m - lag)
         out["product", lag] = np.array([products, spread])
