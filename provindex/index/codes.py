@@ -44,7 +44,7 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 
-FLAT = 20_000  # rows from which on codes are used: exactly, eight searches take 0.075 s there, twice as long
+FLAT = 20_000  # rows from which on codes are used: exactly, seven searches took 0.075 s there, twice as long
 LARGEST = 0.5  # no number of a vector is above the root of a block's weight, .39
 STEPS = 32767 * 256  # of the fixed point, up to a group's largest number
 PLANES = 3  # bits of a query's rotated numbers
@@ -53,7 +53,7 @@ FINALISTS = 512  # rows whose numbers are compared to 24 bits
 TOGETHER = 1 << 21  # bytes that a call works on: they stay in the last cache; less, and threads wait for each other
 SAMPLE = 1 << 16  # distances by which the limit for candidates is chosen
 THREADS = 4  # that scan and compare
-BAND = 8192  # rows that an exact search unpacks at a time, 107 MB
+BAND = 8192  # rows that an exact search unpacks at a time, 115 MB
 CENTERED = ("eas", "eas_by_id", "lep", "end", "nlf", "lengths")  # blocks in which strangers are alike
 
 

@@ -25,7 +25,7 @@ from provindex.index import dataset
 from provindex.index.codes import F32, GROUPS, STEPS, Segment, arrays, widths
 
 LAYOUT = 3
-SEGMENT = 50_000  # rows, 530 MB
+SEGMENT = 50_000  # rows, 576 MB
 HEADER = 4096
 ROW = sum(width * np.dtype(kind).itemsize for width, kind in widths())  # bytes
 
