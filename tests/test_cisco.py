@@ -21,6 +21,7 @@ import zoo
 from peer_files import Database, long_form, names_below, parquet, zip_entries
 
 from provindex.api import Index
+from provindex.audit.gate import gate
 from provindex.common.errors import IndexFormatError, UsageError
 from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
@@ -399,6 +400,27 @@ def test_an_import_extends_an_index_and_finds_its_rows_by_their_weights(
     theirs = result.linked[1]
     assert theirs.entry.revision is None and not theirs.pair.evidence["sampled_alignment"].reasons
     assert theirs.pair.signals["WVC"].value == pytest.approx(0.95, abs=0.02) and theirs.score > 0
+
+
+def test_a_gate_does_not_pass_on_a_row_that_sees_plain_order_only(
+    database: Path, models: dict[str, zoo.Checkpoint], tmp_path: Path
+) -> None:
+    """Unless a row of ours of that model, which would have seen a reordered copy, cleared it."""
+    alone = import_database(database, tmp_path / "alone").index
+    native = replace(prints.fingerprint(models["llama"], "org/llama"), revision="f" * 40)
+    Index.build([native], name="mine").save(tmp_path / "both")
+    both = import_database(database, tmp_path / "both").index
+    child = prints.fingerprint(zoo.finetune_noise(models["llama"], 0.95, 7), "child")
+    stranger = prints.fingerprint(KINDS["llama"](2), "stranger")
+    for index, asked, status, code in (
+        (alone, child, 1, Code.DENIED_LINKED),
+        (alone, stranger, 3, Code.DENIED_PLAIN_ORDER),
+        (both, child, 1, Code.DENIED_LINKED),
+        (both, stranger, 0, Code.DENIED_UNRELATED),
+    ):
+        (denied,) = gate(index.query(asked, also=["org/llama"]), ["org/llama"], index)
+        assert (denied.status, denied.reason.code) == (status, code)
+    assert Code.PLAIN_ORDER in {warning.code for warning in alone.query(stranger).warnings}
 
 
 def test_rows_without_weights_come_after_the_others_and_by_context(

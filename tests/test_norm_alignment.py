@@ -15,7 +15,7 @@ from hub_server import Hub
 from numpy.typing import NDArray
 from prints import fingerprint
 
-from provindex.api import Index, resolve
+from provindex.api import Index, fill_index, gate, resolve
 from provindex.common.errors import IndexFormatError
 from provindex.common.reasons import Code
 from provindex.common.score import Outcome
@@ -366,3 +366,21 @@ def test_rows_of_norms_are_found_among_others(tmp_path: Path) -> None:
     index = Index.load(tmp_path / "index")
     found = index.query(fingerprint(zoo.finetune_noise(parents[3], 0.98, 5), "child"), candidates=1)
     assert [match.entry.model_id for match in found.matches] == ["org/3"]
+
+
+def test_a_row_of_norms_answers_unless_more_is_asked_for(tmp_path: Path) -> None:
+    made = normed(zoo.llama(1, hidden=64), 1)
+    zoo.write(made, tmp_path / "model")
+    built = fill_index(tmp_path / "index", [str(tmp_path / "model")], create=True, mode="norms")
+    assert built.added == ("model",) and built.index["model"].mode == "norms"
+    again = fill_index(tmp_path / "index", [str(tmp_path / "model")], create=False, mode="exact")
+    assert again.added == () and "a row of mode norms" in again.failed[0][1]
+    index = Index.load(tmp_path / "index")
+    assert resolve("model", index=index, offline=True).fingerprint.mode == "norms"
+
+
+def test_a_gate_does_not_pass_on_norms(tmp_path: Path) -> None:
+    one, other = (fingerprint(normed(zoo.llama(s, hidden=128), s), f"org/{s}", mode="norms") for s in (1, 2))
+    index = Index.build([other])
+    (denied,) = gate(index.query(one, also=["org/2"]), ["org/2"], index)
+    assert denied.status == 3
