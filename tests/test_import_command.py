@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import zoo
+from commands import Ran, run
 from hub_server import Hub
 from machines import Machine
 from peer_files import Database, zip_entries
@@ -52,6 +53,20 @@ def metadata_only(database: Path, folder: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     return folder
+
+
+def test_expected_to_be_unrelated_passes_only_where_a_reordered_copy_would_have_been_seen(
+    database: Path, tree: Any, tmp_path: Path
+) -> None:
+    zoo.write(tree["tuned"], tmp_path / "tuned")
+    assert run("index", "import", database, "-o", tmp_path / "index", "-q").status == 0
+
+    def expected(other: str) -> Ran:
+        return run("compare", tmp_path / "tuned", other, "--index", tmp_path / "index", "--expect", "unrelated", "-q")
+
+    assert expected("org/base").status == 1
+    blind = expected("org/other")
+    assert blind.status == 3 and "a reordered copy would not have been seen" in blind.err
 
 
 def test_metadata_now_and_weight_signals_when_the_archive_is_there(
