@@ -18,7 +18,7 @@ MOST_AT_THE_TOP = 18  # folders and .py files
 CORE = {"common", "roles", "signals", "evidence"}
 RECORD = CORE | {"fingerprint.record"}
 STORED = RECORD | {"fingerprint.panels", "fingerprint.rows", "fingerprint.parquet", "formats.parquet"}
-INDEX = STORED | {"verdict"}
+INDEX = STORED | {"verdict", "catalogue"}
 ROOMS: dict[str, set[str]] = {  # room: the rooms that it may import, besides itself
     "common": set(),
     "roles": {"common"},
@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {  # room: the rooms that it may import, besides it
     "fingerprint.parquet": RECORD | {"fingerprint.panels", "fingerprint.rows", "formats.parquet"},
     "fingerprint.extract": RECORD | {"fingerprint.panels", "models", "formats"},
     "fingerprint.cache": STORED | {"models", "formats"},
+    "catalogue": {"fingerprint.record"},
     "verdict": RECORD,
     "index": INDEX,
     "audit": INDEX | {"index"},

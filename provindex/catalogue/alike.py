@@ -1,0 +1,117 @@
+"""Which models of the catalogue look like a model, by what configs and tokenizers say. Nothing here is evidence.
+
+Models are ranked by the information in what they share: a fact that k of the n models of the catalogue share, of which
+it is known, counts log2(n / k) bits. A width that few models have tells more than one that many have, and no weight is
+chosen by hand. Facts of one design depend on each other, so bits are an order and no probability.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from provindex.catalogue.table import Known, Shape, known, models
+from provindex.fingerprint.record import Fingerprint
+
+FACTS = ("width", "layers", "mlp", "heads", "vocabulary", "merges", "type")
+KEPT = ("layers", "vocabulary", "merges")  # of these a descendant of the same width keeps at least one
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is compared of a model. merges: sha256 of its tokenizer's first 50 merges, "" if it has none."""
+
+    model_id: str
+    shape: Shape
+    merges: str = ""
+
+    @classmethod
+    def of(cls, fp: Fingerprint) -> Look:
+        """The look of a fingerprint: sizes from the weights where they show them, else from the config."""
+        facts, said = fp.facts, fp.mfi
+        shape = Shape(
+            facts.architecture or said.model_type,
+            facts.hidden or said.hidden_size,
+            facts.layers or said.num_hidden_layers,
+            said.intermediate_size,
+            said.num_attention_heads,
+            said.num_key_value_heads or 0,
+            facts.vocabulary or said.vocab_size,
+        )
+        merges = fp.tfv.merge_rule_hash if fp.tfv is not None and fp.tfv.num_merges else ""
+        return cls(fp.model_id, shape, merges)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A model that may be an ancestor and was not compared.
+
+    known: None if it is claimed and the catalogue has no such model. shared: the facts (of FACTS) in which it equals
+    the model that was asked about; bits: what they tell. claims: who claims it as a parent ("card", "config", "gguf",
+    "adapter").
+    """
+
+    model_id: str
+    known: Known | None
+    shared: tuple[str, ...] = ()
+    bits: float = 0.0
+    claims: tuple[str, ...] = ()
+
+
+def neighbours(
+    look: Look, claims: Mapping[str, Sequence[str]] | None = None, without: Sequence[str] = ()
+) -> tuple[Neighbour, ...]:
+    """Claimed parents, then models that may be ancestors in plain form, each with the most alike first.
+
+    Such a model has the width of the one that was asked about, and its depth, vocabulary or tokenizer: fine-tuning,
+    quantization and pruning keep one of them. claims: who claims each parent, by its id. without: ids that are left
+    out; the model's own always is.
+    """
+    left_out = {name.lower() for name in (*without, look.model_id)}
+    found: dict[str, Neighbour] = {}
+    for model_id, by in (claims or {}).items():
+        one = known(model_id)
+        named = one.model_id if one else model_id
+        found[named.lower()] = _neighbour(look, named, one, tuple(by))
+    for one in models().values():
+        if look.shape.hidden and one.shape.hidden == look.shape.hidden and one.model_id.lower() not in found:
+            neighbour = _neighbour(look, one.model_id, one, ())
+            if set(neighbour.shared) & set(KEPT):
+                found[one.model_id.lower()] = neighbour
+    kept = (neighbour for name, neighbour in found.items() if name not in left_out)
+    return tuple(sorted(kept, key=lambda n: (not n.claims, -n.bits, n.model_id.lower())))
+
+
+def _neighbour(look: Look, model_id: str, one: Known | None, claims: tuple[str, ...]) -> Neighbour:
+    if one is None:
+        return Neighbour(model_id, None, claims=claims)
+    ours, theirs = _facts(look.shape, look.merges), _facts(one.shape, one.tokenizer.merges)
+    shared = tuple(name for name in FACTS if ours[name] and ours[name] == theirs[name])
+    bits = sum(_bits(name, ours[name]) for name in shared)
+    return Neighbour(model_id, one, shared, bits, claims)
+
+
+def _facts(shape: Shape, merges: str) -> dict[str, object]:
+    """The value of each fact; falsy where it is not known."""
+    heads = (shape.heads, shape.kv_heads or shape.heads) if shape.heads else None
+    values = (shape.hidden, shape.layers, shape.intermediate, heads, shape.vocabulary, merges, shape.model_type)
+    return dict(zip(FACTS, values, strict=True))
+
+
+@cache
+def _counts() -> Mapping[str, Counter[object]]:
+    """How many models of the catalogue have each value of each fact; of those of which it is known."""
+    counts: dict[str, Counter[object]] = {name: Counter() for name in FACTS}
+    for one in models().values():
+        for name, value in _facts(one.shape, one.tokenizer.merges).items():
+            if value:
+                counts[name][value] += 1
+    return counts
+
+
+def _bits(fact: str, value: object) -> float:
+    counts = _counts()[fact]
+    return math.log2(counts.total() / counts[value])
