@@ -91,16 +91,19 @@ class Index(collection.Index):
         candidates: int = 50,
         *,
         also: Sequence[str] = (),
+        claims: Mapping[str, Sequence[str]] | None = None,
         progress: Progress | None = None,
     ) -> QueryResult:
         """The likely relatives of a model, given as a fingerprint or as any model reference.
 
         top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also: ids
-        that are compared whatever retrieval says. The query's own row is left out; another id with equal content is a
-        match.
+        that are compared whatever retrieval says. claims: who claims which parent; None: what the model says. The
+        query's own row is left out; another id with equal content is a match.
         """
-        known = fp if isinstance(fp, Fingerprint) else fingerprint(fp, index=self)
-        found = super().query(known, top, candidates, also=also, progress=progress)
+        if not isinstance(fp, Fingerprint):
+            asked = resolve(fp, index=self)
+            fp, claims = asked.fingerprint, claims or asked.claims
+        found = super().query(fp, top, candidates, also=also, claims=claims, progress=progress)
         assert isinstance(found, QueryResult)
         return found
 
@@ -127,6 +130,11 @@ class Resolved:
     label: str
     model: Model | None = None
     elsewhere: str = ""
+
+    @property
+    def claims(self) -> Mapping[str, Sequence[str]] | None:
+        """Who claims which model as its parent; None if only the fingerprint is at hand."""
+        return None if self.model is None else self.model.claims
 
     def vocabulary(self) -> Mapping[str, int] | None:
         """The token strings, for an exact VOA; None when only the fingerprint is at hand, or there is no tokenizer."""
@@ -249,6 +257,7 @@ def query(
     """
     if _samples_lacking(asked) and _has_imported(index, asked.fingerprint.facts.hidden):
         asked = with_slices(asked)
+    more = {"claims": asked.claims, **more}
     result = index.query(asked.fingerprint, top, candidates, **more)
     further = None if result.linked and not more.get("also") else asked.further(reading)
     return (asked, result) if further is None else (further, index.query(further.fingerprint, top, candidates, **more))

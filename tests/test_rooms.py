@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {  # room: the rooms that it may import, besides it
     "fingerprint.parquet": RECORD | {"fingerprint.panels", "fingerprint.rows", "formats.parquet"},
     "fingerprint.extract": RECORD | {"fingerprint.panels", "models", "formats"},
     "fingerprint.cache": STORED | {"models", "formats"},
-    "catalogue": {"fingerprint.record"},
+    "catalogue": RECORD,
     "verdict": RECORD,
     "index": INDEX,
     "audit": INDEX | {"index"},

@@ -15,6 +15,8 @@ from functools import cache
 
 from provindex.catalogue.table import Known, Shape, known, models
 from provindex.fingerprint.record import Fingerprint
+from provindex.signals.mfi import MfiFeatures
+from provindex.signals.tfv import TfvFeatures
 
 FACTS = ("width", "layers", "mlp", "heads", "vocabulary", "merges", "type")
 KEPT = ("layers", "vocabulary", "merges")  # of these a descendant of the same width keeps at least one
@@ -30,19 +32,29 @@ class Look:
 
     @classmethod
     def of(cls, fp: Fingerprint) -> Look:
-        """The look of a fingerprint: sizes from the weights where they show them, else from the config."""
-        facts, said = fp.facts, fp.mfi
+        """The look of a fingerprint."""
+        facts = fp.facts
+        sizes = facts.hidden, facts.layers, facts.vocabulary
+        return cls.seen(fp.model_id, facts.architecture, sizes, fp.mfi, fp.tfv)
+
+    @classmethod
+    def seen(
+        cls, model_id: str, architecture: str, sizes: tuple[int, int, int], said: MfiFeatures, tfv: TfvFeatures | None
+    ) -> Look:
+        """Width, depth and vocabulary as the weights show them (0: unknown, then as the config says), the rest as it
+        says.
+        """
+        hidden, layers, vocabulary = sizes
         shape = Shape(
-            facts.architecture or said.model_type,
-            facts.hidden or said.hidden_size,
-            facts.layers or said.num_hidden_layers,
+            architecture or said.model_type,
+            hidden or said.hidden_size,
+            layers or said.num_hidden_layers,
             said.intermediate_size,
             said.num_attention_heads,
             said.num_key_value_heads or 0,
-            facts.vocabulary or said.vocab_size,
+            vocabulary or said.vocab_size,
         )
-        merges = fp.tfv.merge_rule_hash if fp.tfv is not None and fp.tfv.num_merges else ""
-        return cls(fp.model_id, shape, merges)
+        return cls(model_id, shape, tfv.merge_rule_hash if tfv is not None and tfv.num_merges else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +90,40 @@ def neighbours(
         found[named.lower()] = _neighbour(look, named, one, tuple(by))
     for one in models().values():
         if look.shape.hidden and one.shape.hidden == look.shape.hidden and one.model_id.lower() not in found:
-            neighbour = _neighbour(look, one.model_id, one, ())
-            if set(neighbour.shared) & set(KEPT):
-                found[one.model_id.lower()] = neighbour
+            if may_descend(look, _look(one)):
+                found[one.model_id.lower()] = _neighbour(look, one.model_id, one, ())
     kept = (neighbour for name, neighbour in found.items() if name not in left_out)
     return tuple(sorted(kept, key=lambda n: (not n.claims, -n.bits, n.model_id.lower())))
+
+
+def may_descend(look: Look, other: Look) -> bool:
+    """Whether one may descend from the other in plain form: equal width, and depth, vocabulary or tokenizer."""
+    shared = _shared(look, other)
+    return "width" in shared and bool(set(shared) & set(KEPT))
+
+
+def _shared(look: Look, other: Look) -> tuple[str, ...]:
+    ours, theirs = _facts(look), _facts(other)
+    return tuple(name for name in FACTS if ours[name] and ours[name] == theirs[name])
 
 
 def _neighbour(look: Look, model_id: str, one: Known | None, claims: tuple[str, ...]) -> Neighbour:
     if one is None:
         return Neighbour(model_id, None, claims=claims)
-    ours, theirs = _facts(look.shape, look.merges), _facts(one.shape, one.tokenizer.merges)
-    shared = tuple(name for name in FACTS if ours[name] and ours[name] == theirs[name])
-    bits = sum(_bits(name, ours[name]) for name in shared)
+    shared, values = _shared(look, _look(one)), _facts(look)
+    bits = sum(_bits(name, values[name]) for name in shared)
     return Neighbour(model_id, one, shared, bits, claims)
 
 
-def _facts(shape: Shape, merges: str) -> dict[str, object]:
+def _look(one: Known) -> Look:
+    return Look(one.model_id, one.shape, one.tokenizer.merges)
+
+
+def _facts(look: Look) -> dict[str, object]:
     """The value of each fact; falsy where it is not known."""
+    shape = look.shape
     heads = (shape.heads, shape.kv_heads or shape.heads) if shape.heads else None
-    values = (shape.hidden, shape.layers, shape.intermediate, heads, shape.vocabulary, merges, shape.model_type)
+    values = (shape.hidden, shape.layers, shape.intermediate, heads, shape.vocabulary, look.merges, shape.model_type)
     return dict(zip(FACTS, values, strict=True))
 
 
@@ -106,7 +132,7 @@ def _counts() -> Mapping[str, Counter[object]]:
     """How many models of the catalogue have each value of each fact; of those of which it is known."""
     counts: dict[str, Counter[object]] = {name: Counter() for name in FACTS}
     for one in models().values():
-        for name, value in _facts(one.shape, one.tokenizer.merges).items():
+        for name, value in _facts(_look(one)).items():
             if value:
                 counts[name][value] += 1
     return counts

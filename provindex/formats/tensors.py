@@ -110,13 +110,15 @@ class Contents:
 
     tensors: in the order of their bytes, under the names that transformers gives them, in canonical orientation where
     the format has another one. config: as config.json has it, where the file carries it, else None. tokenizer: files
-    by name (tokenizer.json ...), where the file carries them. warnings: what a reader should know.
+    by name (tokenizer.json ...), where the file carries them. warnings: what a reader should know. claims: models that
+    the file names as what it was made of.
     """
 
     tensors: tuple[Tensor, ...]
     config: Mapping[str, Any] | None = None
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)
     warnings: tuple[Reason, ...] = ()
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

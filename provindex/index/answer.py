@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from provindex.catalogue.alike import Neighbour
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.fingerprint.record import IMPORTED, Fingerprint
@@ -44,13 +45,37 @@ class Family:
     log10_p: float
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far an answer reaches; counts of rows, without the query's own.
+
+    models: in the index. tested: compared by a test that sees a changed copy, also in another order and basis.
+    plain_order: tested for copies in plain order only. untested: compared, and no such test could run. alike: of those
+    that were compared, the ones that look as if the query could descend from them (catalogue/alike.py); alike_tested:
+    of these, the tested ones. same_type: of those that were compared, the ones of the query's model type.
+    """
+
+    models: int
+    tested: int
+    plain_order: int
+    untested: int
+    alike: int
+    alike_tested: int
+    same_type: int
+
+    @property
+    def compared(self) -> int:
+        return self.tested + self.plain_order + self.untested
+
+
 @dataclass(frozen=True)
 class QueryResult:
     """The answer to a query.
 
     linked: every linked candidate, closest first. matches: the first `top` of them. candidates: the others that were
-    compared, in order of retrieval. status: "decided" if something is linked, "none" if nothing is and at least one
-    candidate could be tested, else "inconclusive".
+    compared, in order of retrieval. status: "decided" if something is linked; "none" if nothing is, and every model
+    that looks like an ancestor was tested, at least one of them; else "inconclusive". neighbours: models of the
+    catalogue that look like ancestors, and claimed parents, of which the index has no row; most alike first.
     """
 
     query: Fingerprint
@@ -62,6 +87,8 @@ class QueryResult:
     top: int
     own: Entry | None
     settings: Mapping[str, object]
+    coverage: Coverage
+    neighbours: tuple[Neighbour, ...] = ()
     warnings: tuple[Reason, ...] = ()
 
     @property
@@ -123,10 +150,26 @@ def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, str]
     )
 
 
-def status_of(matches: Sequence[Match], rest: Sequence[Match]) -> str:
+def coverage_of(
+    linked: Sequence[Match], rest: Sequence[Match], models: int, alike: Callable[[Entry], bool], model_type: str
+) -> Coverage:
+    """What was tested. models: rows besides the query's own. alike: whether a row looks like an ancestor."""
+    found = [*linked, *rest]
+    tested = {m.entry.key for m in found if m.pair.verdict != "inconclusive" and not m.pair.plain_order_only}
+    near = [m.entry.key for m in found if alike(m.entry)]
+    plain = sum(m.pair.plain_order_only for m in rest)
+    return Coverage(
+        models, len(tested), plain, len(found) - len(tested) - plain, len(near), len(tested & set(near)),
+        sum(m.entry.row["architecture"] == model_type for m in found),
+    )  # fmt: skip
+
+
+def status_of(matches: Sequence[Match], coverage: Coverage, neighbours: Sequence[Neighbour]) -> str:
+    """An answer without a match says "none" only if all that looks like an ancestor was there, and was tested."""
     if matches:
         return "decided"
-    return "none" if any(m.pair.verdict == "unrelated" for m in rest) else "inconclusive"
+    whole = 0 < coverage.alike == coverage.alike_tested and not neighbours
+    return "none" if whole else "inconclusive"
 
 
 def warnings_of(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -21,9 +21,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.catalogue.alike import Look, Neighbour, may_descend, neighbours
 from provindex.common import places
 from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.common.files import locked, now
+from provindex.common.hub_ids import is_hub_id
 from provindex.common.threads import one_blas_thread
 from provindex.fingerprint.record import FINGERPRINT_VERSION, IMPORTED, Fingerprint
 from provindex.fingerprint.rows import context, to_row
@@ -34,6 +36,7 @@ from provindex.index.answer import (
     Match,
     QueryResult,
     closeness,
+    coverage_of,
     status_of,
     variant_rule,
     warnings_of,
@@ -252,12 +255,14 @@ class Index:
         candidates: int = 50,
         *,
         also: Sequence[str] = (),
+        claims: Mapping[str, Sequence[str]] | None = None,
         progress: Progress | None = None,
     ) -> QueryResult:
         """The likely relatives of a model.
 
         top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also:
-        ids that are compared whatever retrieval says. The query's own row is left out; another id with equal content
+        ids that are compared whatever retrieval says. claims: who claims which parent, by its id; None: what the
+        fingerprint says, whose claims are the card's. The query's own row is left out; another id with equal content
         is a match.
         """
         if top < 1 or candidates < 1:
@@ -284,6 +289,11 @@ class Index:
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=closeness)
         matches = sorted(with_source(fp, with_parents(fp, matches, weights), weights), key=closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
+        look = Look.of(fp)
+        neighbours = self.neighbours(fp, claims)
+        coverage = coverage_of(
+            matches, rest, len(self) - (own is not None), lambda e: may_descend(look, _look(e)), look.shape.model_type
+        )
         return self.result_type(
             query=fp,
             index=self.info,
@@ -291,11 +301,25 @@ class Index:
             candidates=rest,
             families=self._families(matches),
             own=own,
-            status=status_of(matches, rest),
+            status=status_of(matches, coverage, neighbours),
+            coverage=coverage,
+            neighbours=neighbours,
             top=top,
             settings={"top": top, "candidates": candidates, "mode": fp.mode},
             warnings=warnings_of(fp, matches, rest, top, len(self)),
         )
+
+    def neighbours(
+        self, fp: Fingerprint, claims: Mapping[str, Sequence[str]] | None = None
+    ) -> tuple[Neighbour, ...]:
+        """Claimed parents, and models of the catalogue that look like ancestors, of which this index has no row.
+
+        claims: as for `query`.
+        """
+        claimed = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
+        here = {model_id.lower() for model_id in self._by_id}
+        found = neighbours(Look.of(fp), {name: by for name, by in claimed.items() if is_hub_id(name)})
+        return tuple(n for n in found if n.model_id.lower() not in here)
 
     def nearest(self, fp: Fingerprint, count: int, also: Sequence[str] = ()) -> list[tuple[Entry, int, float]]:
         """(row, rank from 1, score) of the `count` candidates for a fingerprint, then of ids asked for besides.
@@ -428,6 +452,13 @@ def _vectors(rows: Sequence[Entry]) -> F32:
     for together in _by_shard(rows):
         vectors[together] = rows[together[0]].rows.vectors[[rows[i].number for i in together]]
     return vectors
+
+
+def _look(entry: Entry) -> Look:
+    """What a row looks like."""
+    row = entry.row
+    sizes = int(row["hidden"]), int(row["layers"]), int(row["vocabulary"])
+    return Look.seen(entry.model_id, row["architecture"], sizes, *context(row))
 
 
 def _digests(files: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.catalogue.table import family_of
 from provindex.common.errors import IndexFormatError
 from provindex.evidence.sketch import LAYER, BranchSketches
 from provindex.fingerprint import parquet
@@ -85,8 +86,8 @@ class Entry:
 
     @property
     def family(self) -> str:
-        """Root of the weight lineage; a model whose family nobody stated is its own."""
-        return self.stated_family or self.model_id
+        """Root of the weight lineage: as stated, else as the catalogue says; else a model is its own."""
+        return family_of(self.model_id, self.stated_family) or self.model_id
 
     @property
     def label(self) -> str:

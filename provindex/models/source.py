@@ -12,7 +12,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -29,6 +29,7 @@ from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
 from provindex.formats.reader import WeightFile
 from provindex.formats.tensors import Contents, Extent
 from provindex.models import adapters
+from provindex.models.claims import Claims, claims_of
 from provindex.roles.architectures import ALIASES, KINDS
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Model:
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
     file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
     base_models: from the card's YAML front matter (None, () if unsaid). warnings: what a reader should know. reads:
-    what is looked at of each file. variant: the one file of a repository that was asked for.
+    what is looked at of each file. variant: the one file of a repository that was asked for. claims: who names which
+    model as a parent; not kept in fingerprints.
     """
 
     model_id: str
@@ -65,6 +67,7 @@ class Model:
     warnings: tuple[Reason, ...] = ()
     reads: tuple[Reading, ...] = ()
     variant: str = ""
+    claims: Claims = field(default_factory=dict)
 
     @property
     def ranged(self) -> bool:
@@ -315,6 +318,7 @@ def _open_files(
     warnings += notes
     license_name, base_models = local_files.read_card(place, layout.CARD)
     claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
+    claims = claims_of(place.model_id, base_models, claim.base if claim else "", config, said.claims)
     if claim is not None:
         warnings += (claim.reason,)
         base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
@@ -335,6 +339,7 @@ def _open_files(
         base_models=base_models,
         warnings=warnings,
         reads=reads,
+        claims=claims,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from provindex.common.hub_ids import is_hub_id
 from provindex.index.fill import Built
 from provindex.index.pulled import Source
 from provindex.peers import cisco
@@ -67,5 +67,4 @@ def brand_of(model_id: str) -> BrandOf | None:
 
 def organisation(model_id: str) -> str | None:
     """The organisation of a Hub id, org/name; None for every other id."""
-    match = re.fullmatch(r"([\w-][\w.-]*)/[\w-][\w.-]*", model_id, re.ASCII)
-    return match[1] if match else None
+    return model_id.split("/")[0] if is_hub_id(model_id) else None

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from provindex.audit.gate import Denied
+from provindex.catalogue.alike import Neighbour
+from provindex.catalogue.table import Known, family_of, license_of
 from provindex.common.files import without_path
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Chance, Outcome, Score
@@ -70,7 +72,8 @@ def _index(info: IndexInfo | None) -> Document | None:
 
 
 def model_facts(fp: Fingerprint) -> Document:
-    """What identifies a model in an answer."""
+    """What identifies a model in an answer. What it does not state of itself, the catalogue says of its id."""
+    license_name, license_source = license_of(fp.model_id, fp.license)
     return {
         "model_id": fp.model_id,
         "revision": fp.revision,
@@ -79,8 +82,9 @@ def model_facts(fp: Fingerprint) -> Document:
         "parameters": fp.facts.parameters,
         "architecture": fp.facts.architecture,
         "precision": fp.facts.precision,
-        "license": fp.license,
-        "family": fp.family,
+        "license": license_name,
+        "license_source": license_source,
+        "family": family_of(fp.model_id, fp.family),
         "parents": list(fp.parents),
         "id_certainty": fp.id_certainty,
         "mode": fp.mode,
@@ -116,12 +120,42 @@ def query_document(result: QueryResult, denied: Sequence[Denied] = ()) -> Docume
             }
             for f in result.families
         ],
+        "coverage": _coverage(result),
+        "neighbours": [_neighbour(n) for n in result.neighbours],
         "own_row": None if result.own is None else {"model_id": result.own.model_id, "family": result.own.family},
         "denied": [
             {"id": d.id, "status": d.status, "reason": text(d.reason), "reason_codes": [coded(d.reason)]}
             for d in denied
         ],
     }
+
+
+def _coverage(result: QueryResult) -> Document:
+    """How far an answer reaches: counts of models of the index, and ids of the catalogue that it has no row of."""
+    found = result.coverage
+    return {
+        "models": found.models,
+        "compared": found.compared,
+        "tested": found.tested,
+        "tested_in_plain_order": found.plain_order,
+        "untested": found.untested,
+        "alike": found.alike,
+        "alike_tested": found.alike_tested,
+        "same_architecture": found.same_type,
+        "alike_not_compared": [n.model_id for n in result.neighbours],
+    }
+
+
+def _neighbour(neighbour: Neighbour) -> Document:
+    """A model that looks like an ancestor and was not compared: facts of the catalogue, null where it has none."""
+    one = neighbour.known or Known(neighbour.model_id)
+    return {
+        "model_id": neighbour.model_id, "claimed_by": list(neighbour.claims), "shared": list(neighbour.shared),
+        "bits": round(neighbour.bits, 2), "family": one.family or None, "license": one.license or None,
+        "license_source": one.license_source or None, "parent": one.parent or None,
+        "architecture": one.shape.model_type or None, "hidden": one.shape.hidden or None,
+        "layers": one.shape.layers or None,
+    }  # fmt: skip
 
 
 def compare_document(answer: Comparison) -> Document:
@@ -140,13 +174,15 @@ def compare_document(answer: Comparison) -> Document:
 
 def _match(match: Match) -> Document:
     row = match.entry.row
+    license_name, license_source = license_of(row["model_id"], row["license"])
     return {
         "model_id": row["model_id"],
         "revision": row["revision"],
         "variant": row["variant"],
         "family": match.entry.family,
         "parents": list(row["parents"]),
-        "license": row["license"],
+        "license": license_name,
+        "license_source": license_source,
         "id_certainty": row["id_certainty"],
         "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
         **_pair(match.pair, match.direction),
@@ -292,13 +328,14 @@ def index_document(
 
 
 def _counts(index: Index, models: Sequence[Document]) -> Document:
-    """How many of what there are. families: lineages that rows state; brands: the families of other tools."""
+    """How many of what there are. families: lineages that rows or the catalogue state; brands: the families of other tools."""
+    known = [m["stated_family"] or m["catalogue_family"] for m in models]
     publishers = Counter(m["publisher"] for m in models if m["publisher"])
     brands = Counter((m["brand"]["by"], m["brand"]["id"], m["brand"]["name"]) for m in models if m["brand"])
     return {
         "models": len(models),
-        "families": len({entry.stated_family for entry in index if entry.stated_family}),
-        "without_family": sum(entry.stated_family is None for entry in index),
+        "families": len(set(filter(None, known))),
+        "without_family": known.count(None),
         "brands": [
             {"by": by, "id": name, "name": shown, "models": count}
             for (by, name, shown), count in sorted(brands.items())
@@ -309,11 +346,14 @@ def _counts(index: Index, models: Sequence[Document]) -> Document:
 
 def _entry(entry: Entry, built: str) -> Document:
     row, brand = entry.row, brand_of(entry.model_id)
+    license_name, license_source = license_of(entry.model_id, row["license"])
     return {
         "model_id": entry.model_id, "revision": entry.revision, "variant": entry.variant, "family": entry.family,
-        "license": row["license"], "architecture": row["architecture"], "parameters": row["parameters"],
+        "license": license_name, "license_source": license_source, "architecture": row["architecture"],
+        "parameters": row["parameters"],
         "mode": row["mode"], "row_sha256": entry.row_sha256, "source": row["source"],
-        "stated_family": entry.stated_family, "brand": _brand(brand),
+        "stated_family": entry.stated_family, "catalogue_family": family_of(entry.model_id, None),
+        "brand": _brand(brand),
         "publisher": organisation(entry.model_id) or (brand.publisher if brand else None),
         "made": entry.rows.made or built[:10] or None,
     }  # fmt: skip

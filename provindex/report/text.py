@@ -20,6 +20,8 @@ MIN_WIDTH = 60  # narrower than that the tables of `compare` say nothing
 PLAIN_WIDTH = 200  # when the output is not a terminal
 NOTHING_ELSE = "That is all: no weights that could be used as a model, no text, no paths, no host names."
 NEAREST = 10  # candidates that are shown where none could be tested
+NAMED = 3  # models of the catalogue that are named with their sizes
+FETCHED = 8  # models that --fetch is advised for
 MOST_ROWS = 100  # models that `index status` lists
 UNRELATED = "unrelated pairs, 99.9 %"
 EVIDENCE_HEAD = ("EVIDENCE", "VALUE", "CHANCE", "N", "LOG10 P")
@@ -131,26 +133,60 @@ def _closing(d: Document) -> list[str]:
     total = len(d["candidates"]) + sum(f["matches"] for f in d["families"])
     untested = [c for c in d["candidates"] if c["verdict"] == "inconclusive"]
     tested = total - len(untested)
+    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."] if untested else []
+    plain = [f"{w['text']}." for w in d["warning_codes"] if w["code"] == Code.PLAIN_ORDER]
     if d["status"] == "inconclusive":
         if not total:
-            return ["Inconclusive: the index has no other model to compare with."]
-        what = "the only candidate could not" if total == 1 else f"none of {total} candidates could"
-        return [f"Inconclusive: {what} be tested.", *(f"  {reason}" for reason in _why(untested))]
-    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."]
-    could_not = could_not if untested else []
-    plain = [f"{w['text']}." for w in d["warning_codes"] if w["code"] == Code.PLAIN_ORDER]
+            return ["Not decided: the index has no other model to compare with.", *_uncompared(d)]
+        return [_not_decided(d, total), *plain, *could_not, *_uncompared(d)]
     if d["status"] == "none":
         kind = "No other relative" if _copy(d) else "No ancestor"
         first = f"{kind} in this index: {_plural(tested, 'candidate')} re-verified, none above chance."
-        if plain:
-            return [first, *plain, *could_not]
-        if untested:  # little was tested: say no more than that
-            return [f"{first} Its base is not among these.", *could_not]
         if _copy(d):
-            return [first]
+            return [first, *plain, *could_not]
         among = f"the {_plural(d['index']['models'], 'model')} indexed"
-        return [f"{first} Trained from scratch, or its base is not among {among}."]
-    return [_matched(d, total), *could_not]
+        return [f"{first} Trained from scratch, or its base is not among {among}.", *plain, *could_not]
+    return [_matched(d, total), *could_not, *_uncompared(d)]
+
+
+def _not_decided(d: Document, total: int) -> str:
+    """That an answer without a match clears nothing: how much could be tested, and what the index lacks."""
+    c, query = d["coverage"], d["query"]
+    said = f"Not decided: {c['tested']} of {_plural(total, 'model')} could be tested"
+    said += f", {c['tested_in_plain_order']} more for copies in plain order only." if c["tested_in_plain_order"] else "."
+    which = "This index" if c["compared"] == c["models"] else f"What was nearest in this index ({c['compared']:,} models)"
+    kind = query["architecture"] or "model of that architecture"
+    if not c["same_architecture"]:
+        lack = f"{which} has no {kind}" + (" model" if query["architecture"] else "")
+    elif not c["alike"]:
+        lack = f"{which} has no model of its width that shares its depth, vocabulary or tokenizer"
+    elif c["alike_tested"] < c["alike"]:
+        lack = f"Of {c['alike']} that look like an ancestor, {c['alike_tested']} could be tested"
+    else:
+        lack = "More models than these look like an ancestor"
+    return f"{said} {lack}; it clears nothing."
+
+
+def _uncompared(d: Document) -> list[str]:
+    """Models that look like ancestors and were not compared, and how to compare them."""
+    found = d["neighbours"]
+    if not found:
+        return []
+    claimed = [n["model_id"] for n in found if n["claimed_by"]]
+    named = [f"{n['model_id']} ({_look(n)})" if _look(n) else n["model_id"] for n in found[:NAMED]]
+    more = f", and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    says = [f"It claims to be made of {', '.join(claimed)}; not compared."] if claimed else []
+    alike = f"Most alike in the catalogue, not compared: {', '.join(named)}{more}."
+    if any(m["direction"] == "ancestor" for m in d["matches"]) and not claimed:
+        return [alike]
+    count = min(len(found), FETCHED)
+    return [*says, alike, f"Next: run it again with --fetch {count}, which reads a few MB of each from the Hub."]
+
+
+def _look(n: Document) -> str:
+    """Type, width and depth of a model of the catalogue, as far as they are known."""
+    sizes = (f"width {n['hidden']:,}" if n["hidden"] else "", _plural(n["layers"], "layer") if n["layers"] else "")
+    return ", ".join(filter(None, (n["architecture"] or "", *sizes)))
 
 
 def _matched(d: Document, total: int) -> str:
@@ -418,7 +454,7 @@ def _listed(d: Document, width: int, color: bool) -> list[str]:
     rows, counts = d["models"], d["listed"]
     columns: list[Column] = [
         ("MODEL", [_label(m) for m in rows], 0, False),
-        ("FAMILY", [m["stated_family"] or _brand(m) for m in rows], 2, False),
+        ("FAMILY", [m["stated_family"] or m["catalogue_family"] or _brand(m) for m in rows], 2, False),
         ("PUBLISHER", [m["publisher"] or "-" for m in rows], 3, False),
         ("LICENSE", [m["license"] or "-" for m in rows], 4, False),
         ("MODE", [m["mode"] for m in rows], 5, False),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from provindex.common.hub_ids import id_of
 from provindex.formats.gguf.header import Value
 from provindex.formats.gguf.names import FAMILIES, UNKNOWN_TABLE, Family
 
@@ -35,6 +36,8 @@ KEYS: Mapping[str, str] = {
     "logit_scale": "logit_scale",
     "use_parallel_residual": "use_parallel_residual",
 }
+MAX_BASES = 16  # base models that are looked at
+SOURCES = ("source.repo_url", "source.huggingface.repository", "source.url", "repo_url")  # of what was converted
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 _ROTARY_SHARE = {"gptneox": "rotary_pct", "phi2": "partial_rotary_factor", "stablelm": "partial_rotary_factor"}
 
@@ -96,6 +99,20 @@ def config_of(
     if row.model_type not in ("bert", "roberta", "xlm-roberta", "nomic_bert"):
         found["tie_word_embeddings"] = "output.weight" not in shapes
     return found | _rotary(architecture, metadata) | _special(architecture, row, metadata)
+
+
+def claims(metadata: Mapping[str, Value]) -> tuple[str, ...]:
+    """Hub ids of what the file says that it was made of: base models first, then the model that was converted."""
+    bases = [f"general.base_model.{i}" for i in range(min(whole(metadata, "general.base_model.count"), MAX_BASES))]
+    named = [_text(metadata, f"{base}.repo_url") for base in bases]
+    named += ["/".join(_text(metadata, f"{base}.{part}") for part in ("organization", "name")) for base in bases]
+    named += [_text(metadata, f"general.{key}") for key in SOURCES]
+    return tuple(dict.fromkeys(found for text in named if (found := id_of(text.replace(" ", "-")))))
+
+
+def _text(metadata: Mapping[str, Value], key: str) -> str:
+    value = metadata.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _rotary(architecture: str, metadata: Mapping[str, Value]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def read_parts(files: Sequence[tuple[Extent, str]]) -> Contents:
     tokenizer, notes = gguf_tokenizer.files(metadata)
     if row not in FAMILIES:
         notes = (Reason.of(Code.GGUF_ARCHITECTURE, name=repr(architecture[:100])), *notes)
-    return Contents(tuple(_named(stored, naming)), config, tokenizer, notes)
+    return Contents(tuple(_named(stored, naming)), config, tokenizer, notes, gguf_config.claims(metadata))
 
 
 def _check_parts(headers: Sequence[Header], labels: Sequence[str]) -> None:
