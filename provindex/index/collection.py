@@ -135,11 +135,7 @@ class Index:
 
     def add(self, fp: Fingerprint) -> bool:
         """Add a fingerprint; False if the very same row (id, revision, variant, content) is already there."""
-        if fp.version != FINGERPRINT_VERSION:
-            raise IndexFormatError(
-                f"The fingerprint of {fp.model_id} has version {fp.version}, the index has {FINGERPRINT_VERSION}.",
-                "Make the fingerprint again with this provindex.",
-            )
+        check_version(fp)
         row = to_row(fp)
         held = Held(fp, row, vector(fp)[None])
         entry = Entry(fp.model_id, fp.revision, fp.variant, fp.family, row["row_sha256"], held)
@@ -416,6 +412,15 @@ class Index:
                 if progress:
                     progress(done, max(done, len(self)))
         return problems
+
+
+def check_version(fp: Fingerprint) -> None:
+    """IndexFormatError for a fingerprint that another version of provindex made: no index holds both."""
+    if fp.version != FINGERPRINT_VERSION:
+        raise IndexFormatError(
+            f"The fingerprint of {fp.model_id} has version {fp.version}, the index has {FINGERPRINT_VERSION}.",
+            "Make the fingerprint again with this provindex.",
+        )
 
 
 def _flat(rows: Sequence[Entry]) -> tuple[NDArray[np.bool_], Any]:

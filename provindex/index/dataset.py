@@ -27,11 +27,13 @@ from provindex.index.search import DIMENSIONS, vector
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+REPLACED = ".replaced.json"  # shards that the manifest named once: path and the time since when it does not, in seconds
 MODELS, PANELS = "data/models", "data/panels"
 MODELS_PER_GROUP = 1000
 MAX_MANIFEST = 64 << 20
 NAMED = ("row_sha256", "model_id", "revision", "variant", "family")  # of every row, when an index is opened
 VECTOR = "vector"
+_SHARD_NAME = re.compile(r"(?P<month>\d{4}-(0[1-9]|1[0-2]))-(?P<who>.+)-[0-9a-f]{8}\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +86,15 @@ class Manifest:
 # --- shards and manifest ---
 
 
-def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str) -> Shard:
-    """Write fingerprints as one shard, named by month, origin and content; rows sorted by id, revision and variant."""
+def write_shard(folder: Path, fingerprints: Iterable[Fingerprint], who: str, month: str | None = None) -> Shard:
+    """Write fingerprints as one shard, named by month, origin and content; rows sorted by id, revision and variant.
+
+    month: YYYY-MM, in which the rows were made, if that is not now.
+    """
     rows = [{**to_row(fp), VECTOR: vector(fp)} for fp in fingerprints]
     rows.sort(key=_identity)
     name = hashlib.sha256(json.dumps([_identity(r) for r in rows]).encode()).hexdigest()[:8]
-    stem = f"{now():%Y-%m}-{who}-{name}.parquet"
+    stem = f"{month or f'{now():%Y-%m}'}-{who}-{name}.parquet"
     paths = {MODELS: folder / MODELS / stem, PANELS: folder / PANELS / stem}
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +116,12 @@ def month_of(shard: Shard) -> str | None:
     """The month, YYYY-MM, that the name of a shard begins with, as `write_shard` names them; None if it has none."""
     found = re.match(r"\d{4}-(0[1-9]|1[0-2])(?=-)", shard.models.rpartition("/")[2], re.ASCII)
     return found[0] if found else None
+
+
+def origin_of(path: str) -> tuple[str, str] | None:
+    """(month, origin) in the name of a shard's file; None if `write_shard` did not name it."""
+    found = _SHARD_NAME.fullmatch(path.rpartition("/")[2])
+    return (found["month"], found["who"]) if found else None
 
 
 def is_shard(path: str) -> bool:
@@ -187,12 +198,33 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest_of(manifest_document(folder), _name(folder))
 
 
-def manifest_of(document: Any, name: str) -> Manifest:
-    """The manifest in a document; IndexFormatError, naming the index, if this version cannot use it."""
+def older_manifest(folder: Path) -> Manifest | None:
+    """The manifest of an index folder that an older provindex made; None if there is none, or it is of this version.
+
+    Raises IndexFormatError as `read_manifest` does, of a newer version too.
+    """
+    return older_of(manifest_document(folder), _name(folder)) if (folder / MANIFEST).exists() else None
+
+
+def older_of(document: Any, name: str) -> Manifest | None:
+    """The manifest in a document if it is of an older fingerprint version; None if this version can use it."""
+    manifest = _any_version(document, name)
+    if manifest.schema == SCHEMA and manifest.fingerprint_version < FINGERPRINT_VERSION:
+        return manifest
+    manifest_of(document, name)
+    return None
+
+
+def _any_version(document: Any, name: str) -> Manifest:
     try:
-        manifest = _manifest(document)
+        return _manifest(document)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise IndexFormatError(f"The manifest of {name} cannot be read: {_said(error)}.", parquet.AGAIN) from error
+
+
+def manifest_of(document: Any, name: str) -> Manifest:
+    """The manifest in a document; IndexFormatError, naming the index, if this version cannot use it."""
+    manifest = _any_version(document, name)
     if manifest.schema != SCHEMA or manifest.fingerprint_version != FINGERPRINT_VERSION:
         raise IndexFormatError(
             f"{name} has index schema {manifest.schema} and fingerprint version "
@@ -252,6 +284,25 @@ def _inside(name: Any) -> str:
     if path.is_absolute() or ".." in path.parts or path.suffix != ".parquet" or odd:
         raise ValueError(f"shard path {str(name)[:200]!r} is no .parquet file inside the index")
     return str(name)
+
+
+def replaced(folder: Path) -> dict[str, float]:
+    """Files of shards that the manifest does not name any more, and since when, in seconds; they may still be read."""
+    try:
+        said = json.loads((folder / REPLACED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    times = said.items() if isinstance(said, dict) else ()
+    return {path: float(time) for path, time in times if is_shard(path) and isinstance(time, int | float)}
+
+
+def write_replaced(folder: Path, times: Mapping[str, float]) -> None:
+    """Write the list that `replaced` reads, or remove it when it is empty."""
+    if not times:
+        (folder / REPLACED).unlink(missing_ok=True)
+        return
+    with replacing(folder / REPLACED) as temporary:
+        temporary.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_models(folder: Path, shard: Shard) -> list[Row]:

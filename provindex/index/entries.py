@@ -122,7 +122,7 @@ class Held:
 
 @dataclass(frozen=True, eq=False)
 class Unread:
-    """The vectors of a shard, read again at each look-up, while a large index is verified."""
+    """The vectors of a shard, read again at each look-up: while a large index is verified, or rows are replaced."""
 
     folder: Path
     shard: dataset.Shard
@@ -224,6 +224,11 @@ def open_folder(folder: Path, problems: list[Problem] | None = None) -> tuple[In
     stored = mapped or [Stored(folder, s, all_vectors(folder, s) if v is None else v) for s, _, v in read]
     entries = [entry for (_, names, _), rows in zip(read, stored, strict=True) for entry in _entries(names, rows)]
     return IndexInfo(manifest.id, manifest.commit or manifest.revision, manifest.built, manifest.models), entries
+
+
+def rows_of(folder: Path, shard: dataset.Shard) -> list[Entry]:
+    """The rows of a shard for whoever searches nothing: their vectors are read when they are asked for."""
+    return _entries(dataset.read_names(folder, shard), Stored(folder, shard, Unread(folder, shard)))
 
 
 def _read(

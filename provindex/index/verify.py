@@ -35,11 +35,11 @@ def verify_folder(folder: Path) -> Iterator[tuple[list[Problem], int]]:
 
 
 def _strays(folder: Path, manifest: dataset.Manifest) -> list[Problem]:
-    """Shards that lie in the folder and are in no manifest: nothing reads them."""
+    """Shards that lie in the folder, are in no manifest, and were not replaced by others: nothing reads them."""
     known = {name for shard in manifest.shards for name in (shard.models, shard.panels)}
     lying = {f"{kind}/{p.name}" for kind in (dataset.MODELS, dataset.PANELS) for p in (folder / kind).glob("*.parquet")}
     what = "not in the manifest, so not part of the index: left by a save that was cut off; it can be removed"
-    return [Problem(name, what) for name in sorted(lying - known)]
+    return [Problem(name, what) for name in sorted(lying - known - dataset.replaced(folder).keys())]
 
 
 def _verify_file(folder: Path, name: str, shard: dataset.Shard) -> Problem | None:

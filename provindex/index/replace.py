@@ -1,0 +1,228 @@
+"""Put rows into an index folder in place of rows that say less, and keep a folder that grows quick to open.
+
+A model is read in steps, norms first and every byte last. The row of a later step takes the place of the earlier one;
+the reverse changes nothing. Shards that lose no row stay as they are. Another process may have opened the index
+before, so files that the manifest no longer names stay for an hour.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+from provindex.common.files import locked, now
+from provindex.fingerprint.record import IMPORTED, NORMS, Fingerprint
+from provindex.fingerprint.rows import to_row
+from provindex.index import dataset
+from provindex.index.collection import ROWS_PER_SHARD, check_version
+from provindex.index.entries import Entry, Key, rows_of
+
+READS = {IMPORTED: 0, NORMS: 1, "sampled": 2, "exact": 3}  # modes by how much of the weights they read
+MOST_SMALL = 16  # shards with fewer than ROWS_PER_SHARD rows, beyond which they are put together
+STAYS = 3600  # seconds that a file stays after the manifest stopped naming it
+Name = tuple[str, str, str]  # id, revision, variant
+
+
+class Standing(StrEnum):
+    """What becomes of a row in an index.
+
+    NEW: no row has its name (id, revision, variant). MORE: it takes the place of those that have it. PRESENT: it is
+    there, or one that says more. CLASH: other weights have its name, and both were read whole.
+    """
+
+    NEW = "new"
+    MORE = "more"
+    PRESENT = "present"
+    CLASH = "clash"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What decides between two rows of one name: how much was read, a digest of the weights, the row's hash."""
+
+    mode: str
+    content: str | None
+    digest: str
+
+    @property
+    def reads(self) -> int:
+        """How much was read, as a number; a mode that nobody knows read nothing."""
+        return READS.get(self.mode, 0)
+
+    @classmethod
+    def of(cls, fp: Fingerprint) -> Said:
+        return cls(fp.mode, fp.content_sha256, to_row(fp)["row_sha256"])
+
+    @classmethod
+    def by(cls, entry: Entry) -> Said:
+        return cls(entry.row["mode"], entry.row["content_sha256"], entry.row_sha256)
+
+
+def standing(one: Said, there: Iterable[Said]) -> Standing:
+    """What becomes of a row where an index has others of its name.
+
+    Rows of equal mode that did not read every byte have no digest of the weights: the later one is taken.
+    """
+    others = list(there)
+    if not others:
+        return Standing.NEW
+    if one.reads < max(other.reads for other in others) or any(other.digest == one.digest for other in others):
+        return Standing.PRESENT
+    whole = {other.content for other in others if other.reads == one.reads} - {None}
+    return Standing.CLASH if one.content is not None and whole - {one.content} else Standing.MORE
+
+
+def replace_rows(
+    folder: Path, new: Sequence[Fingerprint], *, name: str = "private", who: str = "local", older: bool = False
+) -> tuple[str, ...]:
+    """Add rows to the index in a folder, each in place of rows of its name that say no more; labels of those added.
+
+    The folder is made if there is none; `name` is then the index's. A row that is there, or that says less than one
+    that is there, is left out; so are other weights under a name whose weights were read whole (see `standing`). who:
+    the origin in the names of shards. older: rows of an older fingerprint version, which nothing reads, make place for
+    the new ones; IndexFormatError without it. The manifest changes in one step, at the end. Writers of one folder wait
+    for each other.
+    """
+    for fp in new:
+        check_version(fp)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        outdated = dataset.older_manifest(folder) if older else None
+        exists = (folder / dataset.MANIFEST).exists() and outdated is None
+        old = dataset.read_manifest(folder) if exists else None
+        parts = [_Part.of(folder, shard) for shard in old.shards] if old else []
+        said = [Said.of(fp) for fp in new]
+        fresh, lost = _chosen(parts, new, said)
+        if not fresh:
+            return ()
+        parts = [part.without(lost) for part in parts]
+        parts += [_Part(None, None, tuple(fresh[i : i + ROWS_PER_SHARD])) for i in range(0, len(fresh), ROWS_PER_SHARD)]
+        shards = tuple(_written(folder, _together([part for part in parts if part.rows], who), who))
+        named = (old or outdated or dataset.Manifest(name, "", ())).id
+        calibration = old.calibration if old else None
+        manifest = dataset.Manifest(named, f"{now():%Y-%m-%dT%H:%M:%SZ}", shards, calibration=calibration)
+        _note_replaced(folder, _paths((old or outdated or manifest).shards), _paths(shards))
+        dataset.write_manifest(folder, manifest)
+        _sweep(folder)
+    taken = {row.key for row in fresh}
+    labels = {(*_name(fp), one.digest): fp.label for fp, one in zip(new, said, strict=True)}
+    return tuple(label for key, label in labels.items() if key in taken)
+
+
+def _name(of: Fingerprint | Entry) -> Name:
+    return of.model_id, of.revision or "", of.variant
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row that a shard has, or will have. load: its fingerprint."""
+
+    key: Key
+    load: Callable[[], Fingerprint]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows that become one shard. shard: where they are now, if they have it for themselves; origin: month and origin
+    in its name, None for rows of now."""
+
+    shard: dataset.Shard | None
+    origin: tuple[str, str] | None
+    rows: tuple[_Row, ...]
+    entries: tuple[Entry, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path, shard: dataset.Shard) -> _Part:
+        entries = tuple(rows_of(folder, shard))
+        return cls(shard, dataset.origin_of(shard.models), tuple(_Row(e.key, e.load) for e in entries), entries)
+
+    def without(self, lost: set[Key]) -> _Part:
+        if not any(row.key in lost for row in self.rows):
+            return self
+        return _Part(None, self.origin, tuple(row for row in self.rows if row.key not in lost))
+
+
+def _chosen(parts: Sequence[_Part], new: Sequence[Fingerprint], said: Sequence[Said]) -> tuple[list[_Row], set[Key]]:
+    """The new rows that an index takes, in order, and the keys of rows that make place for them."""
+    wanted = {_name(fp) for fp in new}
+    there: dict[Name, dict[Key, Said]] = {}
+    for entry in (entry for part in parts for entry in part.entries if _name(entry) in wanted):
+        there.setdefault(_name(entry), {})[entry.key] = Said.by(entry)
+    fresh: dict[Key, _Row] = {}
+    lost: set[Key] = set()
+    for fp, one in zip(new, said, strict=True):
+        others = there.setdefault(_name(fp), {})
+        if standing(one, others.values()) not in (Standing.NEW, Standing.MORE):
+            continue
+        for key in others:
+            if fresh.pop(key, None) is None:
+                lost.add(key)
+        row = _Row((*_name(fp), one.digest), partial(_itself, fp))
+        there[_name(fp)] = {row.key: one}
+        fresh[row.key] = row
+    return sorted(fresh.values(), key=lambda row: row.key), lost
+
+
+def _itself(fp: Fingerprint) -> Fingerprint:
+    return fp
+
+
+def _together(parts: Sequence[_Part], who: str) -> list[_Part]:
+    """The parts, small ones of one month and origin put together if there are many."""
+    small = [part for part in parts if len(part.rows) < ROWS_PER_SHARD]
+    if len(small) <= MOST_SMALL:
+        return list(parts)
+    today = f"{now():%Y-%m}", who
+    groups: dict[tuple[str, str], list[_Part]] = {}
+    for part in small:
+        if part.shard is None or part.origin is not None:  # names that others gave stay
+            groups.setdefault(part.origin or today, []).append(part)
+    moving = {id(part) for group in groups.values() for part in group}
+    out = [part for part in parts if id(part) not in moving]
+    for origin, group in groups.items():
+        rows = sorted((row for part in group for row in part.rows), key=lambda row: row.key)
+        cut = [tuple(rows[i : i + ROWS_PER_SHARD]) for i in range(0, len(rows), ROWS_PER_SHARD)]
+        out += group if len(group) == 1 else [_Part(None, origin, part) for part in cut]
+    return out
+
+
+def _written(folder: Path, parts: Iterable[_Part], who: str) -> Iterator[dataset.Shard]:
+    """The shards of parts, those that have none written."""
+    for part in parts:
+        month, origin = part.origin or (None, who)
+        yield part.shard or dataset.write_shard(folder, (row.load() for row in part.rows), origin, month)
+
+
+def _paths(shards: Iterable[dataset.Shard]) -> set[str]:
+    return {path for shard in shards for path in (shard.models, shard.panels)}
+
+
+def _note_replaced(folder: Path, before: set[str], after: set[str]) -> None:
+    """Note since when files of shards are in no manifest: those that it will not name, and what killed writers left.
+
+    before, after: what the manifest names now, and what it will name.
+    """
+    lying = {f"{kind}/{p.name}" for kind in (dataset.MODELS, dataset.PANELS) for p in (folder / kind).glob("*.parquet")}
+    known, present = dataset.replaced(folder), time.time()
+    ours = [path for path in lying - after if path in before or path in known or dataset.origin_of(path) is not None]
+    times = {path: present if path in before else known.get(path, present) for path in ours}
+    dataset.write_replaced(folder, times)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove files that have been in no manifest for an hour, and unfinished ones: whoever wrote them held the lock."""
+    times = dataset.replaced(folder)
+    old = [path for path, since in times.items() if since + STAYS < time.time()]
+    for path in old:
+        with suppress(PermissionError):  # open elsewhere, where the system forbids it: the next replacement tries again
+            (folder / path).unlink(missing_ok=True)
+    if old:
+        dataset.write_replaced(folder, {path: since for path, since in times.items() if (folder / path).exists()})
+    for kind in (dataset.MODELS, dataset.PANELS):
+        for unfinished in (folder / kind).glob(".*.parquet.*.tmp"):
+            unfinished.unlink(missing_ok=True)
