@@ -13,9 +13,10 @@ import glob
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,8 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from provindex.common.errors import (
+    AccessError,
+    BudgetError,
     ConflictError,
     DatasetNotFoundError,
     IndexFormatError,
@@ -85,6 +88,61 @@ def offline_by_environment() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+class Meter:
+    """Counts what is fetched from the Hub: bytes of files, and HTTP requests of any kind. For several threads.
+
+    limit: bytes that may be fetched; None for no limit.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit, self.bytes, self.requests = limit, 0, 0
+        self._lock = Lock()
+
+    def take(self, count: int, name: str) -> None:
+        """Note that bytes are about to be fetched; BudgetError, and nothing is noted, if they are too many."""
+        with self._lock:
+            if self.limit is not None and self.bytes + count > self.limit:
+                left = (self.limit - self.bytes) / 1e6
+                raise BudgetError(
+                    f"{name} needs {count / 1e6:,.1f} MB more, and {left:,.1f} MB are left of what may be fetched.",
+                    "Allow more with --max-mb.",
+                )
+            self.bytes += count
+
+    def count(self, _: object) -> None:
+        """Note a request that was answered."""
+        with self._lock:
+            self.requests += 1
+
+
+_METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered(limit: int | None = None) -> Iterator[Meter]:
+    """Count, and bound, what is fetched of models that are opened inside. What is here already is not counted."""
+    from huggingface_hub import get_session
+
+    meter, session = Meter(limit), get_session()
+    before = session.event_hooks
+    session.event_hooks = {**before, "response": [*before["response"], meter.count]}
+    token = _METER.set(meter)
+    try:
+        yield meter
+    finally:
+        _METER.reset(token)
+        session.event_hooks = before
+
+
+def _take(remote: Remote, names: Iterable[str]) -> None:
+    """Note files of a model that are about to be downloaded and are not in the Hub cache."""
+    meter = _METER.get()
+    if meter is not None:
+        snapshot = _storage(remote.repo) / "snapshots" / remote.commit
+        listed = remote.files or {}
+        meter.take(sum(listed[name].size for name in names if not (snapshot / name).is_file()), remote.named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +257,7 @@ def weights_at(remote: Remote) -> dict[str, tuple[str, ...] | None]:
     if not chosen.index:
         return dict.fromkeys(chosen.files)
     _check_size(remote.repo, chosen.index, sizes, layout.MAX_INDEX)
+    _take(remote, [chosen.index])
     with _asking(_Task(remote.named)):
         index = Path(hf_hub_download(remote.repo, chosen.index, revision=remote.commit))
     shards = layout.shards_of(local_files.read_bounded(index, layout.MAX_INDEX), chosen.index, remote.repo)
@@ -222,6 +281,7 @@ def fetch_model(remote: Remote, weights: Collection[str], *, tokenizer: bool = T
     wanted = [*companions, *indexes, *weights, *layout.data_files(sizes, weights)]
     if not wanted:
         return _storage(remote.repo) / "snapshots" / remote.commit
+    _take(remote, wanted)
     with _asking(_Task(remote.named)):
         # The name of the branch, not the commit, so that the client notes which commit the branch was at.
         patterns = [glob.escape(name) for name in wanted]
@@ -236,9 +296,11 @@ def ranges_of(remote: Remote, name: str) -> Callable[[Sequence[tuple[int, int]],
     """
     file = (remote.files or {})[name]
     task = _Task(remote.named, doing="reading parts of")
-    place = _Location(remote, file)
+    place, meter = _Location(remote, file), _METER.get()
 
     def fetch(ranges: Sequence[tuple[int, int]], keep: Callable[[int, bytes], None]) -> None:
+        if meter is not None:
+            meter.take(sum(stop - start for start, stop in ranges), remote.named)
         with _own_words(task), quiet_client(bars=False), ThreadPoolExecutor(CONNECTIONS) as pool:
             running = [pool.submit(_fetch_range, place, start, stop, keep) for start, stop in ranges]
             try:
@@ -646,7 +708,7 @@ class _Case:
 # From the particular to the general: the first that fits is told.
 _CASES = (
     _Case(
-        NetworkError,
+        AccessError,
         "{name} is gated: its publisher decides who may read it.",
         "Accept its terms on the Hub, then set HF_TOKEN or run `hf auth login`.",
         ("GatedRepoError",),
@@ -676,18 +738,18 @@ _CASES = (
         ("OfflineModeIsEnabled",),
     ),
     _Case(
-        NetworkError,
+        AccessError,
         "Nobody is signed in, and {doing} {name} needs an account.",
         "Set HF_TOKEN or run `hf auth login`.",
         ("LocalTokenNotFoundError",),
     ),
     _Case(
-        NetworkError,
+        AccessError,
         "The Hub did not accept the access token for {name}.",
         "Set HF_TOKEN to a valid token, or unset it for public repositories.",
         statuses=(401,),
     ),
-    _Case(NetworkError, "The Hub refuses access to {name} (403) while {doing} it.", "{denied}", statuses=(403,)),
+    _Case(AccessError, "The Hub refuses access to {name} (403) while {doing} it.", "{denied}", statuses=(403,)),
     _Case(
         ModelNotFoundError,
         "The Hub has no such file or {kind}: {name} (404).",
