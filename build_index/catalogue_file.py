@@ -103,7 +103,7 @@ def differences(found: Mapping[str, Facts], path: Path = FILE) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, name what differs; status 1 if something does")
+    parser.add_argument("--check", action="store_true", help="write nothing and name what differs; then status 1")
     options = parser.parse_args(arguments)
     try:
         found = facts()

@@ -12,6 +12,7 @@ Every failure that a user can act on is a ProvindexError.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provindex.audit.gate import gate
+from provindex.catalogue.alike import Look
 from provindex.common import places
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.files import FileFact
@@ -35,6 +37,7 @@ from provindex.fingerprint.rows import to_row
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
 from provindex.hub.client import Remote
+from provindex.hub.fetch import LIMIT, Plan, Session, Spent, plan, run_stages
 from provindex.hub.pull import Pulled, fetch_file, look, pull_made
 from provindex.hub.pull import pull as pull_dataset
 from provindex.hub.push import push
@@ -43,7 +46,7 @@ from provindex.index.answer import Comparison
 from provindex.index.collection import calibration_of
 from provindex.index.dataset import VECTOR, schema
 from provindex.index.fill import Built, fill
-from provindex.index.pulled import is_reference, parse
+from provindex.index.pulled import fetched_folder, is_reference, parse
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
@@ -59,9 +62,10 @@ Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
 
 __all__ = [
-    "Built", "Comparison", "Fingerprint", "Index", "Pair", "QueryResult", "Resolved", "compare", "compare_in_stages",
-    "compare_resolved", "fetch_deep_signals", "fill_index", "fingerprint", "gate", "import_database", "look", "pull",
-    "push", "query", "resolve", "weights_of", "write_fingerprint",
+    "Built", "Comparison", "Fingerprint", "Index", "Pair", "Plan", "QueryResult", "Resolved", "Spent", "compare",
+    "compare_in_stages", "compare_resolved", "fetch_deep_signals", "fill_index", "fingerprint", "gate",
+    "import_database", "look", "pull", "push", "query", "query_fetching", "resolve", "weights_of",
+    "write_fingerprint",
 ]  # fmt: skip
 
 
@@ -248,19 +252,90 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
 
 
 def query(
-    index: Index, asked: Resolved, top: int = 10, candidates: int = 50, *, reading: Progress | None = None, **more: Any
+    index: Index,
+    asked: Resolved,
+    top: int = 10,
+    candidates: int = 50,
+    *,
+    also: Sequence[str] = (),
+    beside: Sequence[str] = (),
+    reading: Progress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Resolved, QueryResult]:
     """The likely relatives of a resolved model. If stage 1 of sampled reading finds no link, stage 2 is read; so it is
     when rows are asked about by their ids (`also`), because a link to one of them may be seen there only.
 
-    reading: told how far stage 2 is. more: as for `Index.query`. What was asked with comes back too.
+    beside: ids of further rows that are compared whatever retrieval says. reading: told how far stage 2 is. progress:
+    told how many candidates were compared. What was asked with comes back too.
     """
     if _samples_lacking(asked) and _has_imported(index, asked.fingerprint.facts.hidden):
         asked = with_slices(asked)
-    more = {"claims": asked.claims, **more}
-    result = index.query(asked.fingerprint, top, candidates, **more)
-    further = None if result.linked and not more.get("also") else asked.further(reading)
-    return (asked, result) if further is None else (further, index.query(further.fingerprint, top, candidates, **more))
+
+    def ask(fp: Fingerprint) -> QueryResult:
+        return index.query(fp, top, candidates, also=(*also, *beside), claims=asked.claims, progress=progress)
+
+    result = ask(asked.fingerprint)
+    further = None if result.linked and not also else asked.further(reading)
+    return (asked, result) if further is None else (further, ask(further.fingerprint))
+
+
+def query_fetching(
+    index: Index,
+    asked: Resolved,
+    count: int,
+    *,
+    limit: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    planned: Callable[[Plan], None] = lambda _: None,
+    **more: Any,
+) -> tuple[Index, Resolved, QueryResult, Spent]:
+    """`query`, after reading from the Hub the `count` models of the catalogue that look most like ancestors.
+
+    What the model claims as its parents comes first. Of each model norms and biases are read, then as much as the
+    answer needs (hub/README.md); rows are kept in the index `fetched`. limit: bytes of all that is fetched. planned:
+    told the plan before anything is asked. say: told each step. more: as for `query`. The index with the fetched rows
+    comes back first. A model that cannot be had is noted in what comes back, and ends nothing. UsageError if the Hub
+    may not be asked.
+    """
+    _may_fetch(count)
+    start = time.perf_counter()
+    look = Look.of(asked.fingerprint)
+    todo = plan(index.neighbours(asked.fingerprint, asked.claims), count, LIMIT if limit is None else limit, look.shape)
+    planned(todo)
+    folder = places.fetched_index()
+    extended, kept = index, asked
+
+    def ask(rows: Sequence[str]) -> QueryResult:
+        nonlocal extended, kept
+        extended = _with_fetched(index)
+        kept, found = query(extended, kept, beside=rows, **more)
+        return found
+
+    with hub.metered(todo.limit) as meter:
+        session = Session(_stage_of, meter, folder, say)
+        for one in todo.models:
+            session.take(one.neighbour.model_id, 0, one.neighbour.claims)
+        result = run_stages(session, ask, ask(session.rows))
+    spent = Spent(todo, tuple(session.got.values()), meter.bytes, meter.requests, time.perf_counter() - start)
+    return extended, kept, result, spent
+
+
+def _with_fetched(index: Index) -> Index:
+    """The same index, with the rows that were fetched until now."""
+    folder = fetched_folder()
+    return Index.load(*dict.fromkeys((*index.folders, *([folder] if folder else []))))
+
+
+def _stage_of(model_id: str, *, mode: str, stage: int) -> Fingerprint:
+    """The fingerprint of a model of the Hub, or of its cache, read in a mode up to a stage."""
+    return resolve(model_id, mode=mode, stage=stage).fingerprint
+
+
+def _may_fetch(count: int) -> None:
+    if count < 1:
+        raise UsageError(f"--fetch is at least 1, not {count}.")
+    if hub.offline_by_environment():
+        raise UsageError("--fetch asks the Hub, and HF_HUB_OFFLINE forbids it.", "Unset it, or leave out --fetch.")
 
 
 def with_slices(asked: Resolved) -> Resolved:

@@ -40,9 +40,10 @@ ROOMS: dict[str, set[str]] = {  # room: the rooms that it may import, besides it
     "audit": INDEX | {"index"},
     "lineage": INDEX | {"index"},
     "hub.pull": STORED | {"hub.client", "index", "verdict.calibration"},
+    "hub.fetch": INDEX | {"hub.client", "index"},
     "hub.push": STORED | {"hub.client", "hub.pull", "index", "verdict.calibration"},
     "peers": INDEX | {"formats", "index"},
-    "report": INDEX | {"index", "audit", "lineage", "hub.pull", "hub.push", "peers"},
+    "report": INDEX | {"index", "audit", "lineage", "hub.pull", "hub.push", "hub.fetch", "peers"},
     "api": INDEX
     | {"formats", "models", "fingerprint.extract", "fingerprint.cache", "hub", "index", "audit", "lineage", "peers"}
     | {"report"},

@@ -89,9 +89,9 @@ def neighbours(
         named = one.model_id if one else model_id
         found[named.lower()] = _neighbour(look, named, one, tuple(by))
     for one in models().values():
-        if look.shape.hidden and one.shape.hidden == look.shape.hidden and one.model_id.lower() not in found:
-            if may_descend(look, _look(one)):
-                found[one.model_id.lower()] = _neighbour(look, one.model_id, one, ())
+        alike = one.shape.hidden == look.shape.hidden and may_descend(look, _look(one))
+        if alike and one.model_id.lower() not in found:
+            found[one.model_id.lower()] = _neighbour(look, one.model_id, one, ())
     kept = (neighbour for name, neighbour in found.items() if name not in left_out)
     return tuple(sorted(kept, key=lambda n: (not n.claims, -n.bits, n.model_id.lower())))
 

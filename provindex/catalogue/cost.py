@@ -19,10 +19,12 @@ HEADER = 160  # bytes a tensor in a file's header
 TENSORS = 16  # tensors a layer, with biases
 VALUE, OLDER = 2, 4  # bytes of a value: designs without biases are published in 16 bits, those before them in 32
 GAINS, WITH_BIASES = 4, 16  # vectors of the residual width a layer: norm gains alone, and with biases (an MLP's is 4)
-PLAIN = frozenset(  # types without biases
-    ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe", "gemma", "gemma2", "gemma3_text")
-    + ("gemma3", "olmo2", "olmo3", "phi3", "cohere", "cohere2", "granite", "smollm3", "deepseek_v2", "deepseek_v3")
-    + ("t5", "mt5", "ministral3", "mistral3", "lfm2", "olmoe", "granitemoe", "gpt_oss", "glm4", "internlm2")
+PLAIN = frozenset(  # types without biases, or with few
+    (
+        "cohere cohere2 deepseek_v2 deepseek_v3 gemma gemma2 gemma3 gemma3_text glm4 gpt_oss granite "
+        "granitemoe internlm2 lfm2 llama ministral3 mistral mistral3 mixtral mt5 olmo2 olmo3 olmoe phi3 qwen2 "
+        "qwen2_moe qwen3 qwen3_moe smollm3 t5 "
+    ).split()
 )
 ANCHOR_ROWS, LAYER_ROWS = 3000, 190  # rows of residual width that stage 1 reads, of the embedding and of each layer
 TOKEN = 130  # bytes a token in a tokenizer's files

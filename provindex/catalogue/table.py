@@ -1,7 +1,7 @@
 """Published base models that are known without their weights: facts, each with its source.
 
-`models.json` is made by `python -m build_index.catalogue_file` of `build_index/models.csv`, `build_index/shapes.csv` and
-the features that Cisco model-provenance-kit publishes (see NOTICE). What no source says is empty.
+`models.json` is made by `python -m build_index.catalogue_file` of models.csv, shapes.csv and the features that Cisco
+model-provenance-kit publishes (see NOTICE). What no source says is empty.
 """
 
 from __future__ import annotations

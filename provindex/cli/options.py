@@ -52,6 +52,20 @@ AutoModeOption = Annotated[
         "model on the Hub of more than 1 GB, which is then not downloaded; else exact]",
     ),
 ]
+FetchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--fetch",
+        metavar="N",
+        min=1,
+        help="First read a few MB of each of the N models of the catalogue that look most like ancestors from the Hub, "
+        "and keep them in the index `fetched`.",
+    ),
+]
+MaxMbOption = Annotated[
+    float | None,
+    typer.Option("--max-mb", metavar="MB", min=0.1, help="Most megabytes that --fetch may read. [default: 500]"),
+]
 NewIndexOption = Annotated[
     Path,
     typer.Option("--output", "-o", metavar="DIR", help="The index folder; models that are in it already stay."),

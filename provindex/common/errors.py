@@ -70,14 +70,6 @@ class BudgetError(ProvindexError):
     """More bytes would have to be fetched than the caller allowed; what came until then is kept."""
 
 
-class AccessError(NetworkError):
-    """The Hub has what was asked for, and does not let this account read it."""
-
-
-class BudgetError(ProvindexError):
-    """More bytes would have to be fetched than the caller allowed; what came until then is kept."""
-
-
 class UnansweredError(NetworkError):
     """The Hub failed, or the connection did: whether what was asked has been done is not known."""
 

@@ -27,6 +27,11 @@ def pulled_indexes() -> Path:
     return Path(home).expanduser() / "provindex" / "indexes"
 
 
+def fetched_index() -> Path:
+    """The index of models that were fetched from the Hub one by one."""
+    return pulled_indexes() / "fetched"
+
+
 def default_indexes() -> list[str]:
     """What PROVINDEX_INDEX names: folders or datasets, separated like PATH; empty if it is not set."""
     return [name for name in os.environ.get("PROVINDEX_INDEX", "").split(os.pathsep) if name]

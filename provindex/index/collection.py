@@ -65,7 +65,7 @@ from provindex.verdict.calibration import load as load_calibration
 from provindex.verdict.descent import TRAINED_ON, Sampled, sampled
 from provindex.verdict.pair import compare
 
-EMBEDDED = "embedded"  # what --index calls it
+EMBEDDED, FETCHED = "embedded", "fetched"  # what --index calls them
 ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
 
@@ -100,8 +100,8 @@ class Index:
         """Open indexes: folders, or `org/name[@revision]` of a dataset that was pulled; several act as one.
 
         Without any, PROVINDEX_INDEX if set, else the index that was pulled last, or the seed index that comes with the
-        package, and beside it the databases of other tools that were pulled. Raises IndexFormatError if one is missing,
-        damaged or of another version.
+        package, and beside it the databases of other tools that were pulled, and models that were fetched. Raises
+        IndexFormatError if one is missing, damaged or of another version.
         """
         return cls._loaded(_folders(references), None)
 
@@ -305,9 +305,7 @@ class Index:
             warnings=warnings_of(fp, matches, rest, top, len(self)),
         )
 
-    def neighbours(
-        self, fp: Fingerprint, claims: Mapping[str, Sequence[str]] | None = None
-    ) -> tuple[Neighbour, ...]:
+    def neighbours(self, fp: Fingerprint, claims: Mapping[str, Sequence[str]] | None = None) -> tuple[Neighbour, ...]:
         """Claimed parents, and models of the catalogue that look like ancestors, of which this index has no row.
 
         claims: as for `query`.
@@ -496,19 +494,22 @@ def calibration_of(folders: Sequence[Path] | None = None) -> Calibration | None:
 
 def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The folders that were named, else those of PROVINDEX_INDEX, else the index that was pulled last, or the seed if
-    none was, and with it the databases of other tools that were pulled.
+    none was, and with it the databases of other tools that were pulled, and what was fetched.
 
     IndexFormatError if a dataset of the Hub was named that was not pulled: only `index pull` fetches.
     """
     named = references or places.default_indexes()
     if named:
         return [_folder(os.fspath(reference)) for reference in named]
-    return [store.default_folder() or SEED, *store.added_folders()]
+    fetched = store.fetched_folder()
+    return [store.default_folder() or SEED, *store.added_folders(), *([fetched] if fetched else [])]
 
 
 def _folder(reference: str) -> Path:
     if reference == EMBEDDED and not Path(reference).exists():
         return SEED
+    if reference == FETCHED and not Path(reference).exists():
+        return places.fetched_index()
     return store.pulled(reference) if store.is_reference(reference) else Path(reference)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from provindex.common.errors import IndexFormatError, UsageError
 from provindex.common.files import locked, replacing
-from provindex.common.places import pulled_indexes
+from provindex.common.places import fetched_index, pulled_indexes
 from provindex.index import dataset
 
 CURRENT, DEFAULT, ADDED, FILES = "current.json", "default", "added", "files"
@@ -218,6 +218,22 @@ def added_folders() -> list[Path]:
         ) from error
     folders = [revision_folder(now.repo, now.commit) for now in found if now is not None]
     return [folder for folder in folders if is_whole(folder)]
+
+
+def fetched_folder() -> Path | None:
+    """The index of models that were fetched one by one, if it is there and of this version; an older one is filled
+    anew by the next fetch. IndexFormatError if it is damaged.
+    """
+    folder = fetched_index()
+    if not is_whole(folder):
+        return None
+    try:
+        return None if dataset.older_manifest(folder) else folder
+    except IndexFormatError as error:
+        raise IndexFormatError(
+            f"The index of fetched models cannot be used: {error.message}",
+            f"Remove the folder {folder}; --fetch makes it again.",
+        ) from error
 
 
 def origin(folder: Path) -> Current | None:

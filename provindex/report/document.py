@@ -23,6 +23,7 @@ from provindex.common.score import Chance, Outcome, Score
 from provindex.common.version import __version__
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.fingerprint.rows import to_row
+from provindex.hub.fetch import Spent
 from provindex.hub.pull import Origin, Pulled
 from provindex.hub.push import Sent
 from provindex.index.answer import Comparison, Match, QueryResult
@@ -102,8 +103,8 @@ def notes(fp: Fingerprint) -> list[Reason]:
     return [*fp.warnings, Reason.of(Code.TOKENIZER_NOT_READ, because=[refused])]
 
 
-def query_document(result: QueryResult, denied: Sequence[Denied] = ()) -> Document:
-    """provindex.query/1; denied: what the gate found for each id that was denied."""
+def query_document(result: QueryResult, denied: Sequence[Denied] = (), fetched: Spent | None = None) -> Document:
+    """provindex.query/1; denied: what the gate found for each id that was denied; fetched: what --fetch read."""
     return {
         **_head("provindex.query/1", result.index, {**result.settings, "deny": [d.id for d in denied]}, result.status),
         **_warnings(distinct([*notes(result.query), *result.warnings])),
@@ -122,6 +123,7 @@ def query_document(result: QueryResult, denied: Sequence[Denied] = ()) -> Docume
         ],
         "coverage": _coverage(result),
         "neighbours": [_neighbour(n) for n in result.neighbours],
+        "fetched": None if fetched is None else fetched_document(fetched),
         "own_row": None if result.own is None else {"model_id": result.own.model_id, "family": result.own.family},
         "denied": [
             {"id": d.id, "status": d.status, "reason": text(d.reason), "reason_codes": [coded(d.reason)]}
@@ -144,6 +146,21 @@ def _coverage(result: QueryResult) -> Document:
         "same_architecture": found.same_type,
         "alike_not_compared": [n.model_id for n in result.neighbours],
     }
+
+
+def fetched_document(fetched: Spent) -> Document:
+    """What --fetch planned and read. state: "fetched", or what stood in the way of the last stage that was tried."""
+    return {
+        "asked": fetched.plan.asked, "planned_bytes": fetched.plan.bytes, "limit_bytes": fetched.plan.limit,
+        "over_budget": list(fetched.plan.over), "bytes": fetched.bytes, "requests": fetched.requests,
+        "models": [
+            {
+                "model_id": got.model_id, "claimed_by": list(got.claims), "state": str(got.state), "stage": got.stage,
+                "bytes": got.bytes, "requests": got.requests, "reason": got.why or None,
+            }
+            for got in fetched.got
+        ],
+    }  # fmt: skip
 
 
 def _neighbour(neighbour: Neighbour) -> Document:
@@ -328,7 +345,7 @@ def index_document(
 
 
 def _counts(index: Index, models: Sequence[Document]) -> Document:
-    """How many of what there are. families: lineages that rows or the catalogue state; brands: the families of other tools."""
+    """How many of what there are. families: lineages, stated by rows or the catalogue; brands: what other tools say."""
     known = [m["stated_family"] or m["catalogue_family"] for m in models]
     publishers = Counter(m["publisher"] for m in models if m["publisher"])
     brands = Counter((m["brand"]["by"], m["brand"]["id"], m["brand"]["name"]) for m in models if m["brand"])

@@ -153,8 +153,12 @@ def _not_decided(d: Document, total: int) -> str:
     """That an answer without a match clears nothing: how much could be tested, and what the index lacks."""
     c, query = d["coverage"], d["query"]
     said = f"Not decided: {c['tested']} of {_plural(total, 'model')} could be tested"
-    said += f", {c['tested_in_plain_order']} more for copies in plain order only." if c["tested_in_plain_order"] else "."
-    which = "This index" if c["compared"] == c["models"] else f"What was nearest in this index ({c['compared']:,} models)"
+    said += (
+        f", {c['tested_in_plain_order']} more for copies in plain order only." if c["tested_in_plain_order"] else "."
+    )
+    which = (
+        "This index" if c["compared"] == c["models"] else f"What was nearest in this index ({c['compared']:,} models)"
+    )
     kind = query["architecture"] or "model of that architecture"
     if not c["same_architecture"]:
         lack = f"{which} has no {kind}" + (" model" if query["architecture"] else "")

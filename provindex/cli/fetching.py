@@ -1,0 +1,45 @@
+"""What `--fetch` says on standard error, and what it may not be combined with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provindex.cli.options import Common
+from provindex.cli.output import size_text
+from provindex.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from provindex.api import Plan, Spent
+
+
+def bytes_of(fetch: int | None, max_mb: float | None, common: Common) -> int | None:
+    """--max-mb in bytes; UsageError where the options contradict each other."""
+    if fetch is None and max_mb is not None:
+        raise UsageError("--max-mb bounds what --fetch reads, and there is no --fetch.", "Add --fetch N.")
+    if fetch is not None and common.offline:
+        raise UsageError("--fetch asks the Hub, and --offline forbids it.", "Leave out one of them.")
+    return None if max_mb is None else round(max_mb * 1e6)
+
+
+def say_plan(plan: Plan, *, common: Common) -> None:
+    """How many models will be read and how many MB that takes, before anything is asked."""
+    count = len(plan.models)
+    if not count and not plan.over:
+        common.say("fetch  nothing to read: no model of the catalogue looks like an ancestor and is missing here")
+        return
+    few = f" (of {plan.asked} asked for, no more look like ancestors)" if count + len(plan.over) < plan.asked else ""
+    common.say(
+        f"fetch  {count} model{'s' * (count != 1)}{few}: at most {size_text(plan.bytes)} of norms and biases, "
+        f"then more of those that link or stay open; at most {size_text(plan.limit)} in all"
+    )
+    if plan.over:
+        common.say(f"fetch  over --max-mb and left out: {', '.join(plan.over)}")
+
+
+def say_fetched(fetched: Spent, common: Common) -> None:
+    """What was read: models, bytes, requests and seconds; each that failed is said even if --quiet."""
+    rows = sum(one.stage is not None for one in fetched.got)
+    common.say(
+        f"fetch  {rows} of {len(fetched.got)} models read: {size_text(fetched.bytes)} in {fetched.requests} requests, "
+        f"{fetched.seconds:.1f} s; kept in the index `fetched`"
+    )
