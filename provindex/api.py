@@ -2,6 +2,7 @@
 
     models       resolve, fingerprint, weights_of, write_fingerprint     reference -> fingerprint
     answers      query, compare, compare_in_stages, compare_resolved, gate
+    fetching     query_fetching, compare_fetching, add_fetching, claimed_bases, outdated_fetched
     indexes      Index, fill_index, import_database, fetch_deep_signals
     the Hub      pull, look, push
 
@@ -12,7 +13,6 @@ Every failure that a user can act on is a ProvindexError.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provindex.audit.gate import gate
-from provindex.catalogue.alike import Look
+from provindex.catalogue.alike import Look, Neighbour, named
+from provindex.catalogue.table import Shape
 from provindex.common import places
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.files import FileFact
@@ -37,14 +38,14 @@ from provindex.fingerprint.rows import to_row
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
 from provindex.hub.client import Remote
-from provindex.hub.fetch import LIMIT, Plan, Session, Spent, plan, run_stages
+from provindex.hub.fetch import LIMIT, Plan, Session, Spent, plan, run_stages, session
 from provindex.hub.pull import Pulled, fetch_file, look, pull_made
 from provindex.hub.pull import pull as pull_dataset
 from provindex.hub.push import push
 from provindex.index import answer, collection
 from provindex.index.answer import Comparison
 from provindex.index.collection import calibration_of
-from provindex.index.dataset import VECTOR, schema
+from provindex.index.dataset import VECTOR, older_manifest, schema
 from provindex.index.fill import Built, fill
 from provindex.index.pulled import fetched_folder, is_reference, parse
 from provindex.models.listing import expand
@@ -62,10 +63,10 @@ Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
 
 __all__ = [
-    "Built", "Comparison", "Fingerprint", "Index", "Pair", "Plan", "QueryResult", "Resolved", "Spent", "compare",
-    "compare_in_stages", "compare_resolved", "fetch_deep_signals", "fill_index", "fingerprint", "gate",
-    "import_database", "look", "pull", "push", "query", "query_fetching", "resolve", "weights_of",
-    "write_fingerprint",
+    "Built", "Comparison", "Fingerprint", "Index", "Pair", "Plan", "QueryResult", "Resolved", "Spent",
+    "add_fetching", "claimed_bases", "compare", "compare_fetching", "compare_in_stages", "compare_resolved",
+    "fetch_deep_signals", "fill_index", "fingerprint", "gate", "import_database", "look", "outdated_fetched",
+    "pull", "push", "query", "query_fetching", "resolve", "weights_of", "write_fingerprint",
 ]  # fmt: skip
 
 
@@ -298,11 +299,9 @@ def query_fetching(
     may not be asked.
     """
     _may_fetch(count)
-    start = time.perf_counter()
     look = Look.of(asked.fingerprint)
     todo = plan(index.neighbours(asked.fingerprint, asked.claims), count, LIMIT if limit is None else limit, look.shape)
     planned(todo)
-    folder = places.fetched_index()
     extended, kept = index, asked
 
     def ask(rows: Sequence[str]) -> QueryResult:
@@ -311,13 +310,70 @@ def query_fetching(
         kept, found = query(extended, kept, beside=rows, **more)
         return found
 
-    with hub.metered(todo.limit) as meter:
-        session = Session(_stage_of, meter, folder, say)
+    with session(todo, _stage_of, places.fetched_index(), say) as run:
+        run.take_planned()
+        result = run_stages(run, ask, ask(run.rows))
+    return extended, kept, result, run.spent
+
+
+def compare_fetching(
+    a: Resolved,
+    bases: Mapping[str, Sequence[str]],
+    count: int,
+    *,
+    limit: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    planned: Callable[[Plan], None] = lambda _: None,
+    reading: Progress | None = None,
+    index: Index | None = None,
+) -> tuple[Resolved, Resolved, Pair, Spent]:
+    """The verdict on a model and the first of the models that it claims as its base of which the weights can be had.
+
+    bases: who claims each of them, by id. At most `count` are asked for. Of a base norms and biases are read, then as
+    much as the verdict needs; its row is kept in the index `fetched`. The rest is as for `query_fetching`. Raises
+    ModelNotFoundError, with what stood in the way, if none can be had.
+    """
+    _may_fetch(count)
+    like = Look.of(a.fingerprint)
+    todo = plan([named(like, *base) for base in bases.items()], count, LIMIT if limit is None else limit, like.shape)
+    planned(todo)
+    with session(todo, _stage_of, places.fetched_index(), say) as run:
         for one in todo.models:
-            session.take(one.neighbour.model_id, 0, one.neighbour.claims)
-        result = run_stages(session, ask, ask(session.rows))
-    spent = Spent(todo, tuple(session.got.values()), meter.bytes, meter.requests, time.perf_counter() - start)
-    return extended, kept, result, spent
+            base = one.neighbour.model_id
+            run.take(base, 0, one.neighbour.claims)
+            if base in run.read_last:
+                return *_in_stages(a, base, run, reading, index), run.spent
+    why = " ".join(got.why for got in run.got.values())
+    raise ModelNotFoundError(f"No base of {a.label} can be had. {why}", "Name another model as B.")
+
+
+def _in_stages(
+    a: Resolved, base: str, run: Session, reading: Progress | None, index: Index | None
+) -> tuple[Resolved, Resolved, Pair]:
+    """A model against one that is read in stages: one stage beyond what links, all stages where nothing does."""
+    stage = 0
+    while True:
+        b = Resolved(run.read_last[base], base)
+        pair = compare_resolved(a, b, index=index)
+        stage += 1
+        if (pair.verdict == "linked" and stage > 1) or pair.verdict == "unrelated" or stage > 2:
+            return a, b, pair
+        run.take(base, stage)
+        if stage == 2:
+            a = a.further(reading) or a
+        if run.got[base].stage != stage:
+            return a, b, pair
+
+
+def claimed_bases(asked: Resolved) -> Mapping[str, Sequence[str]]:
+    """Who claims which model as the base of one, by its id; UsageError if nobody claims any."""
+    claims = asked.claims if asked.claims is not None else dict.fromkeys(asked.fingerprint.parents, ("card",))
+    if not claims:
+        raise UsageError(
+            f"{asked.label} names no base model: its card, config, adapter config and GGUF metadata do not.",
+            "Name the model to compare it with.",
+        )
+    return claims
 
 
 def _with_fetched(index: Index) -> Index:
@@ -480,6 +536,41 @@ def fill_index(
         return [made]
 
     return fill(folder, list(expand(sources)), read, create=create, report=report)
+
+
+def add_fetching(
+    folder: Path,
+    sources: Sequence[str],
+    count: int,
+    *,
+    mode: str = "exact",
+    limit: int | None = None,
+    report: Callable[[str], None] = lambda _: None,
+    planned: Callable[[Plan], None] = lambda _: None,
+) -> tuple[Built, Spent]:
+    """Add models to the index in a folder, and for each the `count` models of the catalogue that look most like its
+    ancestors, by their norms and biases from the Hub.
+
+    The rest is as for `fill_index` and `query_fetching`. What cannot be had from the Hub is noted and is no failure.
+    """
+    _may_fetch(count)
+    built = fill_index(folder, sources, create=False, mode=mode, report=report)
+    wanted: dict[str, Neighbour] = {}
+    for entry in (entry for label in (*built.added, *built.present) for entry in built.index.find(label)):
+        for neighbour in built.index.neighbours(entry.load())[:count]:
+            wanted.setdefault(neighbour.model_id, neighbour)
+    todo = plan(list(wanted.values()), len(wanted), LIMIT if limit is None else limit, Shape())
+    planned(todo)
+    with session(todo, _stage_of, folder, report) as run:
+        run.take_planned()
+    return replace(built, index=Index.load(folder), added=(*built.added, *run.rows)), run.spent
+
+
+def outdated_fetched() -> tuple[int, int] | None:
+    """(models, fingerprint version) of the index of fetched models if an older provindex made it: it is left out."""
+    folder = places.fetched_index()
+    manifest = older_manifest(folder) if folder.exists() else None
+    return None if manifest is None else (manifest.models, manifest.fingerprint_version)
 
 
 def pull(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -76,7 +76,7 @@ class Neighbour:
 def neighbours(
     look: Look, claims: Mapping[str, Sequence[str]] | None = None, without: Sequence[str] = ()
 ) -> tuple[Neighbour, ...]:
-    """Claimed parents, then models that may be ancestors in plain form, each with the most alike first.
+    """Claimed parents, then models that may be ancestors in plain form: the most alike first, of these roots first.
 
     Such a model has the width of the one that was asked about, and its depth, vocabulary or tokenizer: fine-tuning,
     quantization and pruning keep one of them. claims: who claims each parent, by its id. without: ids that are left
@@ -85,15 +85,18 @@ def neighbours(
     left_out = {name.lower() for name in (*without, look.model_id)}
     found: dict[str, Neighbour] = {}
     for model_id, by in (claims or {}).items():
-        one = known(model_id)
-        named = one.model_id if one else model_id
-        found[named.lower()] = _neighbour(look, named, one, tuple(by))
+        found[model_id.lower()] = named(look, model_id, by)
     for one in models().values():
-        alike = one.shape.hidden == look.shape.hidden and may_descend(look, _look(one))
-        if alike and one.model_id.lower() not in found:
+        if may_descend(look, _look(one)) and one.model_id.lower() not in found:
             found[one.model_id.lower()] = _neighbour(look, one.model_id, one, ())
     kept = (neighbour for name, neighbour in found.items() if name not in left_out)
-    return tuple(sorted(kept, key=lambda n: (not n.claims, -n.bits, n.model_id.lower())))
+    return tuple(sorted(kept, key=lambda n: (not n.claims, -n.bits, len(_above(n.known)), n.model_id.lower())))
+
+
+def named(look: Look, model_id: str, claims: Sequence[str] = ()) -> Neighbour:
+    """A model that somebody names, in the catalogue or not. claims: who claims it as a parent."""
+    one = known(model_id)
+    return _neighbour(look, one.model_id if one else model_id, one, tuple(claims))
 
 
 def may_descend(look: Look, other: Look) -> bool:
@@ -115,8 +118,38 @@ def _neighbour(look: Look, model_id: str, one: Known | None, claims: tuple[str, 
     return Neighbour(model_id, one, shared, bits, claims)
 
 
+@cache
 def _look(one: Known) -> Look:
-    return Look(one.model_id, one.shape, one.tokenizer.merges)
+    """What a model looks like: by its own facts, else by those of the nearest ancestor that has some.
+
+    A model keeps the shape of what it was made of, unless it was pruned or grown. That is enough to say which models
+    should be compared; no fact is told of it.
+    """
+    by_shape, by_tokenizer = (_nearest(one, has) for has in (_has_shape, _has_tokenizer))
+    return Look(one.model_id, by_shape.shape, by_tokenizer.tokenizer.merges)
+
+
+def _has_shape(one: Known) -> bool:
+    return one.shape.hidden > 0
+
+
+def _has_tokenizer(one: Known) -> bool:
+    return one.tokenizer.tokens > 0
+
+
+def _nearest(one: Known, has: Callable[[Known], bool]) -> Known:
+    """The model itself if it has a fact, else its nearest ancestor in the catalogue that has it, else itself."""
+    return next((at for at in (one, *_above(one)) if has(at)), one)
+
+
+def _above(one: Known | None) -> tuple[Known, ...]:
+    """The ancestors of a model in the catalogue, nearest first."""
+    found: list[Known] = []
+    at = known(one.parent) if one and one.parent else None
+    while at is not None and at != one and at not in found:
+        found.append(at)
+        at = known(at.parent) if at.parent else None
+    return tuple(found)
 
 
 def _facts(look: Look) -> dict[str, object]:

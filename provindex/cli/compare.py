@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from provindex.cli.options import AutoModeOption, Common, IndexOption
+from provindex.cli.fetching import bytes_of, say_fetched, say_plan
+from provindex.cli.options import AutoModeOption, Common, IndexOption, MaxMbOption
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_read_further
+from provindex.common.errors import UsageError
 
 if TYPE_CHECKING:
-    from provindex.api import Pair
+    from provindex.api import Index, Pair, Resolved, Spent
 
 Expected = Literal["linked", "unrelated"]
 EXPECT_HELP = "Exit status 1 if the verdict is the other one, 3 if it is inconclusive or blind to reordered copies."
 DEEP_HELP = "Also look for a copy with another vocabulary and a rotated basis; needs the weights of both models."
+FETCH_HELP = "Read B from the Hub, a few MB first and more as needed: the first of N claimed bases that can be had."
+BASE_HELP = "A model, as for query. [default: the base that A claims]"
 
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A model, as for query.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="A model, as for query.")],
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help=BASE_HELP)] = None,
     expect: Annotated[Expected | None, typer.Option("--expect", help=EXPECT_HELP)] = None,
     deep: Annotated[bool, typer.Option("--deep", help=DEEP_HELP)] = False,
     index: IndexOption = None,
     mode: AutoModeOption = None,
+    fetch: Annotated[int | None, typer.Option("--fetch", metavar="N", min=1, help=FETCH_HELP)] = None,
+    max_mb: MaxMbOption = None,
     *,
     common: Common,
 ) -> None:
@@ -31,19 +38,51 @@ def compare(
     from provindex import api
     from provindex.report.document import compare_document
 
+    limit = bytes_of(fetch, max_mb, common)
+    if fetch is not None and deep:
+        raise UsageError("--deep reads the weights of both models, and --fetch parts of one.", "Leave out one of them.")
     opened = open_index(index, common)
-    sides = [read_model(side, opened, mode, common, stage=1) for side in (a, b)]
-    with reading_bar(f"{a}, {b}", common) as reading:
+    first = read_model(a, opened, mode, common, stage=1)
+    if fetch is None:
+        sides, pair, spent = _compared(first, b, opened, mode, deep, common)
+    else:
+        bases = api.claimed_bases(first) if b is None else {b: ()}
+        with reading_bar(a, common) as reading:
+            *sides, pair, spent = api.compare_fetching(
+                first, bases, fetch, limit=limit, say=common.say, planned=partial(say_plan, common=common),
+                reading=reading, index=opened,
+            )  # fmt: skip
+        say_fetched(spent, common)
+    one, other = (side.fingerprint for side in sides)
+    used = {fp.mode for fp in (one, other) if not fp.indexed}
+    settings = {"mode": mode or next((m for m in ("norms", "sampled") if m in used), "exact"), "expect": expect}
+    answer = api.Comparison(one, other, pair, opened.info, settings | ({"deep": True} if deep else {}))
+    common.answer(compare_document(answer, spent))
+    if expect and (pair.verdict != expect or pair.plain_order_only):
+        _fail(pair, expect, common)
+
+
+def _compared(
+    first: Resolved,
+    b: str | None,
+    opened: Index,
+    mode: Literal["exact", "sampled", "norms"] | None,
+    deep: bool,
+    common: Common,
+) -> tuple[list[Resolved], Pair, Spent | None]:
+    """Two models, each read as far as the verdict needs; without B the first base that A claims."""
+    from provindex import api
+
+    if b is None:
+        bases = list(api.claimed_bases(first))
+        b = next((base for base in bases if base in opened), bases[0])
+        common.say(f"base   {b}, which {first.label} claims")
+    sides = [first, read_model(b, opened, mode, common, stage=1)]
+    with reading_bar(f"{first.label}, {b}", common) as reading:
         *read, pair = api.compare_in_stages(*sides, reading=reading, index=opened, deep=deep, offline=common.offline)
     for before, after in zip(sides, read, strict=True):
         say_if_read_further(before, after, common)
-    first, second = (side.fingerprint for side in read)
-    used = {fp.mode for fp in (first, second) if not fp.indexed}
-    settings = {"mode": mode or next((m for m in ("norms", "sampled") if m in used), "exact"), "expect": expect}
-    answer = api.Comparison(first, second, pair, opened.info, settings | ({"deep": True} if deep else {}))
-    common.answer(compare_document(answer))
-    if expect and (pair.verdict != expect or pair.plain_order_only):
-        _fail(pair, expect, common)
+    return read, pair, None
 
 
 def _fail(pair: Pair, expect: Expected, common: Common) -> None:

@@ -36,10 +36,12 @@ def say_plan(plan: Plan, *, common: Common) -> None:
         common.say(f"fetch  over --max-mb and left out: {', '.join(plan.over)}")
 
 
-def say_fetched(fetched: Spent, common: Common) -> None:
-    """What was read: models, bytes, requests and seconds; each that failed is said even if --quiet."""
+def say_fetched(fetched: Spent, common: Common, index: str = "fetched") -> None:
+    """What was read: models, bytes, requests and seconds. index: where it is kept."""
+    if not fetched.got:
+        return
     rows = sum(one.stage is not None for one in fetched.got)
     common.say(
         f"fetch  {rows} of {len(fetched.got)} models read: {size_text(fetched.bytes)} in {fetched.requests} requests, "
-        f"{fetched.seconds:.1f} s; kept in the index `fetched`"
+        f"{fetched.seconds:.1f} s; kept in the index {index}"
     )

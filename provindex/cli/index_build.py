@@ -9,7 +9,7 @@ import typer
 from provindex.cli.options import Common, ModeOption, NewIndexOption
 
 if TYPE_CHECKING:
-    from provindex.api import Built
+    from provindex.api import Built, Spent
 
 SOURCES_HELP = "Models, folders of models, fingerprint files, a list file, or - for a list on standard input."
 
@@ -28,11 +28,11 @@ def index_build(
     finish_build(built, common)
 
 
-def finish_build(built: Built, common: Common) -> None:
+def finish_build(built: Built, common: Common, fetched: Spent | None = None) -> None:
     """Print what was built, then what failed, even if --quiet; exit with status 2 if something did."""
     from provindex.report.document import index_document
 
-    common.answer(index_document(built.index, built=built))
+    common.answer(index_document(built.index, built=built, fetched=fetched))
     if not built.failed:
         return
     total = len(built.failed) + len(built.added) + len(built.present)

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
 def open_index(references: list[str] | None, common: Common) -> Index:
     """The index that --index names, or the default one."""
-    from provindex.api import Index
+    from provindex.api import Index, outdated_fetched
 
     opened = Index.load(*(references or ()))
     count = opened.info.models
     common.say(f"index  {opened.info.label}, {count:,} model{'s' * (count != 1)}")
+    outdated = None if references else outdated_fetched()
+    if outdated is not None:
+        common.say(
+            f"note   {outdated[0]} fetched models are left out: their rows are of fingerprint version {outdated[1]}; "
+            "--fetch reads again those that it needs"
+        )
     return opened
 
 

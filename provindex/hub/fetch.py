@@ -5,7 +5,9 @@ What cannot be had of one model does not end the rest. See README.md for the sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +18,7 @@ from provindex.catalogue.cost import estimate
 from provindex.catalogue.table import Shape
 from provindex.common.errors import AccessError, BudgetError, ModelNotFoundError, NetworkError, ProvindexError
 from provindex.fingerprint.record import Fingerprint
-from provindex.hub.client import Meter
+from provindex.hub.client import Meter, metered
 from provindex.index.answer import QueryResult
 from provindex.index.replace import replace_rows
 
@@ -125,13 +127,24 @@ class Spent:
 
 @dataclass
 class Session:
-    """One run: what reads, what counts, where rows are kept, and what came so far, by id."""
+    """One run: its plan, what reads, what counts, where rows are kept, and what came so far, by id.
 
+    read_last: the fingerprint of a model as it was read last.
+    """
+
+    plan: Plan
     read: Read
     meter: Meter
     folder: Path
     report: Say
+    start: float = field(default_factory=time.perf_counter)
     got: dict[str, Got] = field(default_factory=dict)
+    read_last: dict[str, Fingerprint] = field(default_factory=dict)
+
+    def take_planned(self) -> None:
+        """Read norms and biases of every model of the plan."""
+        for one in self.plan.models:
+            self.take(one.neighbour.model_id, 0, one.neighbour.claims)
 
     def take(self, model_id: str, stage: int, claims: tuple[str, ...] = ()) -> None:
         """Read a model up to a stage and keep its row; note what became of it."""
@@ -141,7 +154,7 @@ class Session:
         try:
             fp = self.read(model_id, mode="sampled" if stage else "norms", stage=max(stage, 1))
             replace_rows(self.folder, [fp], name=NAME, who=NAME, older=True)
-            reached = stage
+            reached, self.read_last[model_id] = stage, fp
         except ProvindexError as error:
             state, why = next(state for kind, state in _STATES if isinstance(error, kind)), str(error)
         got = replace(
@@ -157,18 +170,31 @@ class Session:
         self.report(f"{state:<8} {model_id}: {why or f'{STAGES[stage]}, {cost}'}")
 
     @property
+    def spent(self) -> Spent:
+        """What was read until now."""
+        took = time.perf_counter() - self.start
+        return Spent(self.plan, tuple(self.got.values()), self.meter.bytes, self.meter.requests, took)
+
+    @property
     def rows(self) -> list[str]:
         """Ids of the models that have a row."""
         return [one.model_id for one in self.got.values() if one.stage is not None]
 
 
-def next_targets(result: QueryResult, session: Session, stage: int) -> list[str]:
+@contextmanager
+def session(todo: Plan, read: Read, folder: Path, report: Say) -> Iterator[Session]:
+    """A run whose bytes are counted and bounded. folder: of the index that keeps the rows. report: told each step."""
+    with metered(todo.limit) as meter:
+        yield Session(todo, read, meter, folder, report)
+
+
+def next_targets(result: QueryResult, run: Session, stage: int) -> list[str]:
     """Ids of fetched models of which the next stage should be read: those that link; if nothing links, the open ones.
 
     result: the answer with the rows of the stage before. Of what links only norms are not enough: how near it is, and
     which of the two is older, they do not say.
     """
-    before = [name for name in session.rows if session.got[name].stage == stage - 1]
+    before = [name for name in run.rows if run.got[name].stage == stage - 1]
     linked = [m.entry.model_id for m in result.linked if m.entry.model_id in before][:LINKED]
     if linked or result.linked:
         return linked if stage == 1 else []
@@ -176,17 +202,17 @@ def next_targets(result: QueryResult, session: Session, stage: int) -> list[str]
     return [name for name in before if name in untested]
 
 
-def run_stages(session: Session, ask: Callable[[Sequence[str]], Answer], result: Answer) -> Answer:
+def run_stages(run: Session, ask: Callable[[Sequence[str]], Answer], result: Answer) -> Answer:
     """Go on from norms to fixed blocks and to whole layers where the answer needs it; the last answer.
 
     ask: compares again, with the rows of the ids that it is given.
     """
     for stage in (1, 2):
-        targets = next_targets(result, session, stage)
+        targets = next_targets(result, run, stage)
         for model_id in targets:
-            session.take(model_id, stage)
-            if session.got[model_id].state is State.BUDGET:
+            run.take(model_id, stage)
+            if run.got[model_id].state is State.BUDGET:
                 break
-        if any(session.got[name].stage == stage for name in targets):
-            result = ask(session.rows)
+        if any(run.got[name].stage == stage for name in targets):
+            result = ask(run.rows)
     return result

@@ -175,8 +175,8 @@ def _neighbour(neighbour: Neighbour) -> Document:
     }  # fmt: skip
 
 
-def compare_document(answer: Comparison) -> Document:
-    """provindex.compare/1"""
+def compare_document(answer: Comparison, fetched: Spent | None = None) -> Document:
+    """provindex.compare/1; fetched: what --fetch read."""
     sides = (("a", answer.a), ("b", answer.b))
     return {
         **_head("provindex.compare/1", answer.index, answer.settings, answer.status),
@@ -185,6 +185,7 @@ def compare_document(answer: Comparison) -> Document:
         "a": model_facts(answer.a),
         "b": model_facts(answer.b),
         "retrieval": None,
+        "fetched": None if fetched is None else fetched_document(fetched),
         **_pair(answer.pair, answer.pair.direction),
     }
 
@@ -311,9 +312,11 @@ def index_document(
     pulled: Pulled | None = None,
     origins: Sequence[Origin] | None = None,
     listed: bool = False,
+    fetched: Spent | None = None,
 ) -> Document:
     """provindex.index/1; problems: what `verify` found, None if it was not asked; built: what a build did; pulled: what
-    a pull did; origins: where `status` found that the indexes came from; listed: whether it is asked for every row.
+    a pull did; origins: where `status` found that the indexes came from; listed: whether it is asked for every row;
+    fetched: what `add --fetch` read.
     """
     families = Counter(entry.family for entry in index)
     status = "inconclusive" if problems or (built is not None and built.failed) else "decided"
@@ -337,6 +340,8 @@ def index_document(
             "bytes_fetched": pulled.bytes_fetched, "bytes_total": pulled.bytes_total,
             "rows_made": pulled.made, "rows_kept": pulled.kept,
         }  # fmt: skip
+    if fetched is not None:
+        found["fetched"] = fetched_document(fetched)
     if origins is not None:
         found["origins"] = [{**_origin(o.current), "update": _update(o)} for o in origins]
     if listed:
