@@ -55,7 +55,7 @@ def facts() -> dict[str, Facts]:
     """What is known of each model, by id, in the order of models.csv; CatalogError if a source is wrong."""
     models = load_models()
     ids = [model.model_id for model in models]
-    peer, shapes = peer_facts(), {shape.model_id: shape for shape in load_shapes(models=ids)}
+    peer, shapes = peer_facts(), {shape.model_id: shape for shape in load_shapes()}
     missing = sorted(set(peer) - set(ids))
     if missing:
         raise CatalogError(f"models.csv lacks models of the peer's catalogue: {', '.join(missing)}.")

@@ -28,9 +28,10 @@ def say_plan(plan: Plan, *, common: Common) -> None:
         common.say("fetch  nothing to read: no model of the catalogue looks like an ancestor and is missing here")
         return
     few = f" (of {plan.asked} asked for, no more look like ancestors)" if count + len(plan.over) < plan.asked else ""
+    further = max((one.first - one.bytes for one in plan.models), default=0)
     common.say(
-        f"fetch  {count} model{'s' * (count != 1)}{few}: at most {size_text(plan.bytes)} of norms and biases, "
-        f"then more of those that link or stay open; at most {size_text(plan.limit)} in all"
+        f"fetch  {count} model{'s' * (count != 1)}{few}: about {size_text(plan.bytes)} of norms and biases, then about "
+        f"{size_text(further)} of each that links; at most {size_text(plan.most)} in all if none does"
     )
     if plan.over:
         common.say(f"fetch  over --max-mb and left out: {', '.join(plan.over)}")

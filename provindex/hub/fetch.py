@@ -32,10 +32,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A model of which norms and biases (stage 0) will be read; bytes: an upper estimate of that."""
+    """A model of which norms and biases (stage 0) will be read. bytes: an estimate of that; first: of fixed blocks too,
+    if it links; whole: of whole layers too, if nothing links.
+    """
 
     neighbour: Neighbour
     bytes: int
+    first: int
+    whole: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,13 @@ class Plan:
 
     @property
     def bytes(self) -> int:
+        """Of the norms and biases of all models."""
         return sum(one.bytes for one in self.models)
+
+    @property
+    def most(self) -> int:
+        """Of everything, if nothing links and all models are read further; the limit if that is less."""
+        return min(self.limit, sum(one.whole for one in self.models))
 
 
 def plan(found: Sequence[Neighbour], count: int, limit: int, like: Shape) -> Plan:
@@ -66,7 +76,7 @@ def plan(found: Sequence[Neighbour], count: int, limit: int, like: Shape) -> Pla
         shape = neighbour.known.shape if neighbour.known and neighbour.known.shape.hidden else like
         needs = estimate(shape, "norms")
         if needs <= left:
-            models.append(Planned(neighbour, needs))
+            models.append(Planned(neighbour, needs, estimate(shape, "stage 1"), estimate(shape, "stage 2")))
             left -= needs
         else:
             over.append(neighbour.model_id)

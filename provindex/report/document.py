@@ -151,7 +151,8 @@ def _coverage(result: QueryResult) -> Document:
 def fetched_document(fetched: Spent) -> Document:
     """What --fetch planned and read. state: "fetched", or what stood in the way of the last stage that was tried."""
     return {
-        "asked": fetched.plan.asked, "planned_bytes": fetched.plan.bytes, "limit_bytes": fetched.plan.limit,
+        "asked": fetched.plan.asked, "planned_bytes": fetched.plan.bytes, "planned_most": fetched.plan.most,
+        "limit_bytes": fetched.plan.limit,
         "over_budget": list(fetched.plan.over), "bytes": fetched.bytes, "requests": fetched.requests,
         "models": [
             {
