@@ -2,8 +2,9 @@
 
     python -m build_index.catalogue_file [--check]
 
-Sources: `models.csv` (licenses and lineages, each with its page) and the features that the peer publishes
-(`provindex/peers/cisco_catalogue.json`). The same sources give the same bytes. One model is one line. With --check
+Sources: `models.csv` (licenses and lineages, each with its page), `shapes.csv` (sizes, each with its file), the
+features that the peer publishes (`provindex/peers/cisco_catalogue.json`), and for models of the embedded index of which
+nobody else says it the sizes of their weights. The same sources give the same bytes. One model is one line. With --check
 nothing is written, and every fact that differs from its source is named.
 """
 
@@ -19,10 +20,13 @@ from typing import Any
 from build_index.catalog import CatalogError
 from build_index.models import CatalogModel, load_models
 from build_index.shapes import load_shapes
+from provindex.api import Index
+from provindex.catalogue.alike import Look
 from provindex.catalogue.table import FILE
 from provindex.peers import cisco
 
 ORIGIN = "build_index/models.csv, build_index/shapes.csv, and features of Cisco model-provenance-kit 1.0.0; see NOTICE"
+MEASURED = "the weights, by the embedded index"
 PEER_FEATURES = "features of cisco-ai-provenance-kit 1.0.0"
 SIZES = (  # fields of the peer's MFI, in the order of `Shape`
     "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size",
@@ -51,6 +55,21 @@ def _of_peer(mfi: Mapping[str, Any], tfv: Mapping[str, Any] | None) -> Facts:
     return facts
 
 
+def measured_facts() -> dict[str, Facts]:
+    """Shape and tokenizer of each model of the embedded index, by id, as its fingerprint has them."""
+    found: dict[str, Facts] = {}
+    for entry in Index.load("embedded"):
+        fp = entry.load()
+        look, merges = Look.of(fp), fp.tfv is not None and fp.tfv.num_merges
+        shape = look.shape
+        sizes = [shape.hidden, shape.layers, shape.intermediate, shape.heads, shape.kv_heads, shape.vocabulary]
+        found[fp.model_id] = {"shape": [shape.model_type, *sizes], "shape_source": MEASURED}
+        if fp.tfv is not None and merges:
+            found[fp.model_id]["tokenizer"] = [fp.tfv.tokenizer_class, fp.tfv.vocab_size, fp.tfv.merge_rule_hash]
+            found[fp.model_id]["tokenizer_source"] = MEASURED
+    return found
+
+
 def facts() -> dict[str, Facts]:
     """What is known of each model, by id, in the order of models.csv; CatalogError if a source is wrong."""
     models = load_models()
@@ -63,8 +82,9 @@ def facts() -> dict[str, Facts]:
     if twice:
         raise CatalogError(f"shapes.csv has models of which the peer has features: {', '.join(twice)}.")
     found = {}
+    measured = measured_facts()
     for model in models:
-        found[model.model_id] = {**_stated(model), **peer.get(model.model_id, {})}
+        found[model.model_id] = _stated(model) | measured.get(model.model_id, {}) | peer.get(model.model_id, {})
         if model.model_id in shapes:
             shape = shapes[model.model_id]
             sizes = (shape.hidden, shape.layers, shape.intermediate, shape.heads, shape.kv_heads, shape.vocabulary)

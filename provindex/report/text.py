@@ -20,6 +20,9 @@ MIN_WIDTH = 60  # narrower than that the tables of `compare` say nothing
 PLAIN_WIDTH = 200  # when the output is not a terminal
 NOTHING_ELSE = "That is all: no weights that could be used as a model, no text, no paths, no host names."
 NEAREST = 10  # candidates that are shown where none could be tested
+NOTHING_ALIKE = (
+    "No model of the catalogue looks like an ancestor. Next: `provindex compare` it with what it may be made of."
+)
 NAMED = 3  # models of the catalogue that are named with their sizes
 FETCHED = 8  # models that --fetch is advised for
 MOST_ROWS = 100  # models that `index status` lists
@@ -175,7 +178,7 @@ def _uncompared(d: Document) -> list[str]:
     """Models that look like ancestors and were not compared, and how to compare them."""
     found = d["neighbours"]
     if not found:
-        return []
+        return [] if d["matches"] else [NOTHING_ALIKE]
     claimed = [n["model_id"] for n in found if n["claimed_by"]]
     named = [f"{n['model_id']} ({_look(n)})" if _look(n) else n["model_id"] for n in found[:NAMED]]
     more = f", and {len(found) - NAMED:,} more" if len(found) > NAMED else ""

