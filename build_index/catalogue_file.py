@@ -4,8 +4,8 @@
 
 Sources: `models.csv` (licenses and lineages, each with its page), `shapes.csv` (sizes, each with its file), the
 features that the peer publishes (`provindex/peers/cisco_catalogue.json`), and for models of the embedded index of which
-nobody else says it the sizes of their weights. The same sources give the same bytes. One model is one line. With --check
-nothing is written, and every fact that differs from its source is named.
+nobody else says it the sizes of their weights. The same sources give the same bytes. One model is one line. With
+--check nothing is written, and every fact that differs from its source is named.
 """
 
 from __future__ import annotations
