@@ -50,7 +50,8 @@ class Model:
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
     file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
     base_models: from the card's YAML front matter (None, () if unsaid). warnings: what a reader should know. reads:
-    what is looked at of each file. variant: the one file of a repository that was asked for.
+    what is looked at of each file. variant: the one file of a repository that was asked for. downloaded: bytes of
+    weight files that came from the Hub as whole files when the model was opened.
     """
 
     model_id: str
@@ -65,6 +66,7 @@ class Model:
     warnings: tuple[Reason, ...] = ()
     reads: tuple[Reading, ...] = ()
     variant: str = ""
+    downloaded: int = 0
 
     @property
     def ranged(self) -> bool:
@@ -121,9 +123,13 @@ def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode
 
 
 def _by_ranges(found: Remote, weights: Collection[str], mode: str | None) -> bool:
+    return mode in ("sampled", "norms") or (mode is None and _size(found, weights) > DOWNLOADED)
+
+
+def _size(found: Remote, weights: Collection[str]) -> int:
+    """Bytes of the weight files, and of files beside them in which they keep data."""
     listed = found.files or {}
-    size = sum(listed[name].size for name in (*weights, *layout.data_files(listed, weights)))
-    return mode in ("sampled", "norms") or (mode is None and size > DOWNLOADED)
+    return sum(listed[name].size for name in (*weights, *layout.data_files(listed, weights)))
 
 
 def _is_usable(path: Path) -> bool:
@@ -208,7 +214,7 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
             raise
         said = Reason.of(Code.CACHED_UNREACHABLE, commit=cached.folder.name, problem=error.message)
         return _open_snapshot(cached.folder, asked, (said,))
-    return _open_snapshot(folder, asked)
+    return replace(_open_snapshot(folder, asked), downloaded=_size(found, weights))
 
 
 def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[Reason, ...] = ()) -> Model:
