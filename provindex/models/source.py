@@ -44,14 +44,13 @@ _HUB_ID = re.compile(
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is open for reading.
+    """A model that is open for reading. downloaded: bytes of weight files that came whole from the Hub for it.
 
     model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
     file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
     base_models: from the card's YAML front matter (None, () if unsaid). warnings: what a reader should know. reads:
-    what is looked at of each file. variant: the one file of a repository that was asked for. downloaded: bytes of
-    weight files that came from the Hub as whole files when the model was opened.
+    what is looked at of each file. variant: the one file of a repository that was asked for.
     """
 
     model_id: str
@@ -61,12 +60,12 @@ class Model:
     tensors: Mapping[str, Tensor]
     tokenizer_files: Mapping[str, Path | bytes]
     files: tuple[FileFact, ...]
+    downloaded: int = 0
     license: str | None = None
     base_models: tuple[str, ...] = ()
     warnings: tuple[Reason, ...] = ()
     reads: tuple[Reading, ...] = ()
     variant: str = ""
-    downloaded: int = 0
 
     @property
     def ranged(self) -> bool:
