@@ -185,9 +185,9 @@ def _unnamed(folder: Path, older: dataset.Manifest, jobs: Sequence[Job]) -> tupl
 
 def lines(planned: Plan, folder: Path, *, mbit: float, max_mb: float | None = None) -> list[str]:
     """A plan in words: what is there, what will be made, and what that costs."""
-    if mbit <= 0:
+    if not mbit > 0:  # nor if it is no number
         raise UsageError(f"--mbit is more than 0, not {mbit:g}.")
-    if max_mb is not None and max_mb < 0:
+    if max_mb is not None and not max_mb >= 0:
         raise UsageError(f"--max-mb is at least 0, not {max_mb:g}.")
     costs = cost({job.source: planned.needs[job.source] for job in planned.missing})
     counts = f"{len(planned.present)} present, {len(planned.kept)} kept from before, {len(planned.missing)} to make"

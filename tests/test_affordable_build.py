@@ -197,7 +197,7 @@ def test_a_plan_costs_nothing_and_says_what_a_run_will(
     assert not hub.log and not Path(index).exists()
     assert main([*command, "--dry-run", "--max-mb", "1"]) == 0
     assert "at most 1 MB are fetched now" in capsys.readouterr().err
-    for wrong in (["--mbit", "0"], ["--max-mb", "-1"]):
+    for wrong in (["--mbit", "0"], ["--max-mb", "nan"]):
         assert main([*command, *wrong]) == 2 and main([*command, *wrong, "--dry-run"]) == 2
     assert capsys.readouterr().err.count("error: --") == 4
 
