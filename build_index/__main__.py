@@ -12,12 +12,20 @@ from importlib import import_module
 from pathlib import Path
 
 from build_index import fill
+from build_index.budget import MBIT
 from provindex.api import Index
 from provindex.common.errors import ProvindexError
 from provindex.common.places import DEFAULT_DATASET
 from provindex.fingerprint.record import MODES
 
 CATALOGUE = ".csv"  # a source with this ending is a catalogue: ids, and what is known about them
+MODE_HELP = (
+    "how weights are read: every byte; headers, fixed blocks and layers; or config, norms and biases. Rows that read "
+    "more take the place of rows that read less. Default: sampled for a model on the Hub of more than 1 GB that is not "
+    "in its cache, else exact"
+)
+BUDGET_HELP = "fetch at most N MB of weights in this run; models that do not fit stay missing for the next run"
+LINE_HELP = "the speed of the line in Mbit/s, for the hours that the plan states; default: %(default)g"
 
 
 def _say(line: str) -> None:
@@ -32,16 +40,23 @@ def build(options: argparse.Namespace) -> int:
     sources, facts = _sources(options.source)
     if options.dry_run:
         planned = fill.plan(options.output, sources, mode=options.mode, offline=options.offline, limit=options.limit)
+        told = fill.lines(planned, options.output, mbit=options.mbit, max_mb=options.max_mb)
         for job in planned.missing:
             print(job.source)
-        _say(f"{len(planned.present)} present, {len(planned.kept)} to merge, {len(planned.missing)} to make")
+        for line in told:
+            _say(line)
         return _listed(planned.failed)
     done = fill.fill(
         options.output, sources, facts=facts, processes=options.processes, mode=options.mode,
-        offline=options.offline, limit=options.limit, report=_say,
+        offline=options.offline, limit=options.limit, max_mb=options.max_mb, mbit=options.mbit, report=_say,
     )  # fmt: skip
     numbers = (("added", done.added), ("present", done.present), ("failed", done.failed), ("missing", done.missing))
     print(f"{', '.join(f'{len(of)} {name}' for name, of in numbers)} in {options.output}")
+    print(done.purse.line())
+    if done.purse.left:
+        print(
+            f"{len(done.purse.left)} models did not fit in {options.max_mb:,g} MB; the same command goes on with them"
+        )
     return _listed(done.failed)
 
 
@@ -171,13 +186,15 @@ def _parser() -> argparse.ArgumentParser:
         one = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         one.add_argument("source", nargs="+", help="a catalogue (.csv), a list, a folder of models, an id, a file, -")
         one.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the index folder")
-        one.add_argument("--mode", choices=MODES, default="exact", help="how weights are read")
+        one.add_argument("--mode", choices=MODES, help=MODE_HELP)
         one.add_argument("--offline", action="store_true", help="never ask the Hub")
         one.set_defaults(run=run)
         if run is build:
             one.add_argument("--processes", type=int, metavar="N", help="models at a time; default: the cores")
             one.add_argument("--limit", type=int, metavar="N", help="make at most N fingerprints")
-            one.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
+            one.add_argument("--max-mb", type=float, metavar="N", help=BUDGET_HELP)
+            one.add_argument("--mbit", type=float, default=MBIT, metavar="N", help=LINE_HELP)
+            one.add_argument("--dry-run", action="store_true", help="list what is missing, say what it costs, and stop")
     _add_folder_commands(commands)
     for name, (_, what) in DELEGATED.items():
         commands.add_parser(name, help=what, add_help=False)

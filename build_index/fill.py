@@ -3,7 +3,7 @@
 Each finished fingerprint is kept at once in DIR/.work, one file a source. They are merged into shards in the order of
 their names, ROWS_PER_SHARD at a time: the same models give the same bytes, whatever the number of processes and the
 order in which they finish. What failed is listed with its reason in DIR/.work/failures.json and tried again by the next
-run.
+run. A row takes the place of rows of its name that say less, so that an index can be built in stages.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,6 +24,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from build_index.budget import MB, MBIT, Purse, cost, is_remote, needs_of, repository
 from provindex import api
 from provindex.api import Index
 from provindex.common.errors import ProvindexError, UsageError
@@ -35,13 +36,24 @@ from provindex.fingerprint.record import FINGERPRINT_VERSION, MODES, Fingerprint
 from provindex.formats import local_files
 from provindex.index import dataset
 from provindex.index.collection import ROWS_PER_SHARD
+from provindex.index.entries import Key
 from provindex.index.fill import CLASH
+from provindex.index.replace import READS, TAKEN, Choice, Name, Said, Standing, replace_rows
 from provindex.models.listing import expand
 
 WORK, FAILURES = ".work", "failures.json"
 WHO = "index"  # the origin in the names of shards
 Say = Callable[[str], None]
-Row = tuple[str, str, str, str]  # id, revision, variant, row hash
+DEFAULT_READS = READS["sampled"]  # of rows that are there where no mode is asked for
+NAMED = ("model_id", "revision", "variant", "mode", "content_sha256", "row_sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a fingerprint file: its name (id, revision, variant), and what it says."""
+
+    name: Name
+    said: Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +68,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One source. name: the id that its row will have, or the file's name of a fingerprint file."""
+    """One source. name: the id that its row will have, or the file's name of a fingerprint file. mode: how it is read;
+    None: "sampled" for a model on the Hub of more than 1 GB that is not in its cache, else "exact".
+    """
 
     source: str
     name: str
-    mode: str
+    mode: str | None
     offline: bool
     work: Path
 
@@ -68,7 +82,7 @@ class Job:
     def key(self) -> str:
         """Names the file of its fingerprint: another mode or another version of fingerprints is another file."""
         place = str(Path(self.source).resolve()) if Path(self.source).exists() else self.source
-        text = f"{place}\n{self.mode}\n{FINGERPRINT_VERSION}.{PANELS_VERSION}.{LAYOUT}"
+        text = f"{place}\n{self.mode or 'default'}\n{FINGERPRINT_VERSION}.{PANELS_VERSION}.{LAYOUT}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
@@ -81,7 +95,18 @@ class Job:
         return self.work / f"{self.key}.running"
 
 
-Worker = Callable[[Job], str | None]  # makes a fingerprint and keeps it; returns why it failed, or None
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended. reason: why it failed, None if it did not. fetched: bytes of weights that came from the Hub; not
+    known of a job that failed.
+    """
+
+    reason: str | None = None
+    fetched: int = 0
+
+
+Worker = Callable[[Job], Outcome]  # makes a fingerprint and keeps it
+Settle = Callable[[Job, Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +114,9 @@ class Plan:
     """What is to be done, each in the order of names.
 
     present: in the index. kept: made by an earlier run, not merged. missing: to be made. later: missing too, beyond the
-    limit. failed: cannot be made, reason by source.
+    limit. failed: cannot be made, reason by source. needs: bytes that each of the missing is expected to fetch. older:
+    the manifest of an index of an older version, whose rows are made again; lost: ids of those of its rows that no
+    source names.
     """
 
     present: tuple[Job, ...]
@@ -97,28 +124,33 @@ class Plan:
     missing: tuple[Job, ...]
     later: tuple[Job, ...]
     failed: Mapping[str, str]
+    needs: Mapping[str, int]
+    older: dataset.Manifest | None = None
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
     """What a run did: labels of the rows added, names that were there before, reason by source of what failed, and
-    sources that are still missing because of the limit.
+    sources that are still missing because of the limit or the budget. purse: what was fetched.
     """
 
     added: tuple[str, ...]
     present: tuple[str, ...]
     failed: Mapping[str, str]
     missing: tuple[str, ...]
+    purse: Purse
 
 
 def plan(
-    folder: Path, sources: Sequence[str], *, mode: str = "exact", offline: bool = False, limit: int | None = None
+    folder: Path, sources: Sequence[str], *, mode: str | None = None, offline: bool = False, limit: int | None = None
 ) -> Plan:
-    """What of the sources an index folder lacks, without reading weights: a model is there if its id is.
+    """What of the sources an index folder lacks, without reading weights: a model is there if its id is, in a row that
+    reads as much as the mode; where no mode is asked for, in a sampled or an exact one.
 
     limit: fingerprints to make at most. Raises UsageError if no model is named or the limit makes no sense.
     """
-    if mode not in MODES:
+    if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
     if limit is not None and limit < 0:
         raise UsageError(f"--limit is at least 0, not {limit}.")
@@ -134,7 +166,53 @@ def plan(
     present = [job for job, there in unmade if there]
     missing = [job for job, there in unmade if not there]
     cut = len(missing) if limit is None else limit
-    return Plan(tuple(present), tuple(kept), tuple(missing[:cut]), tuple(missing[cut:]), failed)
+    needs = needs_of(((job.source, job.mode) for job in missing), offline=offline)
+    older = dataset.older_manifest(folder)
+    lost = _unnamed(folder, older, jobs) if older is not None else ()
+    return Plan(tuple(present), tuple(kept), tuple(missing[:cut]), tuple(missing[cut:]), failed, needs, older, lost)
+
+
+def _unnamed(folder: Path, older: dataset.Manifest, jobs: Sequence[Job]) -> tuple[str, ...]:
+    """Ids of the rows of an index of an older version that no job makes again, one a row."""
+    named = {job.name for job in jobs} | {repository(job.source) for job in jobs if is_remote(job.source)}
+    for job in jobs:
+        if _is_prints(job.source):
+            with suppress(ProvindexError, OSError):  # a file that cannot be read makes no row
+                named |= {row.name[0] for row in _identities(Path(job.source))}
+    ids = [row[0] or "" for shard in older.shards for row in parquet.read_texts(folder / shard.models, ("model_id",))]
+    return tuple(sorted(model_id for model_id in ids if model_id not in named))
+
+
+def lines(planned: Plan, folder: Path, *, mbit: float, max_mb: float | None = None) -> list[str]:
+    """A plan in words: what is there, what will be made, and what that costs."""
+    if not mbit > 0:  # nor if it is no number
+        raise UsageError(f"--mbit is more than 0, not {mbit:g}.")
+    if max_mb is not None and not max_mb >= 0:
+        raise UsageError(f"--max-mb is at least 0, not {max_mb:g}.")
+    costs = cost({job.source: planned.needs[job.source] for job in planned.missing})
+    counts = f"{len(planned.present)} present, {len(planned.kept)} kept from before, {len(planned.missing)} to make"
+    told = [f"{counts}, {costs.models} of them from the Hub", costs.line(mbit)]
+    if max_mb is not None:
+        told.append(f"at most {max_mb:,g} MB are fetched now; what does not fit stays missing")
+    return _of_older(planned, folder) + told
+
+
+def _of_older(planned: Plan, folder: Path) -> list[str]:
+    """What becomes of the rows of an index of an older version, and how those that are lost are made again."""
+    older, lost = planned.older, planned.lost
+    if older is None:
+        return []
+    versions = f"version {older.fingerprint_version}, this provindex makes version {FINGERPRINT_VERSION}"
+    again = f"{older.models - len(lost):,} of its {older.models:,}" if lost else f"its {older.models:,}"
+    told = [f"the index in {folder} has {versions}: {again} rows are made again"]
+    if lost:
+        names = " ".join(dict.fromkeys(lost))
+        told.append(
+            f"{len(lost):,} of its rows are lost, because no source of this run names them; "
+            f"`python -m build_index build {names} -o {folder}` makes them again (of models that are not on the Hub, "
+            "name the paths)"
+        )
+    return told
 
 
 def _name(source: str) -> str:
@@ -158,6 +236,10 @@ def _is_prints(source: str) -> bool:
 
 
 def _opened(folder: Path) -> Index:
+    """The index in a folder, a new one if there is none; of one of an older version the name alone."""
+    older = dataset.older_manifest(folder)
+    if older is not None:
+        return Index.build((), name=older.id)
     if (folder / dataset.MANIFEST).exists():
         return Index.load(folder)
     return Index.build((), name=folder.resolve().name)
@@ -165,34 +247,54 @@ def _opened(folder: Path) -> Index:
 
 @dataclass(frozen=True)
 class _Known:
-    """What an index has: for references of the Hub, for names of folders, for rows of fingerprint files."""
+    """What an index has. reads: of each row, how much of the weights was read (`READS`)."""
 
     index: Index
-    ids: frozenset[str]
+    reads: Mapping[Key, int]
+    ids: Mapping[str, int]
     hashes: frozenset[str]
 
     @classmethod
     def of(cls, index: Index) -> _Known:
-        return cls(index, frozenset(e.model_id for e in index), frozenset(e.row_sha256 for e in index))
+        shards = {id(entry.rows): entry.rows for entry in index}
+        modes = {number: rows.texts("mode") for number, rows in shards.items()}
+        reads = {entry.key: READS.get(modes[id(entry.rows)][entry.number], 0) for entry in index}
+        ids: dict[str, int] = {}
+        for entry in index:
+            ids[entry.model_id] = max(ids.get(entry.model_id, 0), reads[entry.key])
+        return cls(index, reads, ids, frozenset(e.row_sha256 for e in index))
 
     def has(self, job: Job) -> bool:
-        """Whether a model, or all rows of a fingerprint file, are there; a file that cannot be read is missing.
+        """Whether a model, or all rows of a fingerprint file, are there, or rows that say more; a file that cannot be
+        read is missing.
 
         An id of the Hub without a revision is there in any revision.
         """
         if not _is_prints(job.source):
-            return job.name in (self.ids if Path(job.source).exists() else self.index)
+            wanted = DEFAULT_READS if job.mode is None else READS[job.mode]
+            if not is_remote(job.source):
+                return self.ids.get(job.name, -1) >= wanted
+            return any(self.reads[entry.key] >= wanted for entry in self.index.find(job.name))
         try:
-            return all(identity[-1] in self.hashes for identity in _identities(Path(job.source)))
+            return all(self._covers(row) for row in _identities(Path(job.source)))
         except (ProvindexError, OSError):
             return False
 
+    def _covers(self, row: Row) -> bool:
+        """Whether a row is there, or one of its name that says more."""
+        alike = [entry for entry in self.index.find(row.name[0]) if entry.key[:3] == row.name]
+        return row.said.digest in self.hashes or any(self.reads[entry.key] > row.said.reads for entry in alike)
+
 
 def _identities(path: Path) -> list[Row]:
-    """Id, revision, variant and row hash of each row of a fingerprint file."""
-    found = parquet.read_texts(path, ("model_id", "revision", "variant", "row_sha256"))
+    """Who the rows of a fingerprint file are, and what they say."""
+    found = (dict(zip(NAMED, row, strict=True)) for row in parquet.read_texts(path, NAMED))
     return [
-        (model_id or "", revision or "", variant or "", digest or "") for model_id, revision, variant, digest in found
+        Row(
+            (row["model_id"] or "", row["revision"] or "", row["variant"] or ""),
+            Said(row["mode"] or "", row["content_sha256"], row["row_sha256"] or ""),
+        )
+        for row in found
     ]
 
 
@@ -202,24 +304,30 @@ def fill(
     *,
     facts: Mapping[str, Facts] | None = None,
     processes: int | None = None,
-    mode: str = "exact",
+    mode: str | None = None,
     offline: bool = False,
     limit: int | None = None,
+    max_mb: float | None = None,
+    mbit: float = MBIT,
     report: Say = lambda _: None,
     worker: Worker | None = None,
 ) -> Filled:
     """Fingerprint what is missing and merge it; one failed model never stops the rest.
 
-    facts: of a catalogue, by id. processes: at a time, the number of cores if None. report: told each step. worker: in
+    facts: of a catalogue, by id. processes: at a time, the number of cores if None. mode, limit: as for `plan`. max_mb:
+    MB to fetch at most; models whose estimate does not fit in what is left of it stay missing. mbit: of the line, for
+    the plan that is told first. report: told each step. worker: in
     place of `run`. When it is interrupted, everything that was finished is kept for the next run.
     """
     if processes is not None and processes < 1:
         raise UsageError(f"--processes is at least 1, not {processes}.")
     planned = plan(folder, sources, mode=mode, offline=offline, limit=limit)
+    for line in lines(planned, folder, mbit=mbit, max_mb=max_mb):
+        report(line)
     (folder / WORK).mkdir(parents=True, exist_ok=True)
-    report(f"{len(planned.present)} present, {len(planned.kept)} kept from before, {len(planned.missing)} to make")
+    purse = Purse(None if max_mb is None else max_mb * MB, planned.needs)
     waiting = _Waiting.of(folder, planned, facts or {}, report)
-    make(planned.missing, processes or os.cpu_count() or 1, worker or run, waiting.settle)
+    make(planned.missing, processes or os.cpu_count() or 1, worker or run, waiting.settle, purse)
     waiting.finish()
     _sweep(folder / WORK)
     with suppress(OSError):  # not empty: failures, or fingerprints of sources that were not named this time
@@ -228,50 +336,71 @@ def fill(
         added=tuple(waiting.added),
         present=tuple(job.name for job in planned.present),
         failed=dict(waiting.failed),
-        missing=tuple(job.source for job in planned.later),
+        missing=(*(job.source for job in planned.later), *purse.left),
+        purse=purse,
     )
 
 
 # --- making fingerprints ---
 
 
-def make(jobs: Sequence[Job], processes: int, worker: Worker, settle: Callable[[Job, str | None], None]) -> None:
-    """Make the fingerprints of jobs; `settle` is told each job that ended, and why it failed if it did.
+def make(jobs: Sequence[Job], processes: int, worker: Worker, settle: Settle, purse: Purse) -> None:
+    """Make the fingerprints of jobs as far as the budget goes; `settle` is told each job that ended, and how.
 
     If a process dies, every job that was being worked on is run again alone, so that the one which it died of is told
     from those that merely ran beside it; then the rest goes on.
     """
     left = {job.source: job for job in jobs}
 
-    def settled(job: Job, reason: str | None) -> None:
+    def settled(job: Job, outcome: Outcome) -> None:
         del left[job.source]
         job.running.unlink(missing_ok=True)
-        settle(job, reason)
+        purse.end(job.source, outcome.fetched, outcome.reason is None)
+        settle(job, outcome)
 
     for job in jobs:
         job.running.unlink(missing_ok=True)
     while left:
         _sweep(jobs[0].work)
-        _in_pool(list(left.values()), processes, worker, settled)
+        _in_pool(list(left.values()), processes, worker, settled, purse)
+        purse.held.clear()
         for job in [job for job in left.values() if job.done.exists()]:  # whose answer was lost with the pool
-            settled(job, None)
+            settled(job, Outcome())
+        for source in purse.left:
+            left.pop(source, None)
         suspects = [job for job in left.values() if job.running.exists()] or list(left.values())[:1]
         for job in suspects:
-            settled(job, _alone(job, worker))
+            if purse.holds(job.source):
+                settled(job, _alone(job, worker))
 
 
-def _in_pool(jobs: Sequence[Job], processes: int, worker: Worker, settled: Callable[[Job, str | None], None]) -> None:
-    """Run jobs until all have ended or a process dies; those that it takes with it are not settled."""
+def _in_pool(jobs: Sequence[Job], processes: int, worker: Worker, settled: Settle, purse: Purse) -> None:
+    """Run jobs, `processes` at a time, until all have ended or a process dies; those that it takes with it are not
+    settled, nor are those that the budget does not hold.
+    """
     pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _end_with_parent)
+    waiting, running, broken = deque(jobs), dict[Future[Outcome], Job](), False
     try:
-        futures: dict[Future[str | None], Job] = {}
-        with suppress(BrokenProcessPool):  # those that were not handed over stay for the next pool
-            for job in jobs:
-                futures[pool.submit(_marked, worker, job)] = job
-        for future in as_completed(futures):
-            error = future.exception()
-            if not isinstance(error, BrokenProcessPool):
-                settled(futures[future], f"{type(error).__name__}: {error}" if error else future.result())
+        while running or (waiting and not broken):
+            while waiting and len(running) < processes and not broken:
+                if not purse.holds(waiting[0].source):
+                    if running:  # they may need less than they were expected to
+                        break
+                    purse.leave(waiting.popleft().source)
+                    continue
+                try:
+                    future = pool.submit(_marked, worker, waiting[0])
+                except BrokenProcessPool:
+                    broken = True
+                    break
+                running[future] = waiting.popleft()
+                purse.begin(running[future].source)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, error = running.pop(future), future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    broken = True
+                else:
+                    settled(job, Outcome(f"{type(error).__name__}: {error}") if error else future.result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -294,7 +423,7 @@ def _sweep(work: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _marked(worker: Worker, job: Job) -> str | None:
+def _marked(worker: Worker, job: Job) -> Outcome:
     """Run a job; its mark stays only if the process dies."""
     job.running.touch()
     try:
@@ -303,41 +432,42 @@ def _marked(worker: Worker, job: Job) -> str | None:
         job.running.unlink(missing_ok=True)
 
 
-def run(job: Job) -> str | None:
-    """Make one fingerprint and keep it; why it failed, or None."""
+def run(job: Job) -> Outcome:
+    """Make one fingerprint and keep it."""
     try:
         if _is_prints(job.source):
             parquet.read_fingerprints(Path(job.source))
             with replacing(job.done) as temporary:
                 shutil.copyfile(job.source, temporary)
-        else:
-            made = api.resolve(job.source, mode=job.mode, offline=job.offline)
-            parquet.write_fingerprint(made.fingerprint, job.done)
+            return Outcome()
+        made = api.resolve(job.source, mode=job.mode, offline=job.offline)
+        parquet.write_fingerprint(made.fingerprint, job.done)
     except (ProvindexError, OSError, MemoryError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
+        return Outcome(" ".join(str(error).split()) or type(error).__name__)
+    return Outcome(fetched=made.model.transferred + made.model.downloaded if made.model is not None else 0)
 
 
-def _alone(job: Job, worker: Worker) -> str | None:
-    """Run one job in a process of its own; why it failed, with the signal that ended the process if one did."""
+def _alone(job: Job, worker: Worker) -> Outcome:
+    """Run one job in a process of its own; of a process that ended, the reason has the signal or the status."""
     context = get_context("spawn")
-    reasons = context.SimpleQueue()
-    process = context.Process(target=_answer, args=(worker, job, reasons))
+    answers = context.SimpleQueue()
+    process = context.Process(target=_answer, args=(worker, job, answers))
     process.start()
     process.join()
     status = process.exitcode or 0
     if status == 0:
-        return None if reasons.empty() else str(reasons.get())
+        reason, fetched = answers.get()
+        return Outcome(reason, fetched)
     if status == -9:
-        return "The process that read it was killed (signal 9), as the system does when memory runs out."
+        return Outcome("The process that read it was killed (signal 9), as the system does when memory runs out.")
     how = f"by signal {-status}" if status < 0 else f"with status {status}"
-    return f"The process that read it ended {how}."
+    return Outcome(f"The process that read it ended {how}.")
 
 
-def _answer(worker: Worker, job: Job, reasons: Any) -> None:
-    reason = _marked(worker, job)
-    if reason:
-        reasons.put(reason[:10_000])  # what fits a pipe that nobody reads yet
+def _answer(worker: Worker, job: Job, answers: Any) -> None:
+    outcome = _marked(worker, job)
+    reason = outcome.reason[:10_000] if outcome.reason else None  # what fits a pipe that nobody reads yet
+    answers.put((reason, outcome.fetched))
 
 
 # --- merging them ---
@@ -368,8 +498,9 @@ class _Waiting:
         pending = {job.source for job in planned.missing}
         return cls(folder, facts, report, jobs, pending, {**earlier, **planned.failed}, dict(planned.failed))
 
-    def settle(self, job: Job, reason: str | None) -> None:
+    def settle(self, job: Job, outcome: Outcome) -> None:
         """Note that a job ended; merge what comes first in the order of names as soon as it fills a shard."""
+        reason = outcome.reason
         self.pending.discard(job.source)
         self.report(f"failed   {job.source}: {reason}" if reason else f"made     {job.source}")
         if reason:
@@ -404,18 +535,17 @@ class _Waiting:
 def merge(folder: Path, jobs: Iterable[Job], facts: Mapping[str, Facts]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Write finished fingerprints as shards and remove their files; labels of what was added, and what cannot be.
 
-    At most ROWS_PER_SHARD fingerprints are held at a time. Other weights under a name that is taken are a failure.
+    At most ROWS_PER_SHARD fingerprints are held at a time. Other weights under a name that is taken are a failure; a
+    row takes the place of one that says less, and of all rows of an older version.
     """
     finished = list(jobs)
     rows, failed = _rows(finished)
     index = _opened(folder)
-    chosen, clashes = _without_clashes(index, rows)
+    chosen, clashes = _chosen(index, rows)
     added: list[str] = []
     for start in range(0, len(chosen), ROWS_PER_SHARD):
-        part = Index.build((), name=index.info.id)
-        stating = (stated(fp, facts.get(fp.model_id)) for fp in _loaded(chosen[start : start + ROWS_PER_SHARD]))
-        added += [f"{fp.model_id} [{fp.variant}]" if fp.variant else fp.model_id for fp in stating if part.add(fp)]
-        part.save(folder, who=WHO)
+        part = [stated(fp, facts.get(fp.model_id)) for fp in _loaded(chosen[start : start + ROWS_PER_SHARD])]
+        added += replace_rows(folder, part, name=index.info.id, who=WHO, older=True)
     for job in finished:  # after the manifest names the shards: until then they can be merged again
         job.done.unlink(missing_ok=True)
     return tuple(added), failed | clashes
@@ -430,20 +560,18 @@ def _rows(jobs: Iterable[Job]) -> tuple[list[tuple[Row, Job]], dict[str, str]]:
             rows += [(identity, job) for identity in _identities(job.done)]
         except (ProvindexError, OSError) as error:
             failed[job.source] = str(error)
-    return sorted(rows, key=lambda row: (row[0], row[1].source)), failed
+    return sorted(rows, key=lambda row: (row[0].name, row[0].said.digest, row[1].source)), failed
 
 
-def _without_clashes(index: Index, rows: Sequence[tuple[Row, Job]]) -> tuple[list[tuple[Row, Job]], dict[str, str]]:
-    """The rows that the index lacks, once each, and reason by source of those whose name other weights have."""
-    taken = {entry.key[:3]: entry.key[3] for entry in index}
+def _chosen(index: Index, rows: Sequence[tuple[Row, Job]]) -> tuple[list[tuple[Row, Job]], dict[str, str]]:
+    """The rows that the index takes, and reason by source of those whose name other weights have."""
+    choice, clashes = Choice.of(index), dict[str, str]()
     chosen: list[tuple[Row, Job]] = []
-    clashes: dict[str, str] = {}
     for row, job in rows:
-        there = taken.setdefault(row[:3], row[3])
-        if there != row[3]:
-            clashes[job.source] = CLASH.format(name=row[0])
-        elif row not in {entry.key for entry in index.find(row[0])} and (not chosen or chosen[-1][0] != row):
-            chosen.append((row, job))
+        what = choice.take(row.name, row.said)
+        if what is Standing.CLASH:
+            clashes[job.source] = CLASH.format(name=row.name[0])
+        chosen += [(row, job)] if what in TAKEN else []
     return chosen, clashes
 
 

@@ -4,6 +4,8 @@
 
 Nothing that others contributed is lost: the dataset is read first, rows that it has are not sent again, and shards that
 were merged since its last manifest are checked and enter the new one. If somebody commits in between, it starts again.
+Rows take the place of rows of the dataset that say less. Rows of an older fingerprint version, which this provindex
+cannot read, leave the dataset in the same commit.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ from pathlib import Path
 from build_index import calibrate, card, columns
 from provindex.api import Index
 from provindex.common.errors import ConflictError, DatasetNotFoundError, NetworkError, UnansweredError, UsageError
+from provindex.fingerprint.record import FINGERPRINT_VERSION
 from provindex.hub import client as hub
 from provindex.hub import pull
 from provindex.index import dataset
 from provindex.index import pulled as store
+from provindex.index.collection import ROWS_PER_SHARD
 from provindex.index.pulled import LeftOut
+from provindex.index.replace import TAKEN, Choice, Said, Standing, name_of, replace_rows
 
 ATTEMPTS = 5
+WHO = "index"  # the origin in the names of shards
 CARD, REFERENCE = "README.md", "columns.md"
 Say = Callable[[str], None]
 
@@ -81,16 +87,24 @@ def publish(
 
 def _attempt(folder: Path, repo: str, compact: bool, dry_run: bool, report: Say) -> Published:
     remote = _remote(repo, dry_run)
+    outdated = pull.older(remote)
+    if outdated is not None:
+        report(
+            f"{repo} has fingerprint version {outdated.fingerprint_version}, this provindex makes version "
+            f"{FINGERPRINT_VERSION}: its {outdated.models:,} rows are not merged, and they are removed"
+        )
     with tempfile.TemporaryDirectory(prefix="provindex-publish-") as scratch:
-        work, left_out = _merged(folder, remote, Path(scratch), compact)
+        work, left_out = _merged(folder, remote, Path(scratch), compact, anew=outdated is not None)
         manifest = dataset.read_manifest(work)
         dataset.write_manifest(work, replace(manifest, id=repo, commit=None))
         (work / CARD).write_text(card.render(Index.load(work), repo), encoding="utf-8")
         (work / REFERENCE).write_text(columns.markdown(), encoding="utf-8")
         files = _to_send(work, manifest, remote)
         kept = {path for shard in manifest.shards for path in (shard.models, shard.panels)}
+        levels = outdated.calibration if outdated is not None else None
         refused = {o.path for o in left_out} | {o.path.replace(dataset.MODELS, dataset.PANELS) for o in left_out}
-        removed = tuple(sorted(p for p in remote.files or () if dataset.is_shard(p) and p not in kept | refused))
+        gone = {p for p in remote.files or () if dataset.is_shard(p) or p == levels}
+        removed = tuple(sorted(gone - kept - refused - {manifest.calibration}))
         sent = tuple((path, source.stat().st_size) for path, source in files.items())
         done = Published(repo, manifest.models, sent, removed, left_out)
         if dry_run or not (files or removed):
@@ -110,26 +124,47 @@ def _remote(repo: str, dry_run: bool) -> hub.Remote:
         return hub.Remote(repo, "main", "", files={})
 
 
-def _merged(folder: Path, remote: hub.Remote, scratch: Path, compact: bool) -> tuple[Path, tuple[LeftOut, ...]]:
-    """An index folder with the rows of the dataset and of the folder, and what of the dataset was refused."""
-    work, left_out = scratch / "index", ()
-    if not any(map(dataset.is_shard, remote.files or ())):
+def _merged(
+    folder: Path, remote: hub.Remote, scratch: Path, compact: bool, *, anew: bool
+) -> tuple[Path, tuple[LeftOut, ...]]:
+    """An index folder with the rows of the dataset and of the folder, and what of the dataset was refused.
+
+    anew: nothing of the dataset is taken.
+    """
+    work = scratch / "index"
+    left_out: tuple[LeftOut, ...] = ()
+    if anew or not any(map(dataset.is_shard, remote.files or ())):
         shutil.copytree(folder, work, ignore=lambda _, names: [n for n in names if n.startswith(".")])
         (work / dataset.MANIFEST).chmod(0o644)
     else:
         got = pull.assemble(remote, work, scratch / "incoming", store.current(remote.repo))
         left_out = got.left_out
-        Index.load(folder).save(work, who="index")
+        _add(folder, work)
     if compact:
         work = _compacted(work, scratch / "compacted")
     _carry_calibration(folder, work)
     return work, left_out
 
 
+def _add(folder: Path, work: Path) -> None:
+    """Add the rows of a folder that the dataset lacks. They take the place of those that say less; one that says other
+    than a row of the dataset that was read whole, too, stands beside it."""
+    ours, theirs = Index.load(folder), Index.load(work)
+    there, choice = {entry.key for entry in theirs}, Choice.of(theirs)
+    lacking = sorted((entry for entry in ours if entry.key not in there), key=lambda entry: entry.key)
+    what = [choice.take(name_of(entry), Said.by(entry)) for entry in lacking]
+    taken = [entry for entry, one in zip(lacking, what, strict=True) if one in TAKEN]
+    for start in range(0, len(taken), ROWS_PER_SHARD):
+        replace_rows(work, [e.load() for e in taken[start : start + ROWS_PER_SHARD]], who=WHO, compact=False)
+    beside = [entry for entry, one in zip(lacking, what, strict=True) if one is Standing.CLASH]
+    if beside:
+        Index(ours.info, beside).save(work, who=WHO)
+
+
 def _compacted(work: Path, target: Path) -> Path:
     """The same rows in as few shards as their size allows."""
     manifest = dataset.read_manifest(work)
-    Index.load(work).save(target, who="index")
+    Index.load(work).save(target, who=WHO)
     shards = dataset.read_manifest(target).shards
     if len(shards) >= len(manifest.shards):
         return work

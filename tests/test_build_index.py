@@ -22,8 +22,9 @@ from huggingface_hub import constants
 
 from build_index import fill
 from build_index.__main__ import _sources, main
+from build_index.budget import Purse
 from build_index.check import check
-from build_index.fill import Facts, Job, Worker
+from build_index.fill import Facts, Job, Outcome, Worker
 from build_index.models import COLUMNS
 from build_index.publish import Published
 from provindex import api
@@ -37,7 +38,7 @@ from provindex.index.search import DIMENSIONS
 
 NAMES = ("one", "two", "three")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-Settled = Callable[[Job, str | None], None]
+Settled = Callable[[Job, Outcome], None]
 
 
 @pytest.fixture
@@ -62,10 +63,10 @@ def ids(folder: Path) -> set[str]:
 
 
 def job(source: Path | str, folder: Path) -> Job:
-    return Job(str(source), Path(source).name, "exact", True, folder / fill.WORK)
+    return Job(str(source), Path(source).name, None, True, folder / fill.WORK)
 
 
-def without_pool(jobs: Sequence[Job], processes: int, worker: Worker, settled: Settled) -> None:
+def without_pool(jobs: Sequence[Job], processes: int, worker: Worker, settled: Settled, purse: Purse) -> None:
     """Instead of a pool: every job in this process."""
     for one in jobs:
         settled(one, worker(one))
@@ -92,10 +93,10 @@ def test_what_was_finished_is_not_made_again(models: Path, tmp_path: Path) -> No
     fill.fill(whole, [str(models)], offline=True)
     kept = job(models / "two", index)
     kept.work.mkdir(parents=True)
-    assert fill.run(kept) is None
+    assert fill.run(kept).reason is None
     made: list[str] = []
 
-    def counted(one: Job) -> str | None:
+    def counted(one: Job) -> Outcome:
         made.append(one.name)
         return fill.run(one)
 
@@ -107,7 +108,7 @@ def test_what_was_finished_is_not_made_again(models: Path, tmp_path: Path) -> No
     assert not again.added and set(again.present) == set(NAMES) and len(made) == 2
 
 
-def interrupted_at_two(one: Job) -> str | None:
+def interrupted_at_two(one: Job) -> Outcome:
     """What Ctrl-C does while the second model is read."""
     if one.name == "two":
         raise KeyboardInterrupt
@@ -153,7 +154,7 @@ def test_failures_are_listed_and_tried_again(models: Path, tmp_path: Path, capsy
     assert ids(index) == set(NAMES) and not (index / fill.WORK).exists()
 
 
-def deadly(one: Job) -> str | None:
+def deadly(one: Job) -> Outcome:
     """Runs in a process of its own, which two of the models end, each in its way."""
     if one.name == "one":
         os._exit(3)
@@ -172,7 +173,7 @@ def test_a_process_that_dies_is_a_failure_of_its_model(models: Path, tmp_path: P
     assert fill.recorded(tmp_path / "index") == done.failed
 
 
-def raising(one: Job) -> str | None:
+def raising(one: Job) -> Outcome:
     """A defect of ours, for one of the models."""
     if one.name == "two":
         raise ZeroDivisionError("none of zero")
@@ -253,14 +254,14 @@ def test_a_run_that_ended_after_its_manifest_leaves_nothing(models: Path, tmp_pa
     fill.fill(index, [str(models)], facts={"one": Facts("mit")}, offline=True)
     before = digests(index)
     kept.work.mkdir()
-    assert fill.run(kept) is None
+    assert fill.run(kept).reason is None
     done = fill.fill(index, [str(models)], facts={"one": Facts("mit")}, offline=True)
     assert not done.added and not done.failed and digests(index) == before and not kept.work.exists()
 
 
-def in_reverse(jobs: Sequence[Job], processes: int, worker: Worker, settled: Settled) -> None:
+def in_reverse(jobs: Sequence[Job], processes: int, worker: Worker, settled: Settled, purse: Purse) -> None:
     """Instead of a pool: the last one is finished first."""
-    without_pool(jobs[::-1], processes, worker, settled)
+    without_pool(jobs[::-1], processes, worker, settled, purse)
 
 
 def test_shards_are_cut_by_names_and_written_when_they_are_full(
@@ -271,7 +272,7 @@ def test_shards_are_cut_by_names_and_written_when_they_are_full(
     for name, pool in (("a", without_pool), ("b", in_reverse)):
         folder = tmp_path / name / "index"
 
-        def watched(one: Job, folder: Path = folder) -> str | None:
+        def watched(one: Job, folder: Path = folder) -> Outcome:
             seen.append(len(Index.load(folder)) if (folder / dataset.MANIFEST).exists() else 0)
             return fill.run(one)
 

@@ -373,10 +373,13 @@ def test_a_row_of_norms_answers_unless_more_is_asked_for(tmp_path: Path) -> None
     zoo.write(made, tmp_path / "model")
     built = fill_index(tmp_path / "index", [str(tmp_path / "model")], create=True, mode="norms")
     assert built.added == ("model",) and built.index["model"].mode == "norms"
-    again = fill_index(tmp_path / "index", [str(tmp_path / "model")], create=False, mode="exact")
-    assert again.added == () and "a row of mode norms" in again.failed[0][1]
     index = Index.load(tmp_path / "index")
     assert resolve("model", index=index, offline=True).fingerprint.mode == "norms"
+    told: list[str] = []
+    for mode, added in (("exact", ("model",)), ("norms", ())):
+        again = fill_index(tmp_path / "index", [str(tmp_path / "model")], create=False, mode=mode, report=told.append)
+        assert again.added == added and again.index["model"].mode == "exact" and len(again.index) == 1
+    assert told == ["replaced model", "present  model"]
 
 
 def test_a_gate_does_not_pass_on_norms(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ MaxMbOption = Annotated[
 ]
 NewIndexOption = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="DIR", help="The index folder; models that are in it already stay."),
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="The index folder; rows in it stay, or make place for rows that say more."
+    ),
 ]
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from provindex.common import places
 from provindex.common.errors import IndexFormatError, NetworkError, UsageError
@@ -307,8 +308,24 @@ def check_version(remote: hub.Remote) -> None:
         _published(remote, Path(scratch))
 
 
+def older(remote: hub.Remote) -> dataset.Manifest | None:
+    """The manifest of a dataset that an older provindex made; None if there is none, or it is of this version.
+
+    Raises IndexFormatError for one of a newer version.
+    """
+    with tempfile.TemporaryDirectory(prefix="provindex-") as scratch:
+        document = _document(remote, Path(scratch))
+    return None if document is None else dataset.older_of(document, remote.label)
+
+
 def _published(remote: hub.Remote, scratch: Path) -> dataset.Manifest | None:
     """The manifest of the dataset, checked against its git id; None if there is none."""
+    document = _document(remote, scratch)
+    return None if document is None else dataset.manifest_of(document, remote.label)
+
+
+def _document(remote: hub.Remote, scratch: Path) -> Any:
+    """What the manifest of the dataset says, unchecked but for its git id; None if there is none."""
     file = (remote.files or {}).get(dataset.MANIFEST)
     if file is None:
         return None
@@ -318,7 +335,7 @@ def _published(remote: hub.Remote, scratch: Path) -> dataset.Manifest | None:
     with hub.quiet_client(bars=False):
         hub.download(remote, file, target)
     _check(target, Wanted(file), remote)
-    return dataset.manifest_of(dataset.manifest_document(scratch), remote.label)
+    return dataset.manifest_document(scratch)
 
 
 def _listed(remote: hub.Remote, published: dataset.Manifest | None) -> dict[str, Wanted]:

@@ -10,15 +10,17 @@ from provindex.common.errors import ModelNotFoundError, ProvindexError, UsageErr
 from provindex.fingerprint.record import Fingerprint
 from provindex.index import dataset
 from provindex.index.collection import Index
+from provindex.index.replace import TAKEN, Choice, Said, Standing, name_of, replace_rows
 
 CLASH = "Other weights are in the index as {name}. Rename the folder or file."
-CLASH_MODE = "{name} is in the index as a row of mode {mode}. Build a new index to hold it in another mode."
+TOLD = {Standing.NEW: "added", Standing.MORE: "replaced", Standing.PRESENT: "present"}
 SAVE_EVERY = 20  # models a shard while a long build runs: what was done stays done
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did: models added, models that were there, and (source, reason) of what failed."""
+    """What a build did: models added, or put in place of a row that says less; models that were there; and (source,
+    reason) of what failed."""
 
     index: Index
     added: tuple[str, ...]
@@ -34,7 +36,8 @@ def fill(
     create: bool,
     report: Callable[[str], None] = lambda _: None,
 ) -> Built:
-    """Add the models that sources name to the index in a folder; one failed model never stops the rest.
+    """Add the models that sources name to the index in a folder; one failed model never stops the rest. A row takes the
+    place of rows of its id, revision and variant that say less.
 
     sources: one reference each. read: makes the fingerprints of a source, or raises ProvindexError. create: make the
     index if there is none (`index build`); else there must be one (`index add`). report: told each step.
@@ -49,11 +52,13 @@ def fill(
             "No model was named.",
             "Name models, folders of models, fingerprint files, a list file, or - for standard input.",
         )
-    index = Index.load(folder) if exists else Index.build((), name=folder.resolve().name)
+    name = folder.resolve().name
+    index = Index.load(folder) if exists else Index.build((), name=name)
+    choice = Choice.of(index)
     added: list[str] = []
     present: list[str] = []
     failed: list[tuple[str, str]] = []
-    unsaved = 0
+    unsaved: list[Fingerprint] = []
     try:
         for source in sources:
             try:
@@ -63,29 +68,20 @@ def fill(
                 report(f"failed   {source}: {error}")
                 continue
             for fp in fingerprints:
-                if clash := _clash(index, fp):
-                    failed.append((source, clash))
-                    report(f"failed   {source}: {clash}")
+                what = choice.take(name_of(fp), Said.of(fp))
+                if what is Standing.CLASH:
+                    failed.append((source, CLASH.format(name=fp.label)))
+                    report(f"failed   {source}: {failed[-1][1]}")
                     continue
-                new = index.add(fp)
-                (added if new else present).append(fp.label)
-                report(f"{'added   ' if new else 'present '} {fp.label}")
-                unsaved += new
-            if unsaved >= SAVE_EVERY:
-                index.save(folder)
-                index, unsaved = Index.load(folder), 0
+                (added if what in TAKEN else present).append(fp.label)
+                unsaved += [fp] if what in TAKEN else []
+                report(f"{TOLD[what]:<8} {fp.label}")
+            if len(unsaved) >= SAVE_EVERY:
+                replace_rows(folder, unsaved, name=name)
+                unsaved.clear()
     finally:  # also when interrupted: what was done stays done
         if unsaved:
-            index.save(folder)
+            replace_rows(folder, unsaved, name=name)
     if not (folder / dataset.MANIFEST).exists():
         return Built(index, (), (), tuple(failed))
     return Built(Index.load(folder), tuple(added), tuple(present), tuple(failed))
-
-
-def _clash(index: Index, fp: Fingerprint) -> str:
-    """What is wrong with adding a row: other weights have its name, or the same in another mode; "" if nothing."""
-    same = [e for e in index.find(fp.model_id) if e.row["variant"] == fp.variant and e.row["revision"] == fp.revision]
-    if not same or index.own(fp) is not None:
-        return ""
-    modes = {entry.row["mode"] for entry in same}
-    return CLASH.format(name=fp.label) if fp.mode in modes else CLASH_MODE.format(name=fp.label, mode=modes.pop())

@@ -41,6 +41,9 @@ class Standing(StrEnum):
     CLASH = "clash"
 
 
+TAKEN = (Standing.NEW, Standing.MORE)
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What decides between two rows of one name: how much was read, a digest of the weights, the row's hash."""
@@ -77,16 +80,50 @@ def standing(one: Said, there: Iterable[Said]) -> Standing:
     return Standing.CLASH if one.content is not None and whole - {one.content} else Standing.MORE
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which rows an index takes of those that a run makes. there: what rows say, by name; ours: names of this run's."""
+
+    there: dict[Name, list[Said]]
+    ours: set[Name]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Choice:
+        there: dict[Name, list[Said]] = {}
+        for entry in entries:
+            there.setdefault(name_of(entry), []).append(Said.by(entry))
+        return cls(there, set())
+
+    def take(self, name: Name, one: Said) -> Standing:
+        """What becomes of the next row. Of two sources of a run that have one name and read as much, the second is a
+        CLASH: it takes the place of the first without a word otherwise."""
+        others = self.there.setdefault(name, [])
+        what = standing(one, others)
+        if what is Standing.MORE and name in self.ours and any(other.reads == one.reads for other in others):
+            return Standing.CLASH
+        if what in TAKEN:
+            others[:] = [one]
+            self.ours.add(name)
+        return what
+
+
 def replace_rows(
-    folder: Path, new: Sequence[Fingerprint], *, name: str = "private", who: str = "local", older: bool = False
+    folder: Path,
+    new: Sequence[Fingerprint],
+    *,
+    name: str = "private",
+    who: str = "local",
+    older: bool = False,
+    compact: bool = True,
 ) -> tuple[str, ...]:
     """Add rows to the index in a folder, each in place of rows of its name that say no more; labels of those added.
 
     The folder is made if there is none; `name` is then the index's. A row that is there, or that says less than one
-    that is there, is left out; so are other weights under a name whose weights were read whole (see `standing`). who:
-    the origin in the names of shards. older: rows of an older fingerprint version, which nothing reads, make place for
-    the new ones; IndexFormatError without it. The manifest changes in one step, at the end. Writers of one folder wait
-    for each other.
+    that is there, is left out; so are other weights under a name whose weights were read whole (see `standing`). The
+    manifest changes in one step, at the end. Writers of one folder wait for each other.
+
+    who: the origin in the names of shards. older: rows of an older fingerprint version, which nothing reads, make place
+    for the new ones; IndexFormatError without it. compact: put small shards together where there are many.
     """
     for fp in new:
         check_version(fp)
@@ -102,7 +139,8 @@ def replace_rows(
             return ()
         parts = [part.without(lost) for part in parts]
         parts += [_Part(None, None, tuple(fresh[i : i + ROWS_PER_SHARD])) for i in range(0, len(fresh), ROWS_PER_SHARD)]
-        shards = tuple(_written(folder, _together([part for part in parts if part.rows], who), who))
+        parts = [part for part in parts if part.rows]
+        shards = tuple(_written(folder, _together(parts, who) if compact else parts, who))
         named = (old or outdated or dataset.Manifest(name, "", ())).id
         calibration = old.calibration if old else None
         manifest = dataset.Manifest(named, f"{now():%Y-%m-%dT%H:%M:%SZ}", shards, calibration=calibration)
@@ -110,11 +148,12 @@ def replace_rows(
         dataset.write_manifest(folder, manifest)
         _sweep(folder)
     taken = {row.key for row in fresh}
-    labels = {(*_name(fp), one.digest): fp.label for fp, one in zip(new, said, strict=True)}
+    labels = {(*name_of(fp), one.digest): fp.label for fp, one in zip(new, said, strict=True)}
     return tuple(label for key, label in labels.items() if key in taken)
 
 
-def _name(of: Fingerprint | Entry) -> Name:
+def name_of(of: Fingerprint | Entry) -> Name:
+    """What a row is found by; rows of one name describe the same weights."""
     return of.model_id, of.revision or "", of.variant
 
 
@@ -149,21 +188,21 @@ class _Part:
 
 def _chosen(parts: Sequence[_Part], new: Sequence[Fingerprint], said: Sequence[Said]) -> tuple[list[_Row], set[Key]]:
     """The new rows that an index takes, in order, and the keys of rows that make place for them."""
-    wanted = {_name(fp) for fp in new}
+    wanted = {name_of(fp) for fp in new}
     there: dict[Name, dict[Key, Said]] = {}
-    for entry in (entry for part in parts for entry in part.entries if _name(entry) in wanted):
-        there.setdefault(_name(entry), {})[entry.key] = Said.by(entry)
+    for entry in (entry for part in parts for entry in part.entries if name_of(entry) in wanted):
+        there.setdefault(name_of(entry), {})[entry.key] = Said.by(entry)
     fresh: dict[Key, _Row] = {}
     lost: set[Key] = set()
     for fp, one in zip(new, said, strict=True):
-        others = there.setdefault(_name(fp), {})
-        if standing(one, others.values()) not in (Standing.NEW, Standing.MORE):
+        others = there.setdefault(name_of(fp), {})
+        if standing(one, others.values()) not in TAKEN:
             continue
         for key in others:
             if fresh.pop(key, None) is None:
                 lost.add(key)
-        row = _Row((*_name(fp), one.digest), partial(_itself, fp))
-        there[_name(fp)] = {row.key: one}
+        row = _Row((*name_of(fp), one.digest), partial(_itself, fp))
+        there[name_of(fp)] = {row.key: one}
         fresh[row.key] = row
     return sorted(fresh.values(), key=lambda row: row.key), lost
 
