@@ -1,0 +1,311 @@
+"""`--fetch N`: models of the Hub that a query lacks, read in stages by the real client, kept, and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zoo
+from commands import run
+from gguf_packers import write_llama
+from hub_server import Hub
+from zoo import children
+
+from provindex import api
+from provindex.api import Index, Resolved
+from provindex.common.errors import ModelNotFoundError, UsageError
+from provindex.hub.fetch import State
+from provindex.index import dataset
+
+BASE = "sentence-transformers/all-MiniLM-L6-v2"  # its width and depth, in the catalogue
+MB = 1_000_000
+Publish = Callable[..., str]
+
+
+def encoder(seed: int = 1) -> zoo.Checkpoint:
+    return zoo.bert(seed, hidden=384, layers=6, heads=12, intermediate=1536)
+
+
+def decoder(seed: int = 1, **options: Any) -> zoo.Checkpoint:
+    return zoo.llama(seed, layers=4, hidden=128, intermediate=512, **options)
+
+
+def folded(checkpoint: zoo.Checkpoint) -> zoo.Checkpoint:
+    """The same with gains of ones, as if they had been folded into the matrices: norms say nothing then."""
+    ones = {name: np.ones_like(v) if v.ndim == 1 else v for name, v in checkpoint.tensors.items()}
+    return checkpoint.with_tensors(ones)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for each test: what one fetched would answer in the next."""
+    monkeypatch.setenv("PROVINDEX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def publish(hub: Hub, tmp_path: Path) -> Iterator[Publish]:
+    made: list[str] = []
+
+    def send(name: str, checkpoint: zoo.Checkpoint, **options: Any) -> str:
+        folder = zoo.write(checkpoint, tmp_path / "hub" / name, dtype="F16")
+        hub.publish(name, {path.name: path.read_bytes() for path in folder.iterdir()}, **options)
+        made.append(name)
+        hub.log.clear()
+        return name
+
+    yield send
+    for name in made:
+        hub.repos.pop(("model", name.lower()), None)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Index:
+    """An index with one model that has nothing to do with any other here."""
+    folder = tmp_path / "index"
+    Index.build([api.fingerprint(zoo.write(zoo.gpt2(9), tmp_path / "gpt2"))]).save(folder)
+    return Index.load(folder)
+
+
+def asked(checkpoint: zoo.Checkpoint, folder: Path, *claimed: str) -> Resolved:
+    """A model in a folder, whose card claims parents."""
+    zoo.write(checkpoint, folder, dtype="F16")
+    if claimed:
+        (folder / "README.md").write_text("---\nbase_model:\n" + "".join(f"- {c}\n" for c in claimed) + "---\n")
+    return api.resolve(folder)
+
+
+def on_the_wire(hub: Hub) -> int:
+    """Bytes of files that went over the wire."""
+    return sum(
+        size for method, path, status, size, _ in hub.log if method == "GET" and "/api/" not in path and status < 300
+    )
+
+
+def states(spent: api.Spent) -> dict[str, str]:
+    return {got.model_id: str(got.state) for got in spent.got}
+
+
+def test_from_nothing_the_base_is_found_and_answers_offline_afterwards(
+    hub: Hub, publish: Publish, other: Index, tmp_path: Path
+) -> None:
+    base = encoder()
+    publish(BASE, base)
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child")
+    _, before = api.query(other, child)
+    assert before.status == "inconclusive" and BASE in [n.model_id for n in before.neighbours]
+    assert hub.log == []
+
+    told: list[api.Plan] = []
+    _, _, after, spent = api.query_fetching(other, child, 8, planned=told.append)
+    (best,) = after.linked
+    assert (best.entry.model_id, best.pair.relation, after.status) == (BASE, "finetune", "decided")
+    assert best.entry.row["mode"] == "sampled" and best.entry.family == "microsoft/MiniLM-L12-H384-uncased"
+    assert states(spent)[BASE] == "fetched" and set(states(spent).values()) == {"fetched", "not-found"}
+    assert (spent.requests, spent.plan) == (len(hub.log), told[0])
+    assert spent.bytes == on_the_wire(hub) <= spent.plan.most <= spent.plan.limit
+    assert sum(got.bytes for got in spent.got) == spent.bytes
+    assert sum(got.requests for got in spent.got) == spent.requests
+
+    hub.log.clear()
+    again = Index.load(*other.folders, "fetched").query(child.fingerprint, claims=child.claims)
+    assert [m.entry.model_id for m in again.linked] == [BASE] and hub.log == []
+    default = Index.load()  # the embedded one, and beside it what was fetched
+    assert "fetched" in default.info.id and BASE in default
+    assert BASE not in [n.model_id for n in again.neighbours]
+
+    _, _, third, spent = api.query_fetching(Index.load(*other.folders, "fetched"), child, 8)
+    assert BASE not in states(spent) and [m.entry.model_id for m in third.linked] == [BASE]
+
+
+def test_what_cannot_be_had_is_noted_and_ends_nothing(hub: Hub, publish: Publish, other: Index, tmp_path: Path) -> None:
+    base = decoder()
+    for name in ("cut", "late", "base"):
+        publish(f"fetch/{name}", base)
+    publish("fetch/gated", base, gated=True)
+    hub.publish("fetch/broken", {"config.json": b"{}", "model.safetensors": b"\0" * 100})
+    hub.publish("fetch/empty", {"config.json": b"{}"})
+    hub.publish("fetch/pickle", {"config.json": b"{}", "pytorch_model.bin": b"no pickle"})
+    names = ("gated", "missing", "cut", "broken", "empty", "pickle", "base")
+    hub.faults.append({"match": "/fetch/cut/resolve/", "times": 100, "drop": "before"})
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", *(f"fetch/{n}" for n in names))
+    said: list[str] = []
+    _, _, result, spent = api.query_fetching(other, child, 7, say=said.append)
+    assert states(spent) == {
+        "fetch/gated": "no-access", "fetch/missing": "not-found", "fetch/cut": "network", "fetch/broken": "unreadable",
+        "fetch/empty": "unreadable", "fetch/pickle": "unreadable", "fetch/base": "fetched",
+    }  # fmt: skip
+    assert [m.entry.model_id for m in result.linked] == ["fetch/base"]
+    assert all(got.why and got.why.endswith(".") for got in spent.got if got.state is not State.FETCHED)
+    assert all(any(name in line for line in said) for name in names)
+    assert [n.model_id for n in result.neighbours if n.claims] == [f"fetch/{n}" for n in sorted(names[:-1])]
+
+
+@pytest.mark.parametrize("kind", ["GGUF", "torch"])
+def test_a_base_that_has_no_safetensors(hub: Hub, other: Index, tmp_path: Path, kind: str) -> None:
+    base = decoder()
+    if kind == "GGUF":
+        path = write_llama(tmp_path / "model-f16.gguf", base, "F16")
+        hub.publish("fetch/gguf", {"model-f16.gguf": path.read_bytes()})
+        child = asked(base, tmp_path / "child", "fetch/gguf")
+    else:
+        data = (Path(__file__).parent / "data" / "torch" / "zip.pt").read_bytes()
+        hub.publish("fetch/torch", {"config.json": b'{"model_type": "bert"}', "pytorch_model.bin": data})
+        child = asked(base, tmp_path / "child", "fetch/torch")
+    _, _, result, spent = api.query_fetching(other, child, 1)
+    assert [str(got.state) for got in spent.got] == ["fetched"]
+    assert bool(result.linked) == (kind == "GGUF")
+
+
+def test_a_limit_in_bytes_is_never_exceeded(hub: Hub, publish: Publish, other: Index, tmp_path: Path) -> None:
+    base = decoder()
+    names = [publish(f"fetch/limit{i}", base) for i in range(3)]
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", *names)
+    norms = api.query_fetching(other, child, 3, limit=100 * MB)[3]
+    assert norms.bytes == on_the_wire(hub)
+
+    shutil.rmtree(os.environ["PROVINDEX_CACHE"])
+    hub.log.clear()
+    limit = norms.plan.bytes + 1000
+    _, _, _, spent = api.query_fetching(other, child, 3, limit=limit)
+    assert spent.bytes == on_the_wire(hub) <= limit
+    assert {got.stage for got in spent.got} <= {0, 1} and "over-budget" in states(spent).values()
+
+    shutil.rmtree(os.environ["PROVINDEX_CACHE"])
+    hub.log.clear()
+    _, _, _, spent = api.query_fetching(other, child, 3, limit=norms.plan.models[0].bytes + 10)
+    assert spent.plan.over == tuple(names[1:]) and list(states(spent)) == names[:1]
+
+    shutil.rmtree(os.environ["PROVINDEX_CACHE"])
+    hub.log.clear()
+    _, _, result, spent = api.query_fetching(other, child, 3, limit=10)
+    assert (spent.got, spent.plan.over, hub.log) == ((), tuple(names), [])
+    assert result.status == "inconclusive"
+
+
+def test_where_norms_say_nothing_more_is_read(publish: Publish, other: Index, tmp_path: Path) -> None:
+    base = folded(decoder())
+    name = publish("fetch/folded", base)
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", name)
+    _, _, result, spent = api.query_fetching(other, child, 1)
+    assert [m.entry.model_id for m in result.linked] == [name]
+    assert [got.stage for got in spent.got] == [1]
+
+
+def test_of_a_stranger_everything_that_helps_is_read_and_nothing_is_said(
+    publish: Publish, other: Index, tmp_path: Path
+) -> None:
+    name = publish("fetch/stranger", decoder(2))
+    _, _, result, spent = api.query_fetching(other, asked(decoder(1), tmp_path / "m", name), 1)
+    assert result.linked == () and spent.got[0].stage is not None
+    (pair,) = [m.pair for m in result.candidates if m.entry.model_id == name]
+    assert pair.verdict == "unrelated" and name not in [n.model_id for n in result.neighbours]
+
+
+def test_nothing_is_asked_where_nothing_looks_alike(hub: Hub, other: Index, tmp_path: Path) -> None:
+    _, _, result, spent = api.query_fetching(other, asked(decoder(), tmp_path / "m"), 8)
+    assert (spent.got, spent.requests, hub.log) == ((), 0, [])
+    assert result.status == "inconclusive" and result.neighbours == ()
+
+
+def test_rows_of_an_older_version_are_left_out_and_read_again(
+    publish: Publish, other: Index, tmp_path: Path, own_cache: Path
+) -> None:
+    base = decoder()
+    name = publish("fetch/again", base)
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", name)
+    api.query_fetching(other, child, 1)
+    manifest = own_cache / "indexes" / "fetched" / dataset.MANIFEST
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(said | {"fingerprint_version": said["fingerprint_version"] - 1}))
+    assert api.outdated_fetched() == (1, said["fingerprint_version"] - 1)
+    assert "fetched" not in Index.load().info.id
+    asked_again = run("query", tmp_path / "child", "--offline")
+    assert "1 fetched models are left out: their rows are of fingerprint version" in asked_again.err
+    _, _, result, spent = api.query_fetching(other, child, 1)
+    assert states(spent) == {name: "fetched"} and len(result.linked) == 1
+    assert api.outdated_fetched() is None and name in Index.load("fetched")
+
+
+def test_compare_with_a_claimed_base(hub: Hub, publish: Publish, tmp_path: Path) -> None:
+    base = decoder()
+    name = publish("fetch/claimed", base)
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", "fetch/nowhere", name)
+    found = run("compare", tmp_path / "child", "--fetch", "2", "--json")
+    answer = json.loads(found.out)
+    assert (answer["b"]["model_id"], answer["verdict"], answer["b"]["mode"]) == (name, "linked", "sampled")
+    assert [(m["model_id"], m["state"]) for m in answer["fetched"]["models"]] == [
+        ("fetch/nowhere", "not-found"), (name, "fetched"),
+    ]  # fmt: skip
+    assert "not-found fetch/nowhere" in found.err and "1 of 2 models read" in found.err
+    without = run("compare", tmp_path / "child", "--index", "fetched", "--offline", "--json")  # the one that is indexed
+    assert json.loads(without.out)["b"]["model_id"] == name and f"base   {name}" in without.err
+    with pytest.raises(ModelNotFoundError, match="No base of"):
+        api.compare_fetching(child, {"fetch/nowhere": ("card",)}, 1)
+    none = run("compare", zoo.write(decoder(), tmp_path / "bare"))
+    assert none.status == 2 and "names no base model" in none.err
+
+
+def test_a_base_whose_norms_say_nothing_is_read_further(publish: Publish, tmp_path: Path) -> None:
+    base = folded(decoder())
+    name = publish("fetch/claimed-folded", base)
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", name)
+    _, b, pair, spent = api.compare_fetching(child, {name: ()}, 1)
+    assert pair.verdict == "linked" and b.fingerprint.mode == "sampled" and spent.got[0].stage == 1
+    strange = asked(decoder(7), tmp_path / "stranger")
+    assert api.compare_fetching(strange, {name: ()}, 1)[2].verdict == "unrelated"
+
+
+def test_add_brings_the_neighbours_of_what_is_added(publish: Publish, other: Index, tmp_path: Path) -> None:
+    publish(BASE, encoder())
+    zoo.write(encoder(3), tmp_path / "mine")
+    (folder,) = other.folders
+    done = run("index", "add", tmp_path / "mine", "--index", folder, "--fetch", "8", "--json")
+    answer = json.loads(done.out)
+    assert done.status == 0 and answer["added"] == ["mine", BASE] and answer["failed"] == []
+    modes = {entry.model_id: entry.row["mode"] for entry in Index.load(folder)}
+    assert modes == {"gpt2": "exact", "mine": "exact", BASE: "norms"}
+    assert {m["state"] for m in answer["fetched"]["models"]} == {"fetched", "not-found"}
+
+
+def test_what_a_person_reads(publish: Publish, other: Index, tmp_path: Path) -> None:
+    base = encoder()
+    publish(BASE, base)
+    zoo.write(children.finetune_noise(base, 0.98, 5), tmp_path / "child")
+    (folder,) = other.folders
+    plain = run("query", tmp_path / "child", "--index", folder)
+    assert plain.status == 0 and "Not decided: 0 of 1 model could be tested." in plain.out
+    assert "it clears nothing" in plain.out and "Next: run it again with --fetch" in plain.out
+    done = run("query", tmp_path / "child", "--index", folder, "--fetch", "3", "--max-mb", "60")
+    assert done.status == 0 and f"{BASE} (finetune)" in done.out
+    first, *_, last = [line for line in done.err.splitlines() if line.startswith("fetch  ")]
+    assert "3 models: about" in first and "at most" in first and "of 3 models read:" in last and "requests" in last
+    listed = run("index", "list", "--index", "fetched", "--json")
+    assert [m["model_id"] for m in json.loads(listed.out)["models"]] == [BASE]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max-mb", "5"), "there is no --fetch"),
+        (("--fetch", "2", "--offline"), "--offline forbids it"),
+        (("--fetch", "0"), "--fetch"),
+    ],
+)
+def test_options_that_contradict_each_other(options: Sequence[str], said: str, tmp_path: Path) -> None:
+    folder = zoo.write(decoder(), tmp_path / "m")
+    for verb in (("query", folder), ("compare", folder, folder), ("index", "add", folder, "--index", tmp_path)):
+        done = run(*verb, *options)
+        assert done.status == 2 and said in done.err
+
+
+def test_the_environment_may_forbid_it(other: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
+        api.query_fetching(other, asked(decoder(), tmp_path / "m"), 1)
