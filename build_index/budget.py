@@ -117,4 +117,4 @@ class Purse:
     def line(self) -> str:
         """What a run fetched."""
         mean = f", {mb(self.fetched / self.models)} a model" if self.models else ""
-        return f"fetched {mb(self.fetched)} of weights for {self.models} models of the Hub{mean}"
+        return f"fetched {mb(self.fetched)} for {self.models} models of the Hub{mean}"

@@ -34,6 +34,7 @@ from provindex.fingerprint import parquet
 from provindex.fingerprint.panels import LAYOUT
 from provindex.fingerprint.record import FINGERPRINT_VERSION, MODES, Fingerprint
 from provindex.formats import local_files
+from provindex.hub.client import metered
 from provindex.index import dataset
 from provindex.index.collection import ROWS_PER_SHARD
 from provindex.index.entries import Key
@@ -97,9 +98,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended. reason: why it failed, None if it did not. fetched: bytes of weights that came from the Hub; not
-    known of a job that failed.
-    """
+    """How a job ended. reason: why it failed, None if it did not. fetched: bytes of files that came from the Hub."""
 
     reason: str | None = None
     fetched: int = 0
@@ -434,17 +433,25 @@ def _marked(worker: Worker, job: Job) -> Outcome:
 
 def run(job: Job) -> Outcome:
     """Make one fingerprint and keep it."""
+    if not is_remote(job.source):
+        return Outcome(_made(job))
+    with metered() as meter:
+        return Outcome(_made(job), meter.bytes)
+
+
+def _made(job: Job) -> str | None:
+    """Make the fingerprint of a job; why it cannot be made, None if it was."""
     try:
         if _is_prints(job.source):
             parquet.read_fingerprints(Path(job.source))
             with replacing(job.done) as temporary:
                 shutil.copyfile(job.source, temporary)
-            return Outcome()
-        made = api.resolve(job.source, mode=job.mode, offline=job.offline)
-        parquet.write_fingerprint(made.fingerprint, job.done)
+        else:
+            made = api.resolve(job.source, mode=job.mode, offline=job.offline)
+            parquet.write_fingerprint(made.fingerprint, job.done)
     except (ProvindexError, OSError, MemoryError) as error:
-        return Outcome(" ".join(str(error).split()) or type(error).__name__)
-    return Outcome(fetched=made.model.transferred + made.model.downloaded if made.model is not None else 0)
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def _alone(job: Job, worker: Worker) -> Outcome:

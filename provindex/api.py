@@ -25,6 +25,7 @@ from provindex.catalogue.table import Shape
 from provindex.common import places
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.files import FileFact
+from provindex.common.hub_ids import is_hub_id
 from provindex.common.reasons import Code, Reason
 from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
@@ -285,6 +286,7 @@ def query_fetching(
     asked: Resolved,
     count: int,
     *,
+    also: Sequence[str] = (),
     limit: int | None = None,
     say: Callable[[str], None] = lambda _: None,
     planned: Callable[[Plan], None] = lambda _: None,
@@ -292,7 +294,8 @@ def query_fetching(
 ) -> tuple[Index, Resolved, QueryResult, Spent]:
     """`query`, after reading from the Hub the `count` models of the catalogue that look most like ancestors.
 
-    What the model claims as its parents comes first. Of each model norms and biases are read, then as much as the
+    What the model claims as its parents comes first, and before it what is asked about (`also`) and has no row. Of each
+    model norms and biases are read, then as much as the
     answer needs (hub/README.md); rows are kept in the index `fetched`. limit: bytes of all that is fetched. planned:
     told the plan before anything is asked. say: told each step. more: as for `query`. The index with the fetched rows
     comes back first. A model that cannot be had is noted in what comes back, and ends nothing. UsageError if the Hub
@@ -300,19 +303,23 @@ def query_fetching(
     """
     _may_fetch(count)
     look = Look.of(asked.fingerprint)
-    todo = plan(index.neighbours(asked.fingerprint, asked.claims), count, LIMIT if limit is None else limit, look.shape)
+    wanted = [name for name in also if is_hub_id(name) and not index.named(name)]
+    alike = index.neighbours(asked.fingerprint, asked.claims)
+    first = [named(look, name) for name in wanted]
+    found = first + [n for n in alike if n.model_id not in {f.model_id for f in first}]
+    todo = plan(found, count, LIMIT if limit is None else limit, look.shape)
     planned(todo)
     extended, kept = index, asked
 
     def ask(rows: Sequence[str]) -> QueryResult:
         nonlocal extended, kept
         extended = _with_fetched(index)
-        kept, found = query(extended, kept, beside=rows, **more)
-        return found
+        kept, answered = query(extended, kept, also=also, beside=rows, **more)
+        return answered
 
     with session(todo, _stage_of, places.fetched_index(), say) as run:
         run.take_planned()
-        result = run_stages(run, ask, ask(run.rows))
+        result = run_stages(run, ask, ask(run.rows), wanted)
     return extended, kept, result, run.spent
 
 
@@ -379,7 +386,7 @@ def claimed_bases(asked: Resolved) -> Mapping[str, Sequence[str]]:
 def _with_fetched(index: Index) -> Index:
     """The same index, with the rows that were fetched until now."""
     folder = fetched_folder()
-    return Index.load(*dict.fromkeys((*index.folders, *([folder] if folder else []))))
+    return index if folder is None else index.with_folder(folder)
 
 
 def _stage_of(model_id: str, *, mode: str, stage: int) -> Fingerprint:

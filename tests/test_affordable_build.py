@@ -76,8 +76,9 @@ def modes(folder: Path) -> dict[str, str]:
 
 
 def sent(hub: Hub) -> int:
-    """Bytes of weight files that went over the wire by ranges."""
-    return sum(size for method, _, status, size, _ in hub.log if method == "GET" and status == 206)
+    """Bytes of files that went over the wire."""
+    files = ((size, status) for method, path, status, size, _ in hub.log if method == "GET" and "/api/" not in path)
+    return sum(size for size, status in files if status in (200, 206))
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def test_sixty_models_at_stage_0_killed_twice_are_the_index_of_one_run_and_are_p
     assert once.status == 0, once.err
     wire = sent(hub)
     assert f"{COUNT} added, 0 present, 0 failed, 0 missing" in once.out
-    assert f"fetched {mb(wire)} of weights for {COUNT} models of the Hub, {mb(wire / COUNT)} a model" in once.out
+    assert f"fetched {mb(wire)} for {COUNT} models of the Hub, {mb(wire / COUNT)} a model" in once.out
     told = once.err.splitlines()
     assert told[0] == f"0 present, 0 kept from before, {COUNT} to make, {COUNT} of them from the Hub"
     assert told[1].startswith("about ") and told[1].endswith(f"; {COUNT} of unknown shape are taken for models of 8B")
@@ -245,14 +246,11 @@ def test_a_purse_holds_what_came_and_what_is_on_its_way() -> None:
     purse.begin("org/a")
     assert [purse.holds(s) for s in ("org/b", "org/c", "here")] == [False, True, True]
     purse.end("org/a", 5, made=True)
-    assert (
-        purse.holds("org/b")
-        and purse.line() == "fetched 0.0000050 MB of weights for 1 models of the Hub, 0.0000050 MB a model"
-    )
+    assert purse.holds("org/b") and purse.line() == "fetched 0.0000050 MB for 1 models of the Hub, 0.0000050 MB a model"
     purse.begin("org/b")
-    purse.end("org/b", 0, made=False)  # what a failed one fetched is not known
+    purse.end("org/b", 0, made=False)
     assert purse.models == 1 and purse.holds("org/c") and Purse(None, {"org/a": 1 << 60}).holds("org/a")
-    assert Purse(0, {}).holds("here") and Purse(None, {}).line() == "fetched 0.0 MB of weights for 0 models of the Hub"
+    assert Purse(0, {}).holds("here") and Purse(None, {}).line() == "fetched 0.0 MB for 0 models of the Hub"
 
 
 @pytest.mark.usefixtures("here")
@@ -269,8 +267,9 @@ def test_a_large_model_does_not_stand_in_the_way_of_small_ones(
 
 @pytest.mark.usefixtures("here")
 def test_a_download_counts_once(three: list[str], tmp_path: Path) -> None:
-    """A whole file counts by its size; what is in the Hub cache costs nothing."""
-    size = (tmp_path / "three" / "0" / "model.safetensors").stat().st_size
+    """Whole files count by their sizes, those of the config and the tokenizer too; what is in the Hub cache nothing."""
+    read = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+    size = sum((tmp_path / "three" / "0" / name).stat().st_size for name in read)
     for name, fetched in (("first", size), ("second", 0)):
         done = fill.fill(tmp_path / name, [three[0]], processes=1)
         assert done.purse.fetched == fetched and modes(tmp_path / name) == {three[0]: "exact"}

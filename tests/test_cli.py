@@ -20,6 +20,7 @@ from commands import Ran, environment, run, run_closed, run_on_terminal
 
 from provindex.common.progress import Bar
 from provindex.index.entries import SEED
+from provindex.report.text import NOTHING_ALIKE
 
 HEAVY = ("numpy", "faiss", "datasets", "pyarrow", "huggingface_hub", "tokenizers")
 WIPE = "\r\x1b[K"
@@ -167,8 +168,9 @@ def test_inconclusive_says_what_could_not_be_computed_line_by_line(models: Path,
     assert ran.status == 0
     lines = ran.out.splitlines()
     assert lines[:4] == [
-        "Inconclusive: the only candidate could not be tested.", "  residual widths differ",
-        "  triple_agreement: the MLPs are of different kinds", "",
+        "Not decided: 0 of 1 model could be tested. This index has no llama model; it clears nothing.",
+        "1 of 1 could not be tested: residual widths differ; triple_agreement: the MLPs are of different kinds.",
+        NOTHING_ALIKE, "",
     ]  # fmt: skip
     assert "which is no evidence of descent" in lines[4] and lines[6].split()[0] == "narrow"
 

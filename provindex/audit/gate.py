@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provindex.common.reasons import Code, Reason
-from provindex.fingerprint.record import IMPORTED
+from provindex.fingerprint.record import IMPORTED, NORMS
 from provindex.index.answer import QueryResult
 from provindex.index.collection import Index
+from provindex.index.entries import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,8 @@ def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, Rea
             return 1, Reason.of(Code.DENIED_LINKED, relation=relation)
         return 1, Reason.of(Code.DENIED_MEMBER_LINKED, member=entry.label, relation=relation)
     rest = [m for m in result.candidates if m.entry.key in keys]
-    cleared = {m.entry.model_id for m in rest if m.pair.verdict == "unrelated" and not m.pair.plain_order_only}
-    # An imported row says less than a row of the same model that was made of its weights.
-    open_ones = [m for m in rest if not (m.entry.model_id in cleared and m.entry.row["mode"] == IMPORTED)]
+    cleared = [m.entry for m in rest if m.pair.verdict == "unrelated" and not m.pair.plain_order_only]
+    open_ones = [m for m in rest if not _says_less(m.entry, cleared)]
     untested = [m for m in open_ones if m.pair.verdict != "unrelated"]
     if untested:
         return 3, Reason.of(Code.DENIED_UNTESTED, because=untested[0].pair.reasons)
@@ -53,3 +53,14 @@ def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, Rea
     if partly:
         return 3, Reason.of(Code.DENIED_PLAIN_ORDER, because=partly[0].pair.reasons)
     return 0, Reason.of(Code.DENIED_UNRELATED)
+
+
+def _says_less(entry: Entry, cleared: Sequence[Entry]) -> bool:
+    """Whether a row of the same model that says more was cleared: more than an imported row, which has no revision, and
+    than norms of the same revision.
+    """
+    mode = entry.row["mode"]
+    same = [other for other in cleared if other.model_id == entry.model_id]
+    if mode == NORMS:
+        return any((other.revision, other.variant) == (entry.revision, entry.variant) for other in same)
+    return mode == IMPORTED and bool(same)

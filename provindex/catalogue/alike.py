@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cache
 
 from provindex.catalogue.table import Known, Shape, known, models
@@ -19,6 +19,7 @@ from provindex.signals.mfi import MfiFeatures
 from provindex.signals.tfv import TfvFeatures
 
 FACTS = ("width", "layers", "mlp", "heads", "vocabulary", "merges", "type")
+WIDTH = 1  # place of `hidden` in `Shape`
 KEPT = ("layers", "vocabulary", "merges")  # of these a descendant of the same width keeps at least one
 
 
@@ -120,26 +121,16 @@ def _neighbour(look: Look, model_id: str, one: Known | None, claims: tuple[str, 
 
 @cache
 def _look(one: Known) -> Look:
-    """What a model looks like: by its own facts, else by those of the nearest ancestor that has some.
+    """What a model looks like: by its own facts, and where these are silent by those of its nearest ancestors.
 
     A model keeps the shape of what it was made of, unless it was pruned or grown. That is enough to say which models
     should be compared; no fact is told of it.
     """
-    by_shape, by_tokenizer = (_nearest(one, has) for has in (_has_shape, _has_tokenizer))
-    return Look(one.model_id, by_shape.shape, by_tokenizer.tokenizer.merges)
-
-
-def _has_shape(one: Known) -> bool:
-    return one.shape.hidden > 0
-
-
-def _has_tokenizer(one: Known) -> bool:
-    return one.tokenizer.tokens > 0
-
-
-def _nearest(one: Known, has: Callable[[Known], bool]) -> Known:
-    """The model itself if it has a fact, else its nearest ancestor in the catalogue that has it, else itself."""
-    return next((at for at in (one, *_above(one)) if has(at)), one)
+    line = (one, *_above(one))
+    shapes = [astuple(at.shape) for at in line if at.shape.hidden]
+    same = [shape for shape in shapes if shape[WIDTH] == shapes[0][WIDTH]]
+    shape = Shape(*(next(filter(None, values), values[0]) for values in zip(*same, strict=True)))
+    return Look(one.model_id, shape, next((at.tokenizer.merges for at in line if at.tokenizer.tokens), ""))
 
 
 def _above(one: Known | None) -> tuple[Known, ...]:

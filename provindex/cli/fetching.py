@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from provindex.api import Plan, Spent
 
 
+MOST_MB = 1e9  # a petabyte
+
+
 def bytes_of(fetch: int | None, max_mb: float | None, common: Common) -> int | None:
     """--max-mb in bytes; UsageError where the options contradict each other."""
     if fetch is None and max_mb is not None:
         raise UsageError("--max-mb bounds what --fetch reads, and there is no --fetch.", "Add --fetch N.")
     if fetch is not None and common.offline:
         raise UsageError("--fetch asks the Hub, and --offline forbids it.", "Leave out one of them.")
+    if max_mb is not None and not 0 < max_mb < MOST_MB:
+        raise UsageError(f"--max-mb is above 0 and below {MOST_MB:,.0f}, not {max_mb:g}.")
     return None if max_mb is None else round(max_mb * 1e6)
 
 

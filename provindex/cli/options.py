@@ -64,7 +64,7 @@ FetchOption = Annotated[
 ]
 MaxMbOption = Annotated[
     float | None,
-    typer.Option("--max-mb", metavar="MB", min=0.1, help="Most megabytes that --fetch may read. [default: 500]"),
+    typer.Option("--max-mb", metavar="MB", help="Most megabytes that --fetch may read. [default: 500]"),
 ]
 NewIndexOption = Annotated[
     Path,

@@ -6,7 +6,7 @@ What cannot be had of one model does not end the rest. See README.md for the sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -198,27 +198,29 @@ def session(todo: Plan, read: Read, folder: Path, report: Say) -> Iterator[Sessi
         yield Session(todo, read, meter, folder, report)
 
 
-def next_targets(result: QueryResult, run: Session, stage: int) -> list[str]:
+def next_targets(result: QueryResult, run: Session, stage: int, asked: Collection[str]) -> list[str]:
     """Ids of fetched models of which the next stage should be read: those that link; if nothing links, the open ones.
 
     result: the answer with the rows of the stage before. Of what links only norms are not enough: how near it is, and
-    which of the two is older, they do not say.
+    which of the two is older, they do not say. asked: ids that somebody wants to know about: they are read on while
+    they are open, whatever else links.
     """
     before = [name for name in run.rows if run.got[name].stage == stage - 1]
     linked = [m.entry.model_id for m in result.linked if m.entry.model_id in before][:LINKED]
-    if linked or result.linked:
-        return linked if stage == 1 else []
     untested = {m.entry.model_id for m in result.candidates if m.pair.verdict == "inconclusive"}
-    return [name for name in before if name in untested]
+    open_ones = [name for name in before if name in untested and (not result.linked or name in asked)]
+    return (linked if stage == 1 else []) + open_ones
 
 
-def run_stages(run: Session, ask: Callable[[Sequence[str]], Answer], result: Answer) -> Answer:
+def run_stages(
+    run: Session, ask: Callable[[Sequence[str]], Answer], result: Answer, asked: Collection[str] = ()
+) -> Answer:
     """Go on from norms to fixed blocks and to whole layers where the answer needs it; the last answer.
 
-    ask: compares again, with the rows of the ids that it is given.
+    ask: compares again, with the rows of the ids that it is given. asked: as for `next_targets`.
     """
     for stage in (1, 2):
-        targets = next_targets(result, run, stage)
+        targets = next_targets(result, run, stage, asked)
         for model_id in targets:
             run.take(model_id, stage)
             if run.got[model_id].state is State.BUDGET:

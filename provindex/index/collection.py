@@ -53,6 +53,7 @@ from provindex.index.entries import (
     Problem,
     Stored,
     center,
+    info_of,
     merged,
     open_folder,
     threads,
@@ -123,6 +124,17 @@ class Index:
         info = infos[0] if len(infos) == 1 else merged(infos)
         index = cls(info, (entry for _, entries in parts for entry in entries), folders)
         index.info = replace(info, models=len(index))
+        return index
+
+    def with_folder(self, folder: Path) -> Self:
+        """The same rows and those of one more folder; of a folder that this index has already, its rows of now."""
+        _, entries = open_folder(folder)
+        kept = [e for e in self if not (isinstance(e.rows, Stored) and e.rows.folder == folder)]
+        others = tuple(other for other in self.folders if other != folder)
+        whole = bool(others) and self.info.revision != "unsaved"
+        infos = [*(map(info_of, others) if whole else [self.info]), info_of(folder)]
+        index = type(self)(merged(infos), [*kept, *entries], (*others, folder))
+        index.info = replace(index.info, models=len(index))
         return index
 
     @classmethod

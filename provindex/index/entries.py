@@ -223,7 +223,16 @@ def open_folder(folder: Path, problems: list[Problem] | None = None) -> tuple[In
     mapped = _mapped(folder, shards) if how is _none else None
     stored = mapped or [Stored(folder, s, all_vectors(folder, s) if v is None else v) for s, _, v in read]
     entries = [entry for (_, names, _), rows in zip(read, stored, strict=True) for entry in _entries(names, rows)]
-    return IndexInfo(manifest.id, manifest.commit or manifest.revision, manifest.built, manifest.models), entries
+    return _info(manifest), entries
+
+
+def info_of(folder: Path) -> IndexInfo:
+    """What an answer says about the index in a folder."""
+    return _info(dataset.read_manifest(folder))
+
+
+def _info(manifest: dataset.Manifest) -> IndexInfo:
+    return IndexInfo(manifest.id, manifest.commit or manifest.revision, manifest.built, manifest.models)
 
 
 def rows_of(folder: Path, shard: dataset.Shard) -> list[Entry]:

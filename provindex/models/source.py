@@ -45,7 +45,7 @@ _HUB_ID = re.compile(
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is open for reading. downloaded: bytes of weight files that came whole from the Hub for it.
+    """A model that is open for reading.
 
     model_id: "org/name" or the folder's or file's name. revision: commit, or None. config: config.json ({} if
     none, then config_reason says why). tensors: by name, in the order of files (sorted) and of bytes inside a
@@ -62,7 +62,6 @@ class Model:
     tensors: Mapping[str, Tensor]
     tokenizer_files: Mapping[str, Path | bytes]
     files: tuple[FileFact, ...]
-    downloaded: int = 0
     license: str | None = None
     base_models: tuple[str, ...] = ()
     warnings: tuple[Reason, ...] = ()
@@ -125,13 +124,9 @@ def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode
 
 
 def _by_ranges(found: Remote, weights: Collection[str], mode: str | None) -> bool:
-    return mode in ("sampled", "norms") or (mode is None and _size(found, weights) > DOWNLOADED)
-
-
-def _size(found: Remote, weights: Collection[str]) -> int:
-    """Bytes of the weight files, and of files beside them in which they keep data."""
     listed = found.files or {}
-    return sum(listed[name].size for name in (*weights, *layout.data_files(listed, weights)))
+    size = sum(listed[name].size for name in (*weights, *layout.data_files(listed, weights)))
+    return mode in ("sampled", "norms") or (mode is None and size > DOWNLOADED)
 
 
 def _is_usable(path: Path) -> bool:
@@ -216,7 +211,7 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
             raise
         said = Reason.of(Code.CACHED_UNREACHABLE, commit=cached.folder.name, problem=error.message)
         return _open_snapshot(cached.folder, asked, (said,))
-    return replace(_open_snapshot(folder, asked), downloaded=_size(found, weights))
+    return _open_snapshot(folder, asked)
 
 
 def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[Reason, ...] = ()) -> Model:

@@ -179,15 +179,24 @@ def _uncompared(d: Document) -> list[str]:
     found = d["neighbours"]
     if not found:
         return [] if d["matches"] else [NOTHING_ALIKE]
+    tried = {m["model_id"]: m["state"] for m in (d["fetched"] or {"models": []})["models"]}
     claimed = [n["model_id"] for n in found if n["claimed_by"]]
-    named = [f"{n['model_id']} ({_look(n)})" if _look(n) else n["model_id"] for n in found[:NAMED]]
+    named = [_described(n, tried.get(n["model_id"])) for n in found[:NAMED]]
     more = f", and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
     says = [f"It claims to be made of {', '.join(claimed)}; not compared."] if claimed else []
     alike = f"Most alike in the catalogue, not compared: {', '.join(named)}{more}."
-    if any(m["direction"] == "ancestor" for m in d["matches"]) and not claimed:
-        return [alike]
-    count = min(len(found), FETCHED)
+    left = [n for n in found if n["model_id"] not in tried]
+    decided = any(m["direction"] == "ancestor" for m in d["matches"]) and not claimed
+    if decided or not left:
+        return [*says, alike]
+    count = min(len(left), FETCHED) + len(found) - len(left)
     return [*says, alike, f"Next: run it again with --fetch {count}, which reads a few MB of each from the Hub."]
+
+
+def _described(n: Document, state: str | None) -> str:
+    """A model of the catalogue that was not compared: what it looks like, and why --fetch could not have it."""
+    facts = "; ".join(filter(None, (_look(n), f"not had: {state}" if state else "")))
+    return f"{n['model_id']} ({facts})" if facts else str(n["model_id"])
 
 
 def _look(n: Document) -> str:
