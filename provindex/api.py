@@ -363,7 +363,8 @@ def _in_stages(
         b = Resolved(run.read_last[base], base)
         pair = compare_resolved(a, b, index=index)
         stage += 1
-        if (pair.verdict == "linked" and stage > 1) or pair.verdict == "unrelated" or stage > 2:
+        linked = pair.verdict == "linked" and stage > 1
+        if linked or not (pair.is_open or pair.verdict == "linked") or stage > 2:
             return a, b, pair
         run.take(base, stage)
         if stage == 2:

@@ -309,3 +309,45 @@ def test_the_environment_may_forbid_it(other: Index, tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
         api.query_fetching(other, asked(decoder(), tmp_path / "m"), 1)
+
+
+def test_what_is_denied_is_read_until_it_decides(hub: Hub, publish: Publish, other: Index, tmp_path: Path) -> None:
+    base, stranger = decoder(1), decoder(2)
+    publish("fetch/mother", base)
+    publish("fetch/denied", folded(stranger))
+    child = children.finetune_noise(base, 0.98, 5)
+    asked(child, tmp_path / "child", "fetch/mother")
+    (folder,) = other.folders
+    common = ("query", tmp_path / "child", "--index", folder, "--json")
+    assert run(*common, "--deny", "fetch/denied").status == 3  # nobody knows it
+    cleared = run(*common, "--deny", "fetch/denied", "--fetch", "2")
+    answer = json.loads(cleared.out)
+    assert (cleared.status, [m["model_id"] for m in answer["matches"]]) == (0, ["fetch/mother"])
+    (denied,) = [c for c in answer["candidates"] if c["model_id"] == "fetch/denied"]
+    assert denied["verdict"] == "unrelated"
+    assert run(*common, "--deny", "fetch/mother", "--fetch", "1").status == 1
+    asked(folded(children.finetune_noise(stranger, 0.98, 5)), tmp_path / "stolen")
+    stolen = run("query", tmp_path / "stolen", "--index", folder, "--deny", "fetch/denied", "--fetch", "1", "-q")
+    assert stolen.status == 1
+
+
+def test_norms_of_a_cleared_model_do_not_keep_a_gate_open(publish: Publish, tmp_path: Path) -> None:
+    name = publish("fetch/both", decoder(2))
+    exact = api.fingerprint(name, mode="exact")
+    Index.build([exact]).save(tmp_path / "exact")
+    Index.build([api.fingerprint(name, mode="norms")]).save(tmp_path / "norms")
+    zoo.write(decoder(1), tmp_path / "m")
+    alone = run("query", tmp_path / "m", "--index", tmp_path / "norms", "--deny", name)
+    both = run("query", tmp_path / "m", "--index", tmp_path / "norms", "--index", tmp_path / "exact", "--deny", name)
+    assert (alone.status, both.status) == (3, 0)
+
+
+def test_an_index_in_memory_keeps_its_rows(publish: Publish, tmp_path: Path) -> None:
+    base = decoder()
+    name = publish("fetch/memory", base)
+    index = Index.build([api.fingerprint(zoo.write(zoo.gpt2(9), tmp_path / "gpt2"))])
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", name)
+    extended, _, result, _ = api.query_fetching(index, child, 1)
+    assert {entry.model_id for entry in extended} == {"gpt2", name} and len(result.linked) == 1
+    again = extended.with_folder(extended.folders[-1])
+    assert len(again) == len(extended) == again.info.models == 2

@@ -89,7 +89,7 @@ def _fail(pair: Pair, expect: Expected, common: Common) -> None:
     """Say why the verdict is not the expected one, even if --quiet, and exit with the status of the gate."""
     from provindex.report.words import joined
 
-    undecided = pair.verdict == "inconclusive" or pair.plain_order_only
+    undecided = pair.is_open
     why = f" ({joined(pair.reasons)})" if undecided else f", log10 p {pair.log10_p:.1f}"
     why = f", but a reordered copy would not have been seen{why}" if pair.plain_order_only else why
     common.say(f"expected {expect}: {pair.verdict}{why}", even_if_quiet=True)

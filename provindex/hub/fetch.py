@@ -207,8 +207,8 @@ def next_targets(result: QueryResult, run: Session, stage: int, asked: Collectio
     """
     before = [name for name in run.rows if run.got[name].stage == stage - 1]
     linked = [m.entry.model_id for m in result.linked if m.entry.model_id in before][:LINKED]
-    untested = {m.entry.model_id for m in result.candidates if m.pair.verdict == "inconclusive"}
-    open_ones = [name for name in before if name in untested and (not result.linked or name in asked)]
+    open_there = {m.entry.model_id for m in result.candidates if m.pair.is_open}
+    open_ones = [name for name in before if name in open_there and (not result.linked or name in asked)]
     return (linked if stage == 1 else []) + open_ones
 
 

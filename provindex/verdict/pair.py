@@ -77,6 +77,11 @@ class Pair:
         return self.verdict == "unrelated" and any(r.code is Code.REORDERED_NOT_SEEN for r in self.reasons)
 
     @property
+    def is_open(self) -> bool:
+        """Whether reading more could change it: nothing links, and a disguised copy would not have been seen."""
+        return self.verdict == "inconclusive" or self.plain_order_only
+
+    @property
     def e_value(self) -> float | None:
         """Expected number of unrelated models that would score as well; 0.0 below 1e-308."""
         if self.log10_e is None:
