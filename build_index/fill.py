@@ -324,6 +324,8 @@ def fill(
     for line in lines(planned, folder, mbit=mbit, max_mb=max_mb):
         report(line)
     (folder / WORK).mkdir(parents=True, exist_ok=True)
+    for job in planned.kept:  # killed after it was done, before its mark was removed
+        job.running.unlink(missing_ok=True)
     purse = Purse(None if max_mb is None else max_mb * MB, planned.needs)
     waiting = _Waiting.of(folder, planned, facts or {}, report)
     make(planned.missing, processes or os.cpu_count() or 1, worker or run, waiting.settle, purse)
