@@ -3,8 +3,8 @@
     python -m build_index.catalogue_file [--check]
 
 Sources: `models.csv` (licenses and lineages, each with its page), `shapes.csv` (sizes, each with its file), the
-features that the peer publishes (`provindex/peers/cisco_catalogue.json`), and for models of the embedded index of which
-nobody else says it the sizes of their weights. The same sources give the same bytes. One model is one line. With
+features that the peer publishes (`provindex/peers/cisco_catalogue.json`), and the weights of the models of the embedded
+index, which come before shapes.csv. The same sources give the same bytes. One model is one line. With
 --check nothing is written, and every fact that differs from its source is named.
 """
 
@@ -84,12 +84,12 @@ def facts() -> dict[str, Facts]:
     found = {}
     measured = measured_facts()
     for model in models:
-        found[model.model_id] = _stated(model) | measured.get(model.model_id, {}) | peer.get(model.model_id, {})
+        said = _stated(model)
         if model.model_id in shapes:
             shape = shapes[model.model_id]
             sizes = (shape.hidden, shape.layers, shape.intermediate, shape.heads, shape.kv_heads, shape.vocabulary)
-            said = {"shape": [shape.model_type, *(size or 0 for size in sizes)], "shape_source": shape.source}
-            found[model.model_id] |= said
+            said |= {"shape": [shape.model_type, *(size or 0 for size in sizes)], "shape_source": shape.source}
+        found[model.model_id] = said | measured.get(model.model_id, {}) | peer.get(model.model_id, {})
     return found
 
 

@@ -27,6 +27,7 @@ PLAIN = frozenset(  # types without biases, or with few
     ).split()
 )
 ANCHOR_ROWS, LAYER_ROWS = 3000, 190  # rows of residual width that stage 1 reads, of the embedding and of each layer
+GAP = 1 << 16  # bytes between two ranges up to which one request takes both (formats/ranged.py)
 TOKEN = 130  # bytes a token in a tokenizer's files
 WHOLE_LAYERS = 2  # that stage 2 reads
 SHARD = 5_000_000_000  # bytes of a file of weights
@@ -58,7 +59,9 @@ def estimate(shape: Shape, stage: str, size: int | None = None) -> int:
     norms = COMPANIONS + files * (1 << 16) + shape.layers * (TENSORS * HEADER + vectors * shape.hidden * value)
     if stage == "norms":
         return min(norms, size + COMPANIONS)
-    rows = ANCHOR_ROWS + LAYER_ROWS * shape.layers
-    first = norms + rows * shape.hidden * value + TOKEN * shape.vocabulary
+    row = shape.hidden * value
+    table = shape.vocabulary * row  # anchors lie all over it: near ones are fetched together, with what is between
+    anchors = table if table <= ANCHOR_ROWS * GAP else ANCHOR_ROWS * row
+    first = norms + anchors + LAYER_ROWS * shape.layers * row + TOKEN * shape.vocabulary
     second = first if stage == "stage 1" else first + WHOLE_LAYERS * _layer(shape) * value
     return min(second, size + COMPANIONS + TOKEN * shape.vocabulary)

