@@ -40,19 +40,27 @@ COLUMNS = tuple(field.name for field in fields(CatalogModel))
 
 def load_models(path: Path = CATALOGUE) -> tuple[CatalogModel, ...]:
     """Read and check a catalogue; CatalogError names every problem."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            head, *lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise CatalogError(f"The catalogue {path.name} cannot be read: {error}.") from error
-    if tuple(head) != COLUMNS:
-        raise CatalogError(f"The catalogue {path.name} has other columns than {', '.join(COLUMNS)}.")
-    odd = [f"line {number} has {len(line)} fields" for number, line in enumerate(lines, 2) if len(line) != len(COLUMNS)]
+    lines, odd = lines_of(path, COLUMNS)
     models = () if odd else tuple(CatalogModel(*line) for line in lines)
     problems = odd or [*_claims(models), *_order(models), *_lineages(models)]
     if problems:
         raise CatalogError(f"The catalogue {path.name} is wrong: {'; '.join(problems)}.")
     return models
+
+
+def lines_of(path: Path, columns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """The lines of a CSV file without its head, and which have another number of fields; CatalogError if it cannot be
+    read or has other columns.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            head, *lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise CatalogError(f"The catalogue {path.name} cannot be read: {error}.") from error
+    if head != list(columns):
+        raise CatalogError(f"The catalogue {path.name} has other columns than {', '.join(columns)}.")
+    odd = [f"line {number} has {len(line)} fields" for number, line in enumerate(lines, 2) if len(line) != len(columns)]
+    return lines, odd
 
 
 def _claims(models: Sequence[CatalogModel]) -> Iterator[str]:

@@ -5,7 +5,6 @@ What a page does not state is empty: nothing is derived from a sibling model or 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from build_index.catalog import HUB_ID, CatalogError
+from build_index.models import lines_of
 
 SHAPES = Path(__file__).with_name("shapes.csv")
 LARGEST = 10**7  # more than any dimension or vocabulary of a published model
@@ -47,14 +47,7 @@ def load_shapes(path: Path = SHAPES, model_ids: Collection[str] | None = None) -
 
     model_ids: the ids of the catalogue; when they are given, every line must be about one of them.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            head, *lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise CatalogError(f"The shapes {path.name} cannot be read: {error}.") from error
-    if tuple(head) != COLUMNS:
-        raise CatalogError(f"The shapes {path.name} have other columns than {', '.join(COLUMNS)}.")
-    odd = [f"line {number} has {len(line)} fields" for number, line in enumerate(lines, 2) if len(line) != len(COLUMNS)]
+    lines, odd = lines_of(path, COLUMNS)
     rows = [] if odd else [dict(zip(COLUMNS, line, strict=True)) for line in lines]
     problems = odd or [*_values(rows), *_order([row["model_id"] for row in rows], model_ids)]
     if problems:
