@@ -295,11 +295,10 @@ def query_fetching(
     """`query`, after reading from the Hub the `count` models of the catalogue that look most like ancestors.
 
     What the model claims as its parents comes first, and before it what is asked about (`also`) and has no row. Of each
-    model norms and biases are read, then as much as the
-    answer needs (hub/README.md); rows are kept in the index `fetched`. limit: bytes of all that is fetched. planned:
-    told the plan before anything is asked. say: told each step. more: as for `query`. The index with the fetched rows
-    comes back first. A model that cannot be had is noted in what comes back, and ends nothing. UsageError if the Hub
-    may not be asked.
+    model norms and biases are read, then as much as the answer needs (hub/README.md); rows are kept in the index
+    `fetched`. limit: bytes of all that is fetched. planned: told the plan before anything is asked. say: told each
+    step. more: as for `query`. The index with the fetched rows comes back first. A model that cannot be had is noted
+    in what comes back, and ends nothing. UsageError if the Hub may not be asked.
     """
     _may_fetch(count)
     look = Look.of(asked.fingerprint)
@@ -391,8 +390,8 @@ def _with_fetched(index: Index) -> Index:
 
 
 def _stage_of(model_id: str, *, mode: str, stage: int) -> Fingerprint:
-    """The fingerprint of a model of the Hub, or of its cache, read in a mode up to a stage."""
-    return resolve(model_id, mode=mode, stage=stage).fingerprint
+    """The fingerprint of a model of the Hub, or of its cache, read in a mode up to a stage; never of a folder here."""
+    return fingerprint_model(open_model(model_id, mode=mode, local=False), mode=mode, stage=stage)
 
 
 def _may_fetch(count: int) -> None:

@@ -351,3 +351,17 @@ def test_an_index_in_memory_keeps_its_rows(publish: Publish, tmp_path: Path) -> 
     assert {entry.model_id for entry in extended} == {"gpt2", name} and len(result.linked) == 1
     again = extended.with_folder(extended.folders[-1])
     assert len(again) == len(extended) == again.info.models == 2
+
+
+def test_a_folder_here_is_not_taken_for_a_model_of_the_hub(
+    publish: Publish, other: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = decoder()
+    name = publish("fetch/here", base)
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", name, "secret/folder")
+    monkeypatch.chdir(tmp_path)
+    zoo.write(decoder(8), tmp_path / name)
+    zoo.write(decoder(9), tmp_path / "secret" / "folder")
+    _, _, result, spent = api.query_fetching(other, child, 2)
+    assert states(spent) == {name: "fetched", "secret/folder": "not-found"}
+    assert [m.entry.model_id for m in result.linked] == [name]

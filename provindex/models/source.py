@@ -81,12 +81,18 @@ class Model:
 
 
 def open_model(
-    reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None, found: Remote | None = None
+    reference: str | os.PathLike[str],
+    *,
+    offline: bool = False,
+    mode: str | None = None,
+    found: Remote | None = None,
+    local: bool = True,
 ) -> Model:
     """Open a folder, a weight file, or `org/name[/file][@revision]` (from the Hub cache, else from the Hub).
 
     offline: never ask the Hub. mode: how it will be read. Weights on the Hub are downloaded for "exact", read by ranges
-    for "sampled" and "norms", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference.
+    for "sampled" and "norms", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference. local:
+    whether it may name a path; if not, a folder of that name here is not looked at.
     ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be read, NetworkError if the
     Hub was needed and did not answer.
     """
@@ -95,7 +101,7 @@ def open_model(
         raise ModelNotFoundError("The model's name is empty.", "Name a folder, a weight file, or org/name.")
     path = Path(reference)
     with local_files.refusals_told(reference):
-        if _is_usable(path) and path.exists():
+        if local and _is_usable(path) and path.exists():
             return _open_folder(path) if path.is_dir() else _open_file(path)
         return _open_hub(reference, offline, mode, found)
 
