@@ -49,6 +49,7 @@ from provindex.index.collection import calibration_of
 from provindex.index.dataset import VECTOR, older_manifest, schema
 from provindex.index.fill import Built, fill
 from provindex.index.pulled import fetched_folder, is_reference, parse
+from provindex.models.claims import claims_of
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
@@ -374,7 +375,8 @@ def _in_stages(
 
 def claimed_bases(asked: Resolved) -> Mapping[str, Sequence[str]]:
     """Who claims which model as the base of one, by its id; UsageError if nobody claims any."""
-    claims = asked.claims if asked.claims is not None else dict.fromkeys(asked.fingerprint.parents, ("card",))
+    stated = claims_of(asked.fingerprint.model_id, asked.fingerprint.parents)
+    claims = asked.claims if asked.claims is not None else stated
     if not claims:
         raise UsageError(
             f"{asked.label} names no base model: its card, config, adapter config and GGUF metadata do not.",

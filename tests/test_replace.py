@@ -119,7 +119,7 @@ def test_an_index_that_is_open_can_still_be_read_and_old_files_go_after_an_hour(
     replace_rows(folder, [read(1, "sampled")])
     assert before < files(folder) and before.isdisjoint(named(folder))
     assert opened["org/model"].mode == "norms" and not Index.load(folder).verify()
-    (folder / dataset.MODELS / "2026-01-x-01234567.parquet").write_bytes(b"of a killed process")
+    (folder / dataset.MODELS / "2026-01-x-01234567.parquet").write_bytes(b"a contribution, or of a killed process")
     (folder / dataset.MODELS / ".2026-01-x-01234567.parquet.y.tmp").write_bytes(b"PAR1")
     (folder / dataset.MODELS / "mine.parquet").write_bytes(b"of somebody else")
     later = time.time() + STAYS + 1
@@ -129,7 +129,8 @@ def test_an_index_that_is_open_can_still_be_read_and_old_files_go_after_an_hour(
     assert before.isdisjoint(left) and len(left) == 4 and not list(folder.rglob("*.tmp"))
     later += STAYS + 1
     replace_rows(folder, [read(2, "norms", "org/2")])
-    assert files(folder) - named(folder) == {f"{dataset.MODELS}/mine.parquet"}
+    stays = {f"{dataset.MODELS}/{name}.parquet" for name in ("mine", "2026-01-x-01234567")}
+    assert files(folder) - named(folder) == stays
     assert not (folder / dataset.REPLACED).exists()
 
 

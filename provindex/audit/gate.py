@@ -57,10 +57,11 @@ def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, Rea
 
 def _says_less(entry: Entry, cleared: Sequence[Entry]) -> bool:
     """Whether a row of the same model that says more was cleared: more than an imported row, which has no revision, and
-    than norms of the same revision.
+    than norms of the same commit. Two rows without a revision may be of two models that have one name.
     """
     mode = entry.row["mode"]
     same = [other for other in cleared if other.model_id == entry.model_id]
     if mode == NORMS:
-        return any((other.revision, other.variant) == (entry.revision, entry.variant) for other in same)
+        commit = (entry.revision, entry.variant)
+        return entry.revision is not None and any((other.revision, other.variant) == commit for other in same)
     return mode == IMPORTED and bool(same)

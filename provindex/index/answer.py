@@ -51,8 +51,9 @@ class Coverage:
 
     models: in the index. tested: compared by a test that sees a changed copy, also in another order and basis.
     plain_order: tested for copies in plain order only. untested: compared, and no such test could run. alike: of those
-    that were compared, the ones that look as if the query could descend from them (catalogue/alike.py); alike_tested:
-    of these, the tested ones. same_type: of those that were compared, the ones of the query's model type.
+    that were compared, the ones that look as if the query could descend from them (catalogue/alike.py) or that it
+    claims as parents; alike_tested: of these, the tested ones. same_type: of those that were compared, the ones of the
+    query's model type. of_width: rows of the query's residual width that were not compared.
     """
 
     models: int
@@ -62,6 +63,7 @@ class Coverage:
     alike: int
     alike_tested: int
     same_type: int
+    of_width: int = 0
 
     @property
     def compared(self) -> int:
@@ -74,8 +76,9 @@ class QueryResult:
 
     linked: every linked candidate, closest first. matches: the first `top` of them. candidates: the others that were
     compared, in order of retrieval. status: "decided" if something is linked; "none" if nothing is, and every model
-    that looks like an ancestor was tested, at least one of them; else "inconclusive". neighbours: models of the
-    catalogue that look like ancestors, and claimed parents, of which the index has no row; most alike first.
+    that looks like an ancestor or is claimed as one was tested, at least one of them; else "inconclusive". neighbours:
+    models of the catalogue that look like ancestors, and claimed parents, of which the index has no row; most alike
+    first.
     """
 
     query: Fingerprint
@@ -151,16 +154,23 @@ def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, str]
 
 
 def coverage_of(
-    linked: Sequence[Match], rest: Sequence[Match], models: int, alike: Callable[[Entry], bool], model_type: str
+    linked: Sequence[Match],
+    rest: Sequence[Match],
+    models: int,
+    alike: Callable[[Entry], bool],
+    model_type: str,
+    of_width: int,
 ) -> Coverage:
-    """What was tested. models: rows besides the query's own. alike: whether a row looks like an ancestor."""
+    """What was tested. models: rows besides the query's own. alike: whether a row looks like an ancestor. of_width: of
+    all rows, those of the query's width.
+    """
     found = [*linked, *rest]
     tested = {m.entry.key for m in found if m.pair.verdict != "inconclusive" and not m.pair.plain_order_only}
     near = [m.entry.key for m in found if alike(m.entry)]
     plain = sum(m.pair.plain_order_only for m in rest)
     return Coverage(
         models, len(tested), plain, len(found) - len(tested) - plain, len(near), len(tested & set(near)),
-        sum(m.entry.row["architecture"] == model_type for m in found),
+        sum(m.entry.row["architecture"] == model_type for m in found), of_width,
     )  # fmt: skip
 
 
@@ -168,7 +178,7 @@ def status_of(matches: Sequence[Match], coverage: Coverage, neighbours: Sequence
     """An answer without a match says "none" only if all that looks like an ancestor was there, and was tested."""
     if matches:
         return "decided"
-    whole = 0 < coverage.alike == coverage.alike_tested and not neighbours
+    whole = 0 < coverage.alike == coverage.alike_tested and not coverage.of_width and not neighbours
     return "none" if whole else "inconclusive"
 
 

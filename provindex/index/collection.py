@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -129,7 +129,7 @@ class Index:
     def with_folder(self, folder: Path) -> Self:
         """The same rows and those of one more folder; of a folder that this index has already, its rows of now."""
         _, entries = open_folder(folder)
-        kept = [e for e in self if not (isinstance(e.rows, Stored) and e.rows.folder == folder)]
+        kept = [e for e in self if not _is_of(e, folder)]
         others = tuple(other for other in self.folders if other != folder)
         whole = bool(others) and self.info.revision != "unsaved"
         infos = [*(map(info_of, others) if whole else [self.info]), info_of(folder)]
@@ -174,7 +174,8 @@ class Index:
         """`save`, while nobody else writes the manifest."""
         old = dataset.read_manifest(target) if (target / dataset.MANIFEST).exists() else None
         there = {entry.key for entry in open_folder(target)[1]} if old else set()
-        fresh = sorted((e for e in self if e.key not in there), key=lambda e: e.key)
+        # A row that was read from this folder and is not there any more was replaced by one that says more.
+        fresh = sorted((e for e in self if e.key not in there and not _is_of(e, target)), key=lambda e: e.key)
         shards = list(old.shards) if old else []
         for start in range(0, len(fresh), ROWS_PER_SHARD):
             loaded = (entry.load() for entry in fresh[start : start + ROWS_PER_SHARD])
@@ -239,8 +240,11 @@ class Index:
         return [entry for entry in self if texts[id(entry.rows)][entry.number] == IMPORTED]
 
     def named(self, reference: str) -> list[Entry]:
-        """Rows of an id, or of a family if no row has that id."""
-        return self.find(reference) or [entry for entry in self if entry.family == reference]
+        """Rows of an id, or of the family that rows state if no row has that id.
+
+        Not of a family of the catalogue: whoever asks about a model of which there is no row must hear that.
+        """
+        return self.find(reference) or [e for e in self if (e.stated_family or e.model_id) == reference]
 
     def __contains__(self, reference: str) -> bool:
         return bool(self.find(reference))
@@ -276,7 +280,9 @@ class Index:
         if top < 1 or candidates < 1:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
         own = self.own(fp)
-        ranked, calibration = self._nearest(fp, own, candidates, also), self.calibration
+        claims = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
+        claimed = {entry.model_id for name in claims for entry in self.spelled(name)}
+        ranked, calibration = self._nearest(fp, own, candidates, (*also, *claimed)), self.calibration
 
         weights: dict[Key, Sampled] = {}
 
@@ -299,8 +305,14 @@ class Index:
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         look = Look.of(fp)
         neighbours = self.neighbours(fp, claims)
+        compared = {m.entry.key for m in found} | ({own.key} if own else set())
         coverage = coverage_of(
-            matches, rest, len(self) - (own is not None), lambda e: may_descend(look, _look(e)), look.shape.model_type
+            matches,
+            rest,
+            len(self) - (own is not None),
+            lambda e: e.model_id in claimed or may_descend(look, _look(e)),
+            look.shape.model_type,
+            0 if matches else self._of_width(look.shape.hidden, compared),
         )
         return self.result_type(
             query=fp,
@@ -316,6 +328,20 @@ class Index:
             settings={"top": top, "candidates": candidates, "mode": fp.mode},
             warnings=warnings_of(fp, matches, rest, top, len(self)),
         )
+
+    def spelled(self, model_id: str) -> list[Entry]:
+        """Rows of an id in any case."""
+        if model_id in self._by_id:
+            return self._by_id[model_id]
+        return [entry for name in self._by_id if name.lower() == model_id.lower() for entry in self._by_id[name]]
+
+    def _of_width(self, hidden: int, without: Collection[Key]) -> int:
+        """How many rows have a residual width and are not among those that are named."""
+        shards: dict[int, list[Entry]] = {}
+        for entry in self if hidden else ():
+            shards.setdefault(id(entry.rows), []).append(entry)
+        widths = ((entries[0].rows.numbers("hidden"), entries) for entries in shards.values())
+        return sum(read[e.number] == hidden and e.key not in without for read, entries in widths for e in entries)
 
     def neighbours(self, fp: Fingerprint, claims: Mapping[str, Sequence[str]] | None = None) -> tuple[Neighbour, ...]:
         """Claimed parents, and models of the catalogue that look like ancestors, of which this index has no row.
@@ -467,6 +493,11 @@ def _vectors(rows: Sequence[Entry]) -> F32:
     for together in _by_shard(rows):
         vectors[together] = rows[together[0]].rows.vectors[[rows[i].number for i in together]]
     return vectors
+
+
+def _is_of(entry: Entry, folder: Path) -> bool:
+    """Whether a row was read from a folder."""
+    return isinstance(entry.rows, Stored) and entry.rows.folder.resolve() == folder.resolve()
 
 
 def _look(entry: Entry) -> Look:

@@ -27,6 +27,7 @@ from provindex.index.search import DIMENSIONS, vector
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+MAX_REPLACED = 1 << 24  # bytes of the list of what was replaced
 REPLACED = ".replaced.json"  # shards that the manifest named once: path and the time since when it does not, in seconds
 MODELS, PANELS = "data/models", "data/panels"
 MODELS_PER_GROUP = 1000
@@ -288,10 +289,15 @@ def _inside(name: Any) -> str:
 
 def replaced(folder: Path) -> dict[str, float]:
     """Files of shards that the manifest does not name any more, and since when, in seconds; they may still be read."""
+    path = folder / REPLACED
     try:
-        said = json.loads((folder / REPLACED).read_text(encoding="utf-8"))
+        said = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_REPLACED else {}
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    except OSError as error:
+        raise IndexFormatError(
+            f"{REPLACED} of {_name(folder)} cannot be read: {error.strerror}.", "Remove it."
+        ) from error
     times = said.items() if isinstance(said, dict) else ()
     return {path: float(time) for path, time in times if is_shard(path) and isinstance(time, int | float)}
 
@@ -351,6 +357,15 @@ def read_texts(folder: Path, shard: Shard, name: str) -> list[str]:
         found = parquet.texts(_small_columns(path, parquet.stamp(path))[name])
         _check_rows(shard, len(found))
         return [text or "" for text in found]
+
+
+def read_numbers(folder: Path, shard: Shard, name: str) -> list[int]:
+    """A small column of whole numbers of a shard, row by row."""
+    path = folder / shard.models
+    with parquet.readable(path):
+        found = _small_columns(path, parquet.stamp(path))[name].to_pylist()
+        _check_rows(shard, len(found))
+        return [int(number) for number in found]
 
 
 @lru_cache(maxsize=2)

@@ -48,6 +48,9 @@ class Rows(Protocol):
     def texts(self, name: str) -> Sequence[str]:
         """A small column of texts, row by row."""
 
+    def numbers(self, name: str) -> Sequence[int]:
+        """A small column of whole numbers, row by row."""
+
     @property
     def made(self) -> str | None:
         """The month in which the shard was written, as its name says; None if it says none."""
@@ -115,6 +118,9 @@ class Held:
     def texts(self, name: str) -> Sequence[str]:
         return [str(self.small[name] or "")]
 
+    def numbers(self, name: str) -> Sequence[int]:
+        return [int(self.small[name])]
+
     @property
     def made(self) -> None:
         return None
@@ -146,6 +152,9 @@ class Stored:
 
     def texts(self, name: str) -> Sequence[str]:
         return dataset.read_texts(self.folder, self.shard, name)
+
+    def numbers(self, name: str) -> Sequence[int]:
+        return dataset.read_numbers(self.folder, self.shard, name)
 
     @property
     def made(self) -> str | None:

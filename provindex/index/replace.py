@@ -242,14 +242,14 @@ def _paths(shards: Iterable[dataset.Shard]) -> set[str]:
 
 
 def _note_replaced(folder: Path, before: set[str], after: set[str]) -> None:
-    """Note since when files of shards are in no manifest: those that it will not name, and what killed writers left.
+    """Note since when files of shards are in no manifest any more. before, after: what it names now, and will name.
 
-    before, after: what the manifest names now, and what it will name.
+    Files that it never named stay: a clone of a dataset may hold contributions that its manifest does not name yet.
     """
     lying = {f"{kind}/{p.name}" for kind in (dataset.MODELS, dataset.PANELS) for p in (folder / kind).glob("*.parquet")}
     known, present = dataset.replaced(folder), time.time()
-    ours = [path for path in lying - after if path in before or path in known or dataset.origin_of(path) is not None]
-    times = {path: present if path in before else known.get(path, present) for path in ours}
+    gone = [path for path in lying - after if path in before or path in known]
+    times = {path: present if path in before else known[path] for path in gone}
     dataset.write_replaced(folder, times)
 
 

@@ -15,13 +15,17 @@ MOST = 16  # parents that are taken of each claimer; mergekit's cards name up to
 
 
 def claims_of(
-    own: str, card: Iterable[str], adapter: str, config: Mapping[str, Any], metadata: Iterable[str]
+    own: str,
+    card: Iterable[str],
+    adapter: str = "",
+    config: Mapping[str, Any] | None = None,
+    metadata: Iterable[str] = (),
 ) -> Claims:
     """Claimed parents in the order of the claimers' weight, by their ids; what cannot be a Hub id is left out.
 
     own: the model's own id, which tools write into config.json as well. metadata: ids that a GGUF file names.
     """
-    named = config.get("_name_or_path")
+    named = (config or {}).get("_name_or_path")
     said = (
         ("card", card),
         ("adapter", (adapter,)),
@@ -32,5 +36,6 @@ def claims_of(
     for who, ids in said:
         for model_id in dict.fromkeys(map(id_of, list(ids)[:MOST])):
             if model_id is not None and model_id.lower() != own.lower():
-                found[model_id] = (*found.get(model_id, ()), who)
+                same = next((known for known in found if known.lower() == model_id.lower()), model_id)
+                found[same] = (*found.get(same, ()), who)
     return found
