@@ -103,6 +103,11 @@ class Purse:
         need = self.needs.get(source, 0)
         return self.limit is None or not need or self.fetched + sum(self.held.values()) + need <= self.limit
 
+    def rest(self, source: str) -> int | None:
+        """Bytes that a source may fetch: what is left beside what is on its way; None for no limit."""
+        held = sum(need for other, need in self.held.items() if other != source)
+        return None if self.limit is None else max(0, int(self.limit - self.fetched - held))
+
     def begin(self, source: str) -> None:
         self.held[source] = self.needs.get(source, 0)
 

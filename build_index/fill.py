@@ -27,7 +27,7 @@ from typing import Any
 from build_index.budget import MB, MBIT, Purse, cost, is_remote, needs_of, repository
 from provindex import api
 from provindex.api import Index
-from provindex.common.errors import ProvindexError, UsageError
+from provindex.common.errors import BudgetError, ProvindexError, UsageError
 from provindex.common.files import replacing
 from provindex.evidence.panels import PANELS_VERSION
 from provindex.fingerprint import parquet
@@ -70,7 +70,8 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Job:
     """One source. name: the id that its row will have, or the file's name of a fingerprint file. mode: how it is read;
-    None: "sampled" for a model on the Hub of more than 1 GB that is not in its cache, else "exact".
+    None: "sampled" for a model on the Hub of more than 1 GB that is not in its cache, else "exact". most: bytes that it
+    may fetch; None for as many as it takes.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Job:
     mode: str | None
     offline: bool
     work: Path
+    most: int | None = None
 
     @property
     def key(self) -> str:
@@ -98,10 +100,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended. reason: why it failed, None if it did not. fetched: bytes of files that came from the Hub."""
+    """How a job ended. reason: why it failed, None if it did not. fetched: bytes of files that came from the Hub. over:
+    whether it failed because it may not fetch more.
+    """
 
     reason: str | None = None
     fetched: int = 0
+    over: bool = False
 
 
 Worker = Callable[[Job], Outcome]  # makes a fingerprint and keeps it
@@ -357,7 +362,10 @@ def make(jobs: Sequence[Job], processes: int, worker: Worker, settle: Settle, pu
         del left[job.source]
         job.running.unlink(missing_ok=True)
         purse.end(job.source, outcome.fetched, outcome.reason is None)
-        settle(job, outcome)
+        if outcome.over:
+            purse.leave(job.source)
+        else:
+            settle(job, outcome)
 
     for job in jobs:
         job.running.unlink(missing_ok=True)
@@ -372,7 +380,7 @@ def make(jobs: Sequence[Job], processes: int, worker: Worker, settle: Settle, pu
         suspects = [job for job in left.values() if job.running.exists()] or list(left.values())[:1]
         for job in suspects:
             if purse.holds(job.source):
-                settled(job, _alone(job, worker))
+                settled(job, _alone(replace(job, most=purse.rest(job.source)), worker))
 
 
 def _in_pool(jobs: Sequence[Job], processes: int, worker: Worker, settled: Settle, purse: Purse) -> None:
@@ -390,7 +398,7 @@ def _in_pool(jobs: Sequence[Job], processes: int, worker: Worker, settled: Settl
                     purse.leave(waiting.popleft().source)
                     continue
                 try:
-                    future = pool.submit(_marked, worker, waiting[0])
+                    future = pool.submit(_marked, worker, replace(waiting[0], most=purse.rest(waiting[0].source)))
                 except BrokenProcessPool:
                     broken = True
                     break
@@ -437,8 +445,11 @@ def run(job: Job) -> Outcome:
     """Make one fingerprint and keep it."""
     if not is_remote(job.source):
         return Outcome(_made(job))
-    with metered() as meter:
-        return Outcome(_made(job), meter.bytes)
+    with metered(job.most) as meter:
+        try:
+            return Outcome(_made(job), meter.bytes)
+        except BudgetError as error:
+            return Outcome(str(error), meter.bytes, over=True)
 
 
 def _made(job: Job) -> str | None:
@@ -451,6 +462,8 @@ def _made(job: Job) -> str | None:
         else:
             made = api.resolve(job.source, mode=job.mode, offline=job.offline)
             parquet.write_fingerprint(made.fingerprint, job.done)
+    except BudgetError:
+        raise
     except (ProvindexError, OSError, MemoryError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return None
@@ -465,8 +478,7 @@ def _alone(job: Job, worker: Worker) -> Outcome:
     process.join()
     status = process.exitcode or 0
     if status == 0:
-        reason, fetched = answers.get()
-        return Outcome(reason, fetched)
+        return Outcome(*answers.get())
     if status == -9:
         return Outcome("The process that read it was killed (signal 9), as the system does when memory runs out.")
     how = f"by signal {-status}" if status < 0 else f"with status {status}"
@@ -476,7 +488,7 @@ def _alone(job: Job, worker: Worker) -> Outcome:
 def _answer(worker: Worker, job: Job, answers: Any) -> None:
     outcome = _marked(worker, job)
     reason = outcome.reason[:10_000] if outcome.reason else None  # what fits a pipe that nobody reads yet
-    answers.put((reason, outcome.fetched))
+    answers.put((reason, outcome.fetched, outcome.over))
 
 
 # --- merging them ---

@@ -45,7 +45,7 @@ from provindex.hub.pull import pull as pull_dataset
 from provindex.hub.push import push
 from provindex.index import answer, collection
 from provindex.index.answer import Comparison
-from provindex.index.collection import calibration_of
+from provindex.index.collection import READ_ON, calibration_of
 from provindex.index.dataset import VECTOR, older_manifest, schema
 from provindex.index.fill import Built, fill
 from provindex.index.pulled import fetched_folder, is_reference, parse
@@ -183,6 +183,7 @@ def resolve(
     stage: int = 2,
     offline: bool = False,
     progress: Progress | None = None,
+    local: bool = True,
 ) -> Resolved:
     """The fingerprint that a reference names.
 
@@ -191,22 +192,23 @@ def resolve(
     one of mode norms where a mode that reads more is asked for.
 
     mode: how weights are read if they are read; None: "sampled" for those of more than 1 GB that are on the Hub and not
-    in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask the Hub. A model
-    on the Hub whose files have the digests of an indexed model's has that one's fingerprint.
+    in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask the Hub. local:
+    whether the reference may be a path. A model on the Hub whose files have the digests of an indexed model's has that
+    one's fingerprint.
     """
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
     text = os.fspath(reference)
     path = Path(text)
-    if path.suffix == ".parquet" and path.is_file():
+    if local and path.suffix == ".parquet" and path.is_file():
         kept = parquet.read_fingerprints(path)[0]
         return Resolved(kept, kept.model_id)
-    found = index.find(text) if not path.exists() and index is not None else []
+    found = index.find(text) if not (local and path.exists()) and index is not None else []
     for entry in found:
         if entry.row["mode"] != IMPORTED and not (entry.row["mode"] == "norms" and mode in ("exact", "sampled")):
             return Resolved(entry.load(), entry.label)
     try:
-        return _from_weights(text, index, mode, stage, offline, progress)
+        return _from_weights(text, index, mode, stage, offline, progress, local)
     except (ModelNotFoundError, NetworkError):
         if not found:
             raise
@@ -214,20 +216,20 @@ def resolve(
 
 
 def _from_weights(
-    text: str, index: Index | None, mode: str | None, stage: int, offline: bool, progress: Progress | None
+    text: str, index: Index | None, mode: str | None, stage: int, offline: bool, progress: Progress | None, local: bool
 ) -> Resolved:
     """`resolve` for weights on this machine or on the Hub."""
-    found_there = on_the_hub(text, offline=offline, mode=mode)
+    found_there = on_the_hub(text, offline=offline, mode=mode, local=local)
     if found_there is not None and index is not None:
         known = _known_files(found_there, index)
         if known is not None:
             return Resolved(known, known.label, elsewhere=text)
-    model = open_model(text, offline=offline, mode=mode, found=found_there)
+    model = open_model(text, offline=offline, mode=mode, found=found_there, local=local)
     mode = mode or ("sampled" if model.ranged else "exact")
     digests: dict[str, str] = {}
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
     made = cache.through(model, mode, make, digests)
-    return Resolved(made, text if Path(text).exists() else made.label, model)
+    return Resolved(made, text if local and Path(text).exists() else made.label, model)
 
 
 def _known_files(there: Remote, index: Index) -> Fingerprint | None:
@@ -303,13 +305,14 @@ def query_fetching(
     """
     _may_fetch(count)
     look = Look.of(asked.fingerprint)
-    wanted = [name for name in also if is_hub_id(name) and not index.named(name)]
-    alike = index.neighbours(asked.fingerprint, asked.claims)
-    first = [named(look, name) for name in wanted]
-    found = first + [n for n in alike if n.model_id not in {f.model_id for f in first}]
-    todo = plan(found, count, LIMIT if limit is None else limit, look.shape)
+    extended, kept = _with_fetched(index), asked
+    wanted = [name for name in also if is_hub_id(name) and (extended.depth(name) or 0) < READ_ON]
+    first = {name.lower(): named(look, name) for name in wanted}
+    alike = extended.neighbours(asked.fingerprint, asked.claims, shallow=True)
+    found = [*first.values(), *(n for n in alike if n.model_id.lower() not in first)]
+    found = [replace(n, model_id=rows[0].model_id) if (rows := extended.spelled(n.model_id)) else n for n in found]
+    todo = plan(found, count, LIMIT if limit is None else limit, look.shape, extended.depth)
     planned(todo)
-    extended, kept = index, asked
 
     def ask(rows: Sequence[str]) -> QueryResult:
         nonlocal extended, kept
@@ -319,7 +322,12 @@ def query_fetching(
 
     with session(todo, _stage_of, places.fetched_index(), say) as run:
         run.take_planned()
-        result = run_stages(run, ask, ask(run.rows), wanted)
+        result = ask(run.rows)
+        for match in result.candidates:  # rows of other indexes that can be read on
+            name, left = match.entry.model_id, count - len(run.got)
+            if left > 0 and name not in run.got and is_hub_id(name) and match.pair.is_open:
+                run.adopt(name, extended.depth(name))
+        result = run_stages(run, ask, result, wanted)
     return extended, kept, result, run.spent
 
 
@@ -342,7 +350,8 @@ def compare_fetching(
     """
     _may_fetch(count)
     like = Look.of(a.fingerprint)
-    todo = plan([named(like, *base) for base in bases.items()], count, LIMIT if limit is None else limit, like.shape)
+    found = [named(like, *base) for base in bases.items() if is_hub_id(base[0])]
+    todo = plan(found, count, LIMIT if limit is None else limit, like.shape)
     planned(todo)
     with session(todo, _stage_of, places.fetched_index(), say) as run:
         for one in todo.models:
@@ -565,10 +574,14 @@ def add_fetching(
     _may_fetch(count)
     built = fill_index(folder, sources, create=False, mode=mode, report=report)
     wanted: dict[str, Neighbour] = {}
+    like = Shape()
     for entry in (entry for label in (*built.added, *built.present) for entry in built.index.find(label)):
-        for neighbour in built.index.neighbours(entry.load())[:count]:
-            wanted.setdefault(neighbour.model_id, neighbour)
-    todo = plan(list(wanted.values()), len(wanted), LIMIT if limit is None else limit, Shape())
+        fp = entry.load()
+        like = Look.of(fp).shape
+        for neighbour in built.index.neighbours(fp)[:count]:
+            wanted.setdefault(neighbour.model_id.lower(), neighbour)
+    limit = LIMIT if limit is None else limit
+    todo = plan(list(wanted.values()), len(wanted), limit, like, further=False)
     planned(todo)
     with session(todo, _stage_of, folder, report) as run:
         run.take_planned()

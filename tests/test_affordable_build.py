@@ -413,3 +413,17 @@ def test_a_dataset_of_an_older_version_gets_the_rows_of_this_one(
     assert set(done.removed) == {path for path, _ in sent if dataset.is_shard(path)}
     api.pull("org/aged")
     assert set(modes(Path(Index.load("org/aged").folders[0]))) == {"org/2", "org/3"}
+
+
+def test_a_budget_holds_although_an_estimate_was_too_low(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repo = published(hub, tmp_path / "models" / "large", "budget/large", member(1))
+    size = (tmp_path / "models" / "large" / "model.safetensors").stat().st_size
+    monkeypatch.setattr("build_index.budget.estimated", lambda source, mode: 1000)
+    hub.log.clear()
+    command = ["build", repo, "-o", str(tmp_path / "index"), "--mode", "exact", "--processes", "1"]
+    assert main([*command, "--max-mb", str(size / 2 / MB)]) == 0
+    said = capsys.readouterr()
+    assert "0 added, 0 present, 0 failed, 1 missing" in said.out and sent(hub) <= size / 2
+    assert main(command) == 0 and "1 added" in capsys.readouterr().out

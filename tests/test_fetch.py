@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_from_nothing_the_base_is_found_and_answers_offline_afterwards(
     assert BASE not in [n.model_id for n in again.neighbours]
 
     _, _, third, spent = api.query_fetching(Index.load(*other.folders, "fetched"), child, 8)
-    assert BASE not in states(spent) and [m.entry.model_id for m in third.linked] == [BASE]
+    assert states(spent)[BASE] == "present" and [m.entry.model_id for m in third.linked] == [BASE]
 
 
 def test_what_cannot_be_had_is_noted_and_ends_nothing(hub: Hub, publish: Publish, other: Index, tmp_path: Path) -> None:
@@ -164,9 +165,9 @@ def test_a_base_that_has_no_safetensors(hub: Hub, other: Index, tmp_path: Path, 
 
 
 def test_a_limit_in_bytes_is_never_exceeded(hub: Hub, publish: Publish, other: Index, tmp_path: Path) -> None:
-    base = decoder()
+    base = zoo.llama(1, layers=16, hidden=128, intermediate=512)
     names = [publish(f"fetch/limit{i}", base) for i in range(3)]
-    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", *names)
+    child = asked(decoder(), tmp_path / "child", *names)  # of four layers: the estimates are too low
     norms = api.query_fetching(other, child, 3, limit=100 * MB)[3]
     assert norms.bytes == on_the_wire(hub)
 
@@ -365,3 +366,140 @@ def test_a_folder_here_is_not_taken_for_a_model_of_the_hub(
     _, _, result, spent = api.query_fetching(other, child, 2)
     assert states(spent) == {name: "fetched", "secret/folder": "not-found"}
     assert [m.entry.model_id for m in result.linked] == [name]
+
+
+def test_norms_that_were_fetched_once_are_read_on_when_another_query_needs_it(
+    publish: Publish, other: Index, tmp_path: Path
+) -> None:
+    base, stranger = decoder(1), folded(decoder(2))
+    mother, denied = publish("fetch/mother2", base), publish("fetch/denied2", stranger)
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", mother, denied)
+    _, _, _, first = api.query_fetching(other, child, 2)
+    assert {got.model_id: got.stage for got in first.got} == {mother: 1, denied: 0}
+    stolen = asked(folded(children.finetune_noise(stranger, 0.98, 5)), tmp_path / "stolen", denied)
+    index = Index.load(*other.folders, "fetched")
+    before = run("query", tmp_path / "stolen", *(f"--index={folder}" for folder in index.folders), "--offline")
+    assert "Not decided" in before.out and "Next: run it again with --fetch 1, which reads more of" in before.out
+    _, _, result, spent = api.query_fetching(index, stolen, 1)
+    assert [m.entry.model_id for m in result.linked] == [denied]
+    (got,) = spent.got
+    assert (str(got.state), got.stage, spent.plan.models[0].depth) == ("fetched", 1, 0)
+    _, _, _, third = api.query_fetching(index, child, 2, also=["Fetch/Denied2"])  # until it decides, in any case
+    assert {got.model_id: got.stage for got in third.got}[denied] == 2
+
+
+def test_a_row_of_another_index_is_read_on(publish: Publish, tmp_path: Path) -> None:
+    base = folded(decoder(1))
+    name = publish("fetch/elsewhere", base)
+    Index.build([api.fingerprint(name, mode="norms")]).save(tmp_path / "norms")
+    child = asked(folded(children.finetune_noise(base, 0.98, 5)), tmp_path / "child")  # nobody claims anything
+    _, _, result, spent = api.query_fetching(Index.load(tmp_path / "norms"), child, 1)
+    assert [m.entry.model_id for m in result.linked] == [name] and spent.got[0].stage == 1
+
+
+def test_a_damaged_index_of_fetched_models_is_told_before_anything_is_asked(
+    hub: Hub, publish: Publish, other: Index, tmp_path: Path, own_cache: Path
+) -> None:
+    base = decoder()
+    name = publish("fetch/damaged", base)
+    zoo.write(children.finetune_noise(base, 0.98, 5), tmp_path / "child")
+    (tmp_path / "child" / "README.md").write_text(f"---\nbase_model: {name}\n---\n")
+    assert run("query", tmp_path / "child", "--fetch", "1").status == 0
+    for shard in (own_cache / "indexes" / "fetched" / "data" / "models").iterdir():
+        shard.write_bytes(b"PAR1")
+    hub.log.clear()
+    done = run("query", tmp_path / "child", "--fetch", "1")
+    assert done.status == 2 and "Remove the folder `fetched`" in done.err and hub.log == []
+
+
+def test_compare_takes_no_model_of_the_accuseds_choice_for_a_clearance(publish: Publish, tmp_path: Path) -> None:
+    base = decoder()
+    name = publish("fetch/judge", base)
+    child = tmp_path / "child"
+    zoo.write(children.finetune_noise(base, 0.98, 5), child)
+    (child / "README.md").write_text(f"---\nbase_model: {name}\n---\n")
+    zoo.write(decoder(9), child / name)  # a decoy where the id would be a path
+    done = run("compare", ".", "--json", cwd=child)
+    assert json.loads(done.out)["verdict"] == "linked"
+    for options in ((), ("--fetch", "1")):
+        refused = run("compare", child, "--expect", "unrelated", *options)
+        assert refused.status == 2 and "a model of its own choice" in refused.err
+    assert run("compare", child, "--expect", "linked", "--fetch", "1").status == 0
+
+
+def test_a_fingerprint_file_cannot_name_a_path(tmp_path: Path) -> None:
+    secret = zoo.write(decoder(), tmp_path / "secret" / "model")
+    fp = replace(api.fingerprint(secret), parents=("../secret/model", str(secret), "./x"))
+    (tmp_path / "here").mkdir()
+    api.write_fingerprint(fp, tmp_path / "here" / "evil.parquet")
+    done = run("compare", "evil.parquet", cwd=tmp_path / "here")
+    assert done.status == 2 and "names no base model" in done.err
+
+
+# --- what may not read as cleared ---
+
+
+def renamed(fp: api.Fingerprint, model_id: str, **changes: Any) -> api.Fingerprint:
+    return replace(fp, model_id=model_id, **changes)
+
+
+def test_an_exact_row_of_another_model_of_that_name_clears_nothing(tmp_path: Path) -> None:
+    guilty = decoder(1)
+    zoo.write(guilty, tmp_path / "a" / "model")
+    zoo.write(decoder(2), tmp_path / "b" / "model")
+    Index.build([api.fingerprint(tmp_path / "a" / "model", mode="norms")]).save(tmp_path / "norms")
+    Index.build([api.fingerprint(tmp_path / "b" / "model")]).save(tmp_path / "exact")
+    zoo.write(folded(children.finetune_noise(guilty, 0.98, 5)), tmp_path / "q")
+    both = ("--index", tmp_path / "norms", "--index", tmp_path / "exact")
+    assert run("query", tmp_path / "q", *both, "--deny", "model").status == 3
+
+
+def test_a_family_of_the_catalogue_does_not_stand_for_its_root(tmp_path: Path) -> None:
+    root = "microsoft/MiniLM-L12-H384-uncased"
+    member = api.fingerprint(zoo.write(decoder(1), tmp_path / "m"))
+    Index.build([renamed(member, BASE)]).save(tmp_path / "index")
+    zoo.write(decoder(2), tmp_path / "q")
+    common = ("query", tmp_path / "q", "--index", tmp_path / "index")
+    assert run(*common, "--deny", root).status == 3
+    Index.build([renamed(member, BASE, family=root)]).save(tmp_path / "stated")
+    assert run("query", tmp_path / "q", "--index", tmp_path / "stated", "--deny", root).status == 0
+    answer = json.loads(run(*common, "--json").out)
+    assert answer["candidates"][0]["family"] == root  # it is named, and decides nothing
+
+
+def test_none_is_said_only_if_everything_of_that_width_was_compared(tmp_path: Path) -> None:
+    made = [renamed(api.fingerprint(zoo.write(decoder(n), tmp_path / f"m{n}")), f"m{n}") for n in range(4)]
+    index = Index.build(made[1:])
+    whole = index.query(made[0])
+    assert (whole.status, whole.coverage.of_width) == ("none", 0)
+    part = index.query(made[0], candidates=1)
+    assert (part.status, part.coverage.of_width, part.coverage.compared) == ("inconclusive", 2, 1)
+    index.save(tmp_path / "index")
+    ran = run("query", tmp_path / "m0", "--index", tmp_path / "index", "--candidates", "1")
+    assert "2 more models of its width were not compared (--candidates); it clears nothing." in ran.out
+    assert run("query", tmp_path / "m0", "--index", tmp_path / "index").out.startswith("No ancestor in this index")
+
+
+def test_a_claimed_parent_that_could_not_be_tested_is_no_none(tmp_path: Path) -> None:
+    narrow = folded(zoo.llama(3, layers=2, hidden=64, intermediate=128))
+    wide = api.fingerprint(zoo.write(narrow, tmp_path / "w"), mode="norms")
+    near = api.fingerprint(zoo.write(decoder(1), tmp_path / "n"))
+    index = Index.build([renamed(wide, "org/wide"), renamed(near, "org/near")])
+    asked_for = api.fingerprint(zoo.write(decoder(2), tmp_path / "q"))
+    assert index.query(asked_for).status == "none"
+    claimed = index.query(asked_for, claims={"ORG/Wide": ("card",)})
+    assert (claimed.status, claimed.coverage.alike, claimed.coverage.alike_tested) == ("inconclusive", 2, 1)
+    only = index.query(asked_for, candidates=1, claims={"ORG/Wide": ("card",), "org/near": ("card",)})
+    assert only.coverage.compared == 2  # what is claimed is compared whatever retrieval says
+
+
+def test_a_replaced_row_does_not_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    zoo.write(decoder(1), folder)
+    Index.build([api.fingerprint(folder, mode="norms")]).save(tmp_path / "index")
+    held = Index.load(tmp_path / "index")
+    held.add(api.fingerprint(zoo.write(decoder(2), tmp_path / "n")))
+    assert run("index", "add", folder, "--index", tmp_path / "index").status == 0
+    held.save(tmp_path / "index")
+    modes = sorted((e.model_id, e.row["mode"]) for e in Index.load(tmp_path / "index"))
+    assert modes == [("m", "exact"), ("n", "exact")]

@@ -56,7 +56,12 @@ def estimate(shape: Shape, stage: str, size: int | None = None) -> int:
         return size + COMPANIONS + TOKEN * shape.vocabulary
     files = -(-size // SHARD)
     vectors = GAINS if plain else WITH_BIASES
-    norms = COMPANIONS + files * (1 << 16) + shape.layers * (TENSORS * HEADER + vectors * shape.hidden * value)
+    # Norms with less than a gap between them are fetched with the matrices between them.
+    square, tall = shape.hidden * shape.hidden * value, shape.hidden * (shape.intermediate or 4 * shape.hidden) * value
+    layer = vectors * shape.hidden * value + sum(
+        times * size for times, size in ((4, square), (3, tall)) if size <= GAP
+    )
+    norms = COMPANIONS + files * (1 << 16) + shape.layers * (TENSORS * HEADER + layer)
     if stage == "norms":
         return min(norms, size + COMPANIONS)
     row = shape.hidden * value

@@ -39,6 +39,10 @@ def compare(
     from provindex.report.document import compare_document
 
     limit = bytes_of(fetch, max_mb, common)
+    if b is None and expect == "unrelated":
+        raise UsageError(
+            "--expect unrelated without B would compare A with a model of its own choice.", "Name the model B."
+        )
     if fetch is not None and deep:
         raise UsageError("--deep reads the weights of both models, and --fetch parts of one.", "Leave out one of them.")
     opened = open_index(index, common)
@@ -73,11 +77,12 @@ def _compared(
     """Two models, each read as far as the verdict needs; without B the first base that A claims."""
     from provindex import api
 
+    claimed = b is None
     if b is None:
         bases = list(api.claimed_bases(first))
         b = next((base for base in bases if base in opened), bases[0])
         common.say(f"base   {b}, which {first.label} claims")
-    sides = [first, read_model(b, opened, mode, common, stage=1)]
+    sides = [first, read_model(b, opened, mode, common, stage=1, local=not claimed)]
     with reading_bar(f"{first.label}, {b}", common) as reading:
         *read, pair = api.compare_in_stages(*sides, reading=reading, index=opened, deep=deep, offline=common.offline)
     for before, after in zip(sides, read, strict=True):

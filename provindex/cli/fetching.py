@@ -30,16 +30,24 @@ def say_plan(plan: Plan, *, common: Common) -> None:
     """How many models will be read and how many MB that takes, before anything is asked."""
     count = len(plan.models)
     if not count and not plan.over:
-        common.say("fetch  nothing to read: no model of the catalogue looks like an ancestor and is missing here")
+        common.say("fetch  nothing to read: every model of the catalogue that looks like an ancestor is here")
         return
-    few = f" (of {plan.asked} asked for, no more look like ancestors)" if count + len(plan.over) < plan.asked else ""
-    further = max((one.first - one.bytes for one in plan.models), default=0)
-    common.say(
-        f"fetch  {count} model{'s' * (count != 1)}{few}: about {size_text(plan.bytes)} of norms and biases, then about "
-        f"{size_text(further)} of each that links; at most {size_text(plan.most)} in all if none does"
-    )
+    here = sum(one.depth is not None for one in plan.models)
+    few = ", and no more look like ancestors" if count + len(plan.over) < plan.asked else ""
+    there = f" ({here} of them here already)" if here else ""
+    if count:
+        common.say(f"fetch  {count} model{'s' * (count != 1)}{there}{few}: {_cost(plan)}")
     if plan.over:
         common.say(f"fetch  over --max-mb and left out: {', '.join(plan.over)}")
+
+
+def _cost(plan: Plan) -> str:
+    norms = f"about {size_text(plan.bytes)} of norms and biases"
+    further = max((one.first - one.bytes for one in plan.models), default=0)
+    if not further:
+        return norms
+    more = f"then about {size_text(further)} of each that links"
+    return f"{norms}, {more}; at most {size_text(plan.most)} in all if none does"
 
 
 def say_fetched(fetched: Spent, common: Common, index: str = "fetched") -> None:

@@ -39,14 +39,19 @@ def reading_bar(model: str, common: Common) -> Bar:
     return common.bar(f"reading {Path(model).name}", "bytes")
 
 
-def read_model(model: str, opened: Index | None, mode: str | None, common: Common, *, stage: int = 2) -> Resolved:
-    """Resolve a model reference; say what was read, its warnings and, if --verbose, what is missing and why."""
+def read_model(
+    model: str, opened: Index | None, mode: str | None, common: Common, *, stage: int = 2, local: bool = True
+) -> Resolved:
+    """Resolve a model reference; say what was read, its warnings and, if --verbose, what is missing and why.
+
+    local: whether it may be a path; what a model claims may not.
+    """
     from provindex.api import resolve
     from provindex.report.document import notes
     from provindex.report.words import text
 
     with reading_bar(model, common) as bar:
-        found = resolve(model, index=opened, mode=mode, stage=stage, offline=common.offline, progress=bar)
+        found = resolve(model, index=opened, mode=mode, stage=stage, offline=common.offline, progress=bar, local=local)
     common.say(_described(found))
     for warning in notes(found.fingerprint):
         common.say(f"note   {text(warning)}")

@@ -41,7 +41,7 @@ from provindex.formats import local_files
 
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _MAX_COMPANION = 64 << 20  # bytes of one tokenizer file; the largest public ones are about 35 MB
-MAX_FILES = 200_000  # of a dataset that are listed
+MAX_FILES = 200_000  # of a repository that are listed
 DOWNLOAD_TRIES, DOWNLOAD_WAIT = 3, 1.0  # without a byte coming; seconds between them
 CONNECTIONS = 8  # at once, for ranges
 BLOCK = 1 << 16  # bytes that a ranged reader fetches at a time: a Parquet footer and small columns need little more
@@ -239,6 +239,8 @@ def model_at(repo: str, revision: str | None, file: str = "") -> Remote:
         RemoteFile(f.rfilename, int(f.size or 0), str(f.blob_id or ""), f.lfs.sha256 if f.lfs else None)
         for f in info.siblings or ()
     ]
+    if len(found) > MAX_FILES:
+        raise ModelError(f"{repo} has more than {MAX_FILES:,} files.", "Name one of its weight files.")
     files = {one.path: one for one in found if _is_sound(one)}
     return Remote(repo, revision or "main", str(info.sha), files=files, kind="model", file=file)
 

@@ -33,13 +33,15 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A model of which norms and biases (stage 0) will be read. bytes: an estimate of that; first: of fixed blocks too,
-    if it links; whole: of whole layers too, if nothing links.
+    if it links; whole: of whole layers too, if nothing links. depth: the stage up to which a row is here already, which
+    costs nothing; None without a row.
     """
 
     neighbour: Neighbour
     bytes: int
     first: int
     whole: int
+    depth: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,31 @@ class Plan:
         return min(self.limit, sum(one.whole for one in self.models))
 
 
-def plan(found: Sequence[Neighbour], count: int, limit: int, like: Shape) -> Plan:
+def plan(
+    found: Sequence[Neighbour],
+    count: int,
+    limit: int,
+    like: Shape,
+    depth: Callable[[str], int | None] = lambda _: None,
+    *,
+    further: bool = True,
+) -> Plan:
     """The first `count` of some neighbours, as far as their stage 0 fits under a limit in bytes.
 
-    like: the shape that is assumed of models that nothing is known of; that of the model that was asked about.
+    like: the shape that is assumed of models that nothing is known of; that of the model that was asked about. depth:
+    the stage up to which a row of an id is here already. further: whether more than norms will be read of any.
     """
     models: list[Planned] = []
     over: list[str] = []
     left = limit
     for neighbour in found[:count]:
         shape = neighbour.known.shape if neighbour.known and neighbour.known.shape.hidden else like
-        needs = estimate(shape, "norms")
+        here = depth(neighbour.model_id)
+        here = None if here is not None and here < 0 else here  # an imported row cannot be read on
+        needs = estimate(shape, "norms") if here is None else 0
         if needs <= left:
-            models.append(Planned(neighbour, needs, estimate(shape, "stage 1"), estimate(shape, "stage 2")))
+            first, whole = (estimate(shape, stage) if further else needs for stage in ("stage 1", "stage 2"))
+            models.append(Planned(neighbour, needs, first, whole, here))
             left -= needs
         else:
             over.append(neighbour.model_id)
@@ -87,6 +101,7 @@ class State(StrEnum):
     """What became of a model that was asked for."""
 
     FETCHED = "fetched"
+    PRESENT = "present"
     REFUSED = "no-access"
     ABSENT = "not-found"
     NETWORK = "network"
@@ -152,21 +167,31 @@ class Session:
     read_last: dict[str, Fingerprint] = field(default_factory=dict)
 
     def take_planned(self) -> None:
-        """Read norms and biases of every model of the plan."""
+        """Read norms and biases of every model of the plan that has no row yet."""
         for one in self.plan.models:
-            self.take(one.neighbour.model_id, 0, one.neighbour.claims)
+            name, claims = one.neighbour.model_id, one.neighbour.claims
+            if one.depth is None:
+                self.take(name, 0, claims)
+            else:
+                self.adopt(name, one.depth, claims)
+
+    def adopt(self, model_id: str, depth: int | None, claims: tuple[str, ...] = ()) -> None:
+        """Note a model whose row is here already; depth: the stage up to which it was read."""
+        if depth is not None and 0 <= depth < len(STAGES):
+            self.got[model_id] = Got(model_id, State.PRESENT, depth, claims=claims)
 
     def take(self, model_id: str, stage: int, claims: tuple[str, ...] = ()) -> None:
         """Read a model up to a stage and keep its row; note what became of it."""
         before = self.got.get(model_id, Got(model_id, State.FETCHED, claims=claims))
         start = self.meter.bytes, self.meter.requests
-        state, why, reached = State.FETCHED, "", before.stage
+        state, why, reached, fp = State.FETCHED, "", before.stage, None
         try:
             fp = self.read(model_id, mode="sampled" if stage else "norms", stage=max(stage, 1))
-            replace_rows(self.folder, [fp], name=NAME, who=NAME, older=True)
-            reached, self.read_last[model_id] = stage, fp
         except ProvindexError as error:
             state, why = next(state for kind, state in _STATES if isinstance(error, kind)), str(error)
+        if fp is not None:  # what is wrong with the index here is no fault of the model, and ends the run
+            replace_rows(self.folder, [fp], name=NAME, who=NAME, older=True)
+            reached, self.read_last[model_id] = stage, fp
         got = replace(
             before,
             state=state,
@@ -205,10 +230,11 @@ def next_targets(result: QueryResult, run: Session, stage: int, asked: Collectio
     which of the two is older, they do not say. asked: ids that somebody wants to know about: they are read on while
     they are open, whatever else links.
     """
+    wanted = {name.lower() for name in asked}
     before = [name for name in run.rows if run.got[name].stage == stage - 1]
     linked = [m.entry.model_id for m in result.linked if m.entry.model_id in before][:LINKED]
     open_there = {m.entry.model_id for m in result.candidates if m.pair.is_open}
-    open_ones = [name for name in before if name in open_there and (not result.linked or name in asked)]
+    open_ones = [name for name in before if name in open_there and (not result.linked or name.lower() in wanted)]
     return (linked if stage == 1 else []) + open_ones
 
 

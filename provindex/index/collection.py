@@ -27,7 +27,7 @@ from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageE
 from provindex.common.files import locked, now
 from provindex.common.hub_ids import is_hub_id
 from provindex.common.threads import one_blas_thread
-from provindex.fingerprint.record import FINGERPRINT_VERSION, IMPORTED, Fingerprint
+from provindex.fingerprint.record import FINGERPRINT_VERSION, IMPORTED, NORMS, Fingerprint
 from provindex.fingerprint.rows import context, to_row
 from provindex.index import codes, dataset
 from provindex.index import pulled as store
@@ -86,6 +86,7 @@ class Index:
         self._entries = {entry.key: entry for entry in entries}
         self._searched: tuple[list[Entry], list[Entry], Any] | None = None  # made when needed
         self._by_id: dict[str, list[Entry]] = {}
+        self._small: tuple[int, Mapping[str, str]] = (0, {})  # how many ids there were; they by their small letters
         for entry in self:
             self._by_id.setdefault(entry.model_id, []).append(entry)
 
@@ -119,7 +120,7 @@ class Index:
 
     @classmethod
     def _loaded(cls, folders: Sequence[Path], problems: list[Problem] | None) -> Self:
-        parts = [open_folder(folder, problems) for folder in folders]
+        parts = [_opened(folder, problems) for folder in folders]
         infos = [info for info, _ in parts]
         info = infos[0] if len(infos) == 1 else merged(infos)
         index = cls(info, (entry for _, entries in parts for entry in entries), folders)
@@ -128,7 +129,7 @@ class Index:
 
     def with_folder(self, folder: Path) -> Self:
         """The same rows and those of one more folder; of a folder that this index has already, its rows of now."""
-        _, entries = open_folder(folder)
+        _, entries = _opened(folder)
         kept = [e for e in self if not _is_of(e, folder)]
         others = tuple(other for other in self.folders if other != folder)
         whole = bool(others) and self.info.revision != "unsaved"
@@ -333,7 +334,10 @@ class Index:
         """Rows of an id in any case."""
         if model_id in self._by_id:
             return self._by_id[model_id]
-        return [entry for name in self._by_id if name.lower() == model_id.lower() for entry in self._by_id[name]]
+        count = len(self._by_id)
+        if self._small[0] != count:
+            self._small = count, {name.lower(): name for name in self._by_id}
+        return self._by_id.get(self._small[1].get(model_id.lower(), ""), [])
 
     def _of_width(self, hidden: int, without: Collection[Key]) -> int:
         """How many rows have a residual width and are not among those that are named."""
@@ -343,15 +347,26 @@ class Index:
         widths = ((entries[0].rows.numbers("hidden"), entries) for entries in shards.values())
         return sum(read[e.number] == hidden and e.key not in without for read, entries in widths for e in entries)
 
-    def neighbours(self, fp: Fingerprint, claims: Mapping[str, Sequence[str]] | None = None) -> tuple[Neighbour, ...]:
+    def neighbours(
+        self, fp: Fingerprint, claims: Mapping[str, Sequence[str]] | None = None, *, shallow: bool = False
+    ) -> tuple[Neighbour, ...]:
         """Claimed parents, and models of the catalogue that look like ancestors, of which this index has no row.
 
-        claims: as for `query`.
+        claims: as for `query`. shallow: also those whose rows were not read in full: norms alone, or without the whole
+        layers of sampled mode.
         """
         claimed = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
-        here = {model_id.lower() for model_id in self._by_id}
         found = neighbours(Look.of(fp), {name: by for name, by in claimed.items() if is_hub_id(name)})
-        return tuple(n for n in found if n.model_id.lower() not in here)
+        missing = (n for n in found if not self.spelled(n.model_id))
+        return tuple(n for n in found if (self.depth(n.model_id) or 0) < READ_ON) if shallow else tuple(missing)
+
+    def depth(self, model_id: str) -> int | None:
+        """How far the row of an id that says most was read; None without a row.
+
+        -1: imported; 0: norms; 1: fixed blocks; 2: whole layers; 3: every byte.
+        """
+        depths = [_depth(entry) for entry in self.spelled(model_id)]
+        return max(depths, default=None)
 
     def nearest(self, fp: Fingerprint, count: int, also: Sequence[str] = ()) -> list[tuple[Entry, int, float]]:
         """(row, rank from 1, score) of the `count` candidates for a fingerprint, then of ids asked for besides.
@@ -493,6 +508,26 @@ def _vectors(rows: Sequence[Entry]) -> F32:
     for together in _by_shard(rows):
         vectors[together] = rows[together[0]].rows.vectors[[rows[i].number for i in together]]
     return vectors
+
+
+def _opened(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexInfo, list[Entry]]:
+    """`open_folder`; of the index of fetched models the error says what to do, because nobody publishes it."""
+    try:
+        return open_folder(folder, problems)
+    except IndexFormatError as error:
+        if folder != places.fetched_index():
+            raise
+        raise IndexFormatError(f"The index of fetched models is damaged: {error.message}", store.AGAIN) from error
+
+
+READ_ON = 2  # depth from which reading on in sampled mode says no more
+
+
+def _depth(entry: Entry) -> int:
+    mode = entry.row["mode"]
+    if mode != "sampled":
+        return {IMPORTED: -1, NORMS: 0}.get(mode, 3)
+    return 1 if entry.load().layers_unread else READ_ON
 
 
 def _is_of(entry: Entry, folder: Path) -> bool:

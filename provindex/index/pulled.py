@@ -24,6 +24,7 @@ from provindex.index import dataset
 
 CURRENT, DEFAULT, ADDED, FILES = "current.json", "default", "added", "files"
 MAX_POINTER = 1 << 20
+AGAIN = "Remove the folder `fetched` in the folder of pulled indexes (in PROVINDEX_CACHE, or below HF_HOME)."
 MAX_REFERENCE = 200  # characters: a repository is a folder's name here
 _REFERENCE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 _COMMIT = re.compile("[0-9a-f]{7,40}")
@@ -230,10 +231,7 @@ def fetched_folder() -> Path | None:
     try:
         return None if dataset.older_manifest(folder) else folder
     except IndexFormatError as error:
-        raise IndexFormatError(
-            f"The index of fetched models cannot be used: {error.message}",
-            f"Remove the folder {folder}; --fetch makes it again.",
-        ) from error
+        raise IndexFormatError(f"The index of fetched models cannot be used: {error.message}", AGAIN) from error
 
 
 def origin(folder: Path) -> Current | None:

@@ -106,14 +106,16 @@ def open_model(
         return _open_hub(reference, offline, mode, found)
 
 
-def on_the_hub(reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None) -> Remote | None:
+def on_the_hub(
+    reference: str | os.PathLike[str], *, offline: bool = False, mode: str | None = None, local: bool = True
+) -> Remote | None:
     """What the Hub says of a model that is not in its cache: its commit, its files and their digests.
 
     None if its weights are at hand, if the Hub may not be asked, and for "exact", which reads every byte. Raises as
     `open_model`.
     """
     text, path = os.fspath(reference), Path(reference)
-    if offline or mode == "exact" or not text or (_is_usable(path) and path.exists()):
+    if offline or mode == "exact" or not text or (local and _is_usable(path) and path.exists()):
         return None
     from provindex.hub import client as hub
 

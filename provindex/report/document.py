@@ -144,6 +144,7 @@ def _coverage(result: QueryResult) -> Document:
         "alike": found.alike,
         "alike_tested": found.alike_tested,
         "same_architecture": found.same_type,
+        "same_width_not_compared": found.of_width,
         "alike_not_compared": [n.model_id for n in result.neighbours],
     }
 
@@ -198,6 +199,7 @@ def _match(match: Match) -> Document:
         "model_id": row["model_id"],
         "revision": row["revision"],
         "variant": row["variant"],
+        "mode": row["mode"],
         "family": match.entry.family,
         "parents": list(row["parents"]),
         "license": license_name,

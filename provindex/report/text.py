@@ -168,7 +168,9 @@ def _not_decided(d: Document, total: int) -> str:
     elif not c["alike"]:
         lack = f"{which} has no model of its width that shares its depth, vocabulary or tokenizer"
     elif c["alike_tested"] < c["alike"]:
-        lack = f"Of {c['alike']} that look like an ancestor, {c['alike_tested']} could be tested"
+        lack = f"Of {c['alike']} that look like an ancestor, or are claimed as one, {c['alike_tested']} could be tested"
+    elif c["same_width_not_compared"]:
+        lack = f"{_plural(c['same_width_not_compared'], 'more model')} of its width were not compared (--candidates)"
     else:
         lack = "More models than these look like an ancestor"
     return f"{said} {lack}; it clears nothing."
@@ -176,9 +178,13 @@ def _not_decided(d: Document, total: int) -> str:
 
 def _uncompared(d: Document) -> list[str]:
     """Models that look like ancestors and were not compared, and how to compare them."""
-    found = d["neighbours"]
+    found, shallow = d["neighbours"], _shallow(d)
     if not found:
-        return [] if d["matches"] else [NOTHING_ALIKE]
+        if shallow:
+            return [
+                f"Next: run it again with --fetch {len(shallow)}, which reads more of {', '.join(shallow[:NAMED])}."
+            ]
+        return [] if d["matches"] or d["coverage"]["alike"] else [NOTHING_ALIKE]
     tried = {m["model_id"]: m["state"] for m in (d["fetched"] or {"models": []})["models"]}
     claimed = [n["model_id"] for n in found if n["claimed_by"]]
     named = [_described(n, tried.get(n["model_id"])) for n in found[:NAMED]]
@@ -187,10 +193,18 @@ def _uncompared(d: Document) -> list[str]:
     alike = f"Most alike in the catalogue, not compared: {', '.join(named)}{more}."
     left = [n for n in found if n["model_id"] not in tried]
     decided = any(m["direction"] == "ancestor" for m in d["matches"]) and not claimed
+    if tried and d["fetched"]["over_budget"]:
+        return [*says, alike, "Next: run it again with a larger --max-mb."]
     if decided or not left:
         return [*says, alike]
     count = min(len(left), FETCHED) + len(found) - len(left)
     return [*says, alike, f"Next: run it again with --fetch {count}, which reads a few MB of each from the Hub."]
+
+
+def _shallow(d: Document) -> list[str]:
+    """Models of an answer without a match of which only norms, or no whole layers, were read, and that stayed open."""
+    candidates = d["candidates"] if not d["matches"] else []
+    return [c["model_id"] for c in candidates if c["mode"] in ("norms", "sampled") and c["verdict"] == "inconclusive"]
 
 
 def _described(n: Document, state: str | None) -> str:
