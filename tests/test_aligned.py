@@ -291,6 +291,37 @@ def test_parts_that_resemble_each_other_are_no_evidence() -> None:
         assert found.value is None and "are alike" in (joined(found.reasons) or "")
 
 
+def partly_tied(seed: int, tied: int, depth: int = 8) -> F64:
+    """Neurons of `depth` layers of 64; in the first ones the parts of a neuron are nearly equal."""
+    values = noise(seed, 64 * depth)
+    rng = np.random.default_rng(seed)
+    for i in range(tied):
+        one = rng.standard_normal((64, 1, ANCHORS))
+        values[64 * i : 64 * (i + 1)] = np.abs(one + 0.05 * rng.standard_normal((64, 3, ANCHORS)))
+    return values
+
+
+def test_layers_of_tied_neurons_are_left_out_and_the_others_speak() -> None:
+    """SmolLM2-135M has 9 of 30 such layers: a rule that takes the worst layer makes every copy of it inconclusive."""
+    a, other = (panels(partly_tied(seed, 3), depth=8) for seed in (1, 2))
+    assert len(a.tied) == 3 and not a.too_tied
+    copy = panels(partly_tied(1, 3) + 0.2 * noise(9, 512), depth=8)
+    found = triple_agreement(a, copy, in_place(a))
+    assert found.outcome.n == 5 * 64 and (found.outcome.value or 0) > 0.99
+    assert {key for f in found.agreements for key in (f.a, f.b)}.isdisjoint(a.tied)
+    stranger = triple_agreement(a, other, in_place(a)).outcome
+    assert stranger.n == 5 * 64 and (stranger.value or 0) < 0.02
+
+
+@pytest.mark.parametrize(("tied", "depth"), [(5, 8), (13, 16)])
+def test_few_untied_layers_say_too_little(tied: int, depth: int) -> None:
+    """Fewer than 256 neurons, or fewer than a quarter of the layers."""
+    a = panels(partly_tied(1, tied, depth), depth=depth)
+    assert a.too_tied
+    found = triple_agreement(a, a, in_place(a)).outcome
+    assert found.value is None and found.reasons == (aligned.TIED,)
+
+
 # ---- layer maps -------------------------------------------------------------------------------------------------
 
 

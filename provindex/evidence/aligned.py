@@ -30,7 +30,13 @@ FEWEST = 64  # of one layer, however many layers there are
 MIN_NEURONS = 32  # fewer in common can hardly tell anything
 NO_NEURONS = Reason.of(Code.SIDE_WITHOUT_NEURONS)
 TIED = Reason.of(Code.NEURONS_TIED)
-TIED_SHARE = 0.6  # of neurons that are their own nearest by another part; real models: at most .35
+TIED_SHARE = (
+    0.6  # of a layer's neurons that are their own nearest by another part; most layers of real models: .1 to .4
+)
+LEFT_NEURONS, LEFT_LAYERS = (
+    256,
+    0.25,
+)  # neurons, and share of the layers, that must be left where tied layers are left out
 OTHER_KIND = Reason.of(Code.MLP_KINDS_DIFFER)
 
 I64 = NDArray[np.int64]
@@ -76,16 +82,23 @@ class NeuronPanels:
         return {key: slice(start, stop) for key, start, stop in zip(self.keys, starts, stops, strict=True)}
 
     @cached_property
-    def tied(self) -> bool:
-        """Whether parts of a neuron are alike (down is up transposed, gate is up): those agree in strangers too."""
-        shares = []
+    def tied(self) -> frozenset[LayerKey]:
+        """Layers in which parts of a neuron are alike (down is up transposed, gate is up): those agree in strangers too."""
+        found = set()
         for seen, live in self._seen.values():
-            for numbers in live.values():
+            for key, numbers in live.items():
                 units = seen[numbers]
                 for i in range(self.parts - 1 if len(units) > 1 else 0):
                     alike = np.abs(units[:, i] @ units[:, i + 1].T).argmax(axis=1)
-                    shares.append(float((alike == np.arange(len(units))).mean()))
-        return max(shares, default=0.0) > TIED_SHARE
+                    if float((alike == np.arange(len(units))).mean()) > TIED_SHARE:
+                        found.add(key)
+        return frozenset(found)
+
+    @cached_property
+    def too_tied(self) -> bool:
+        """Whether so many layers are tied that the others say too little of the model."""
+        left = [height for key, height in zip(self.keys, self.heights, strict=True) if key not in self.tied]
+        return bool(self.tied) and (sum(left) < LEFT_NEURONS or len(left) < LEFT_LAYERS * len(self.keys))
 
     def live(self, naming: str, key: LayerKey) -> I64:
         """Numbers of a layer's neurons of which no part is zero."""
@@ -164,7 +177,7 @@ def triple_agreement(a: NeuronPanels | None, b: NeuronPanels | None, maps: Layer
         return AlignedResult(absent(NO_NEURONS))
     if a.parts != b.parts:
         return AlignedResult(absent(OTHER_KIND))
-    if a.tied or b.tied:
+    if a.too_tied or b.too_tied:
         return AlignedResult(absent(TIED))
     tried = [agreements(a, b, naming, pairs) for naming in namings(a, b) for pairs in maps.get(naming, ()) if pairs]
     results = [_result(found, len(tried)) for found in tried]
@@ -187,11 +200,11 @@ def agreements(a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[La
     """Match the neurons of each (layer of A, layer of B) by each of their parts, both ways; the smaller count is taken.
 
     naming: "by_string" or "by_id", which both must have. A gate has a sign; up and down may both have been negated.
-    Pairs of layers that one model lacks are left out.
+    Pairs of layers that one model lacks, or whose neurons have parts that are alike, are left out.
     """
     alike: dict[tuple[int, int], list[LayerKeys]] = {}
     for x, y in pairs:
-        if x in a.places and y in b.places:
+        if x in a.places and y in b.places and x not in a.tied and y not in b.tied:
             alike.setdefault((len(a.live(naming, x)), len(b.live(naming, y))), []).append((x, y))
     return [found for group in alike.values() for found in _alike(a, b, naming, group)]
 

@@ -40,7 +40,7 @@ def neuron_matches(
     sketches: of A and of B by naming ("by_string", "by_id"). Significant at 1e-6 after paying for all pairs of layers,
     and at least a tenth of the neurons.
     """
-    if a is None or b is None or a.parts != b.parts or a.tied or b.tied:
+    if a is None or b is None or a.parts != b.parts or a.too_tied or b.too_tied:
         return []
     found: dict[LayerPair, Agreement] = {}
     cost = math.log10(max(len(a.keys) * len(b.keys), 1))
