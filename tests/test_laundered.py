@@ -280,6 +280,24 @@ def test_a_faint_or_missing_deep_agreement_links_nobody(deep: Outcome) -> None:
     assert compare(fingerprint_of("llama", 1), fingerprint_of("llama", 2), deep=deep).verdict == "unrelated"
 
 
+def test_ids_that_somebody_numbered_anew_clear_nothing(chance: Calibration) -> None:
+    """Without a tokenizer anchors are found at fixed token ids, and a launderer renumbers these."""
+    source = original("llama", 1)
+    done = disguises.disguise("withhold_tokenizer", all_of(source), SEED)
+    assert isinstance(done, Snapshot)
+    pair = judged(printed(source), printed(done), chance)
+    assert pair.verdict != "linked"  # if it were, this test would say nothing
+    assert pair.verdict == "inconclusive" or pair.plain_order_only
+    named = judged(printed(source), printed(original("llama", 2)), chance)
+    assert named.verdict == "unrelated" and not named.plain_order_only  # with both tokenizers a stranger is cleared
+
+
+def all_of(snapshot: Snapshot) -> Snapshot:
+    done = disguises.disguise("all", snapshot, SEED)
+    assert isinstance(done, Snapshot)
+    return done
+
+
 # ---- relations --------------------------------------------------------------------------------------------------
 
 DONE = {

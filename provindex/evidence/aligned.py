@@ -30,13 +30,9 @@ FEWEST = 64  # of one layer, however many layers there are
 MIN_NEURONS = 32  # fewer in common can hardly tell anything
 NO_NEURONS = Reason.of(Code.SIDE_WITHOUT_NEURONS)
 TIED = Reason.of(Code.NEURONS_TIED)
-TIED_SHARE = (
-    0.6  # of a layer's neurons that are their own nearest by another part; most layers of real models: .1 to .4
-)
-LEFT_NEURONS, LEFT_LAYERS = (
-    256,
-    0.25,
-)  # neurons, and share of the layers, that must be left where tied layers are left out
+# Of a layer's neurons that are their own nearest by another part; in most layers of real models .1 to .4.
+TIED_SHARE = 0.6
+LEFT_NEURONS, LEFT_LAYERS = 256, 0.25  # neurons, and share of the layers, that must be left without the tied layers
 OTHER_KIND = Reason.of(Code.MLP_KINDS_DIFFER)
 
 I64 = NDArray[np.int64]
@@ -83,7 +79,7 @@ class NeuronPanels:
 
     @cached_property
     def tied(self) -> frozenset[LayerKey]:
-        """Layers in which parts of a neuron are alike (down is up transposed, gate is up): those agree in strangers too."""
+        """Layers in which parts of a neuron are alike (down is up transposed, gate is up): strangers agree there."""
         found = set()
         for seen, live in self._seen.values():
             for key, numbers in live.items():

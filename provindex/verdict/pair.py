@@ -39,6 +39,7 @@ FOUND_AGAIN = 0.5  # branch sketch of a pair that is no stranger, whatever its n
 LEAST_AGREEMENT = 0.1  # share of neurons found again that the aligned tier needs
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
 TOWERS = frozenset({"vision", "audio"})
+ANCHORS = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
 UNREAD = frozenset({Reason.of(Code.NEEDS_WEIGHTS), Reason.of(Code.TOKENIZER_UNREAD)})  # by the mode of reading
 
 
@@ -247,7 +248,10 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
     Block reuse alone does not do: it sees untouched blocks only.
     """
     could = [(test, least) for test in TESTS if test.sees and (least := evidence[test.name].smallest) is not None]
-    ranked = all(evidence[name].conformal is not None for name in ("triple_agreement", "branch_sketch"))
+    nameless = _without_strings(pair)
+    ranked = (
+        all(evidence[name].conformal is not None for name in ("triple_agreement", "branch_sketch")) and not nameless
+    )
     seen = [Reason.of(Code.SEEN_UNITS, what=test.sees, cosine=least, test=test.name) for test, least in could]
     if ranked:
         seen.append(Reason.of(Code.SEEN_NEURONS, share=LEAST_AGREEMENT))
@@ -258,7 +262,7 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
     if seen:
         missing = () if sampled.sees_basis(pair) else evidence["residual_fixed_points"].reasons
         partly = (*_half_seen(evidence), *((Reason.of(Code.ANCESTOR_NOT_SOUGHT, because=missing),) if missing else ()))
-        unseen = () if ranked else (Reason.of(Code.REORDERED_NOT_SEEN, because=_why_unranked(evidence)),)
+        unseen = () if ranked else (Reason.of(Code.REORDERED_NOT_SEEN, because=nameless or _why_unranked(evidence)),)
         return "unrelated", (Reason.of(Code.WOULD_BE_LINKED, because=seen), *unseen, *partly)
     weak = (Reason.of(Code.COMMON_FEW),)
     gains = evidence["norm_alignment"]
@@ -268,10 +272,20 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
     asked = ("hidden_fixed_points", *(test.name for test in TESTS if test.sees))
     found = [r for name in asked for r in evidence[name].reasons or weak]
     reasons = hidden + distinct([r for r in found if r.code is not Code.SAMPLED_OWN])  # no test that is missing here
-    unranked = _why_unranked(evidence)
+    unranked = nameless or _why_unranked(evidence)
     if set(unranked) <= set(reasons):
         return "inconclusive", reasons
     return "inconclusive", (*reasons, Reason.of(Code.NOT_RANKED, because=unranked, test="triple_agreement"))
+
+
+def _without_strings(pair: Pairing) -> tuple[Reason, ...]:
+    """Why anchors cannot be found by their strings in one of the models; empty if they can in both.
+
+    Fixed token ids name the same tokens only until somebody numbers them anew: a test that rests on them alone links,
+    and clears nothing.
+    """
+    lacking = [fp for fp in (pair.a, pair.b) if fp.sketches is None and fp.sketches_by_id is not None]
+    return distinct([fp.absences.get("sketches", ANCHORS).about(fp.model_id) for fp in lacking])
 
 
 def _layers_unconfirmed(e3: Outcome, e4: Outcome) -> Reason:
