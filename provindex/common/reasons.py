@@ -194,6 +194,7 @@ class Code(StrEnum):
     COMMON_FEW = "common-few"
     NOT_RANKED = "not-ranked"
     TOWER_SHARED = "tower-shared"
+    UNNAMED_SHARED = "unnamed-shared"
     ADAPTER_NAMES = "adapter-names"
     ADAPTER_FIT_UNKNOWN = "adapter-fit-unknown"
     ADAPTER_FITS = "adapter-fits"

@@ -1,4 +1,11 @@
-"""E0: blocks of weights that are equal, as they are or after rounding to bf16 or f16."""
+"""E0: blocks of weights that are equal, as they are or after rounding to bf16 or f16.
+
+Tables that a program computes (rotary angles, sinusoids, indices) are equal in models that have nothing to do with each
+other, and so is a frozen vision tower. Where names tell what a matrix is these are left out. A matrix without a known
+role counts only where that is all there is: if both models have named matrices in their text towers, what is equal
+elsewhere is named and decides nothing. And it never counts if it is ordered along its rows, as computed tables are, or
+holds whole numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
@@ -20,6 +28,11 @@ from provindex.roles.canonical import F32
 from provindex.roles.names import Part, Placement
 from provindex.roles.weights import Weights
 
+UNKNOWN = "unknown"  # the stack of matrices whose names no table knows
+NAMED = 2  # matrices with a role from which a text tower is known
+# Autocorrelation at lag 1 or 2: of 256 exchangeable values .5 is 8 sd, and rows of trained matrices stay below .2.
+ORDERED = 0.5
+LEAST_VALUES = 64  # to tell whether a row is ordered
 LOG10_COLLISION = -19.0  # two different blocks with one 64-bit digest: 2^-64
 
 
@@ -31,13 +44,16 @@ def bit_reuse(
 ) -> tuple[Outcome, str | None]:
     """E0: share of the smaller model's blocks that the other one has too, bit for bit or after rounding.
 
-    stacks: which stacks count, all if None; matrices of unknown role always do. common: digests that unrelated families
-    share, which say nothing. Returns the outcome and at which precision the most blocks agree ("exact", "bf16" or
-    "f16"; None when none do). Blocks count wherever they stand in either model. The p-value is 10^-19 for each, as the
-    design prescribes, from at least two matrices; the n^2 ways of meeting would cost a few powers of ten of it.
+    stacks: which stacks count, all if None; matrices of unknown role do where `counts_unknown` says so. common: digests
+    that unrelated families share, which say nothing. Returns the outcome and at which precision the most blocks agree
+    ("exact", "bf16" or "f16"; None when none do). Blocks count wherever they stand in either model. The p-value is
+    10^-19 for each, as the design prescribes, from at least two matrices; the n^2 ways of meeting would cost a few
+    powers of ten of it.
     """
     if a is None or b is None:
         return absent(Reason.of(Code.SIDE_WITHOUT_MATRIX)), None
+    if stacks is not None and counts_unknown(a, b, stacks):
+        stacks = stacks | {UNKNOWN}
     best: tuple[int, int, str] = (0, 0, "exact")
     n = 0
     for precision in ("exact", "bf16", "f16"):
@@ -54,11 +70,36 @@ def bit_reuse(
     return Outcome(count / n, n, log10_p, 0.0), precision if count else None
 
 
+def counts_unknown(a: BlockDigests, b: BlockDigests, stacks: frozenset[str]) -> bool:
+    """Whether matrices without a known role decide: unless both models have some with a role in these stacks."""
+    return not all(sum(key.split(".", 1)[0] in stacks for key in blocks.keys) >= NAMED for blocks in (a, b))
+
+
+def elsewhere(a: BlockDigests | None, b: BlockDigests | None, stacks: frozenset[str]) -> Outcome | None:
+    """E0 of matrices without a known role, where these do not decide; None where they do, or there are none."""
+    if a is None or b is None or counts_unknown(a, b, stacks):
+        return None
+    return bit_reuse(a, b, frozenset({UNKNOWN}))[0]
+
+
+def _is_computed(values: NDArray[np.float16], scale: float) -> bool:
+    """Whether the beginning of a matrix is ordered along its rows, or consists of whole numbers."""
+    row = values.astype(np.float64)
+    if row.size < LEAST_VALUES:
+        return False
+    if np.array_equal(row * scale, np.rint(row * scale)):
+        return True
+    centred = row - row.mean()
+    energy = float(centred @ centred)
+    lags = (abs(float(centred[:-lag] @ centred[lag:])) for lag in (1, 2))  # sines and cosines may be interleaved
+    return energy > 0 and max(lags) > ORDERED * energy
+
+
 def _owners(
     blocks: BlockDigests, precision: str, stacks: frozenset[str] | None, common: frozenset[int]
 ) -> dict[int, int]:
     """Digest -> number of the tensor it was first seen in."""
-    numbers = _counting(blocks.keys, stacks)
+    numbers = [i for i in _counting(blocks.keys, stacks) if not _left_out(blocks, i)]
     digests = getattr(blocks, precision)[list(numbers)].ravel().tolist()
     owners = dict(zip(reversed(digests), reversed([i for i in numbers for _ in range(2)]), strict=True))
     for silent in (0, *common):
@@ -68,9 +109,15 @@ def _owners(
 
 @lru_cache(maxsize=64)
 def _counting(keys: tuple[str, ...], stacks: frozenset[str] | None) -> tuple[int, ...]:
-    """Which matrices are of stacks that count, or of none that is known."""
+    """Which matrices are of stacks that count."""
     firsts = (key.split(".", 1)[0] for key in keys)
-    return tuple(i for i, first in enumerate(firsts) if stacks is None or first in stacks or first == "unknown")
+    return tuple(i for i, first in enumerate(firsts) if stacks is None or first in stacks)
+
+
+def _left_out(blocks: BlockDigests, number: int) -> bool:
+    if not blocks.keys[number].startswith(f"{UNKNOWN}."):
+        return False
+    return _is_computed(blocks.samples[number, : blocks.counts[number]], float(blocks.scales[number]))
 
 
 # --- from a model's weights, and the table row ---
@@ -95,7 +142,7 @@ def of_weights(w: Weights) -> BlockDigests | None:
             if matrix and key not in entries and w.kept(part) and not (fixed and part.role == "pos"):
                 entries[key] = two_blocks(w, place, part)
         if place.name in unknown:
-            entries[f"unknown.{place.canonical}"] = two_blocks(w, place, Part("unknown"))
+            entries[f"{UNKNOWN}.{place.canonical}"] = two_blocks(w, place, Part(UNKNOWN))
     made = stack_blocks(sorted(entries.items()))
     if made is None:
         w.absences["blocks"] = Reason.of(Code.NO_MATRIX)

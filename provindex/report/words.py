@@ -271,6 +271,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.TOWER_SHARED: Sentence(
         "the {stack} tower is shared ({share:.0%} of its {n} blocks are equal); by itself that links no text tower"
     ),
+    C.UNNAMED_SHARED: Sentence(
+        "{share:.0%} of {n} blocks of matrices with unknown names are equal: another tower, or a copy beside a decoy"
+    ),
     C.ADAPTER_NAMES: Sentence("its config names {base}, a claim"),
     C.ADAPTER_FIT_UNKNOWN: Sentence("whether its shapes fit is not known"),
     C.ADAPTER_FITS: Sentence(

@@ -126,6 +126,9 @@ def compare(
         verdict, reasons = _not_linked(both, evidence)
         if adapter := adapters.reasons(a, b):
             verdict, reasons = "inconclusive", adapter
+        unnamed = _shared_unnamed(a, b, stacks)
+        if unnamed and verdict == "unrelated":  # it may be a copy under names that nobody knows, beside a decoy
+            verdict, reasons = "inconclusive", unnamed + reasons
         return replace(whole, verdict=verdict, reasons=reasons + towers)
     linked = _linked(both, evidence)
     start = start_of(linked)
@@ -178,6 +181,14 @@ def _shared_towers(a: Fingerprint, b: Fingerprint, stacks: frozenset[str]) -> tu
         for stack, o in found
         if o.log10_p is not None and o.value is not None and o.log10_p <= LOG10_P_LINKED
     )
+
+
+def _shared_unnamed(a: Fingerprint, b: Fingerprint, stacks: frozenset[str]) -> tuple[Reason, ...]:
+    """That matrices without a known role are equal in both: no link between the text towers, and no clearance."""
+    found = bit_reuse.elsewhere(a.blocks, b.blocks, stacks)
+    if found is None or found.value is None or (found.log10_p or 0.0) > LOG10_P_LINKED:
+        return ()
+    return (Reason.of(Code.UNNAMED_SHARED, share=found.value, n=found.n or 0),)
 
 
 def combined(outcomes: Sequence[Outcome]) -> float | None:
