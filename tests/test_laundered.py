@@ -21,7 +21,7 @@ from provindex.common.score import Outcome, absent
 from provindex.common.threads import one_blas_thread
 from provindex.evidence import aligned, sketch
 from provindex.fingerprint.record import Fingerprint
-from provindex.index.collection import calibration_of
+from provindex.index.collection import Index, calibration_of
 from provindex.report.words import joined, text, texts
 from provindex.verdict import relation
 from provindex.verdict.calibration import NO_CALIBRATION, Calibration
@@ -296,6 +296,20 @@ def all_of(snapshot: Snapshot) -> Snapshot:
     done = disguises.disguise("all", snapshot, SEED)
     assert isinstance(done, Snapshot)
     return done
+
+
+def test_of_laundered_relatives_the_nearest_comes_first() -> None:
+    """Samples of a reordered and rotated copy say nothing; how many neurons are found again does."""
+    source = parent()
+    plain = Snapshot("parent", source.tensors, source.config, source.tokenizer or "")
+    family = [replace(fingerprint(zoo.finetune_noise(source, 0.9, n)), model_id=f"org/child{n:02}") for n in range(12)]
+    index = Index.build([*family, replace(fingerprint(source), model_id="org/the-parent")])
+    for seed in (1, 2, 3):
+        done = disguises.disguise("all", plain, seed)
+        assert isinstance(done, Snapshot)
+        found = index.query(printed(done), candidates=20)
+        assert len(found.linked) == 13 and {m.pair.relation for m in found.linked} == {"laundered"}
+        assert found.linked[0].entry.model_id == "org/the-parent"
 
 
 # ---- relations --------------------------------------------------------------------------------------------------

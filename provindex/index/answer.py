@@ -139,22 +139,32 @@ def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sam
     return [replace(m, pair=pair) for m, pair in zip(matches, source_among(fp.blocks, relatives), strict=True)]
 
 
-def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, str]:
+SAMPLES_SAY = 0.1  # cosine of samples below which a laundered relative's order is another's: noise
+
+
+def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, float, float, str]:
     """Copies first, then what a quantized query was made of, then by the cosine of the samples; where it is as near,
-    a row of ours before an imported one, whose evidence says less.
+    a row of ours before an imported one, whose evidence says less. Of laundered relatives samples say nothing: those of
+    which most neurons are found again come first, then those whose layers do most nearly the same.
     """
     pair = match.pair
     source = pair.relation == "quantized" and pair.direction != "ancestor"
     imported, near = match.entry.row["mode"] == IMPORTED, pair.closeness
+    near = 0.0 if pair.undone and near < SAMPLES_SAY else near
     return (
         pair.relation != "identical",
         not source,
         -round(near, 2),
         imported,
         -round(near, 4),
+        *(-_value(pair, test) if pair.undone else 0.0 for test in ("triple_agreement", "branch_sketch")),
         pair.log10_p or 0.0,
         match.entry.label,
     )
+
+
+def _value(pair: Pair, test: str) -> float:
+    return pair.evidence[test].value or 0.0
 
 
 def coverage_of(
