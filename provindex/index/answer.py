@@ -17,16 +17,12 @@ from provindex.verdict.quantized_source import source_among
 
 @dataclass(frozen=True)
 class Match:
-    """A candidate after re-verification. pair: A is the query, B the candidate; direction is the candidate's role.
-
-    copies: labels of other rows of the same weights, which were not compared on their own.
-    """
+    """A candidate after re-verification. pair: A is the query, B the candidate; direction is the candidate's role."""
 
     entry: Entry
     pair: Pair
     rank: int
     score: float
-    copies: tuple[str, ...] = ()
 
     @property
     def direction(self) -> str | None:

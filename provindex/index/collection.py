@@ -43,7 +43,6 @@ from provindex.index.answer import (
     with_parents,
     with_source,
 )
-from provindex.index.candidates import MOST_CANDIDATES, Candidates
 from provindex.index.entries import (
     F32,
     SEED,
@@ -283,9 +282,9 @@ class Index:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
         own = self.own(fp)
         claims = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
-        by_claim = [entry for name in claims for entry in self.spelled(name) if entry is not own]
-        claimed = {entry.model_id for entry in by_claim}
-        calibration = self.calibration
+        claimed = {entry.model_id for name in claims for entry in self.spelled(name)}
+        ranked, calibration = self._nearest(fp, own, candidates, (*also, *claimed)), self.calibration
+
         weights: dict[Key, Sampled] = {}
 
         def verified(candidate: tuple[Entry, int, float]) -> Match:
@@ -296,15 +295,12 @@ class Index:
                 weights[entry.key] = sampled(other)
             return Match(entry, variant_rule(fp, entry, pair), rank, score)
 
-        waiting = self._candidates(fp, own, candidates, also, by_claim)
         found: list[Match] = []
         with one_blas_thread(), ThreadPoolExecutor(threads()) as pool:
-            while batch := waiting.next(found):
-                for match in pool.map(verified, batch):  # in the order of the batch, whichever is done first
-                    found.append(match)
-                    if progress:
-                        progress(len(found), max(len(found), len(batch)))
-        found = waiting.with_copies(found)
+            for match in pool.map(verified, ranked):  # in the order of `ranked`, whichever is done first
+                found.append(match)
+                if progress:
+                    progress(len(found), len(ranked))
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=closeness)
         matches = sorted(with_source(fp, with_parents(fp, matches, weights), weights), key=closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
@@ -331,7 +327,7 @@ class Index:
             neighbours=neighbours,
             top=top,
             settings={"top": top, "candidates": candidates, "mode": fp.mode},
-            warnings=(*warnings_of(fp, matches, rest, top, len(self)), *waiting.warnings(found)),
+            warnings=warnings_of(fp, matches, rest, top, len(self)),
         )
 
     def spelled(self, model_id: str) -> list[Entry]:
@@ -381,21 +377,8 @@ class Index:
         """
         return self._nearest(fp, self.own(fp), count, also)
 
-    def _candidates(
-        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str], claimed: Sequence[Entry]
-    ) -> Candidates:
-        """What a query compares: `count` rows at first, and those that are named whatever the search says."""
-        ranked = self._nearest(fp, own, count, also, MOST_CANDIDATES)
-        asked = {entry.key for reference in also for entry in self.named(reference)}
-        there = {entry.key for entry, _, _ in ranked}
-        asking = own.vector if own else vector(fp)
-        named = [(e, 0, float(asking @ e.vector)) for e in claimed if e.key not in there]
-        named += [r for r in ranked if r[0].key in asked or r[0] in claimed]
-        kept = {entry.key for entry, _, _ in named}
-        return Candidates([r for r in ranked if r[0].key not in kept], named, count)
-
     def _nearest(
-        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str], most: int = 0
+        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str]
     ) -> list[tuple[Entry, int, float]]:
         if not len(self) or (own and len(self) == 1):
             return []
@@ -403,15 +386,14 @@ class Index:
         entries, bare, _ = self._searcher()
         wanted = len(entries) if also else min(max(count, RERANKED) + 1, len(entries))  # one may be its own row
         order = self._by_weights(fp, asking, own, wanted) if wanted and asking.any() else []
-        limit = max(count, most)
-        order = order if also else order[:limit]
+        order = order if also else order[:count]
         ranked = [(entries[i], float(asking @ entries[i].vector)) for i in order]
-        if len(ranked) < count or also:  # what was found by weights comes first
+        if len(ranked) < count or also:
             left = [e for e in (bare if asking.any() else entries + bare) if e is not own]
             ranked += [(entry, 0.0) for entry in _by_context(fp, left)]
         asked = {entry.key for reference in also for entry in self.named(reference)}
         numbered = [(entry, rank, score) for rank, (entry, score) in enumerate(ranked, 1)]
-        return [r for r in numbered if r[1] <= limit or r[0].key in asked]
+        return [r for r in numbered if r[1] <= count or r[0].key in asked]
 
     def _by_weights(self, fp: Fingerprint, asking: F32, own: Entry | None, wanted: int) -> list[int]:
         """The first `wanted` rows of each search, by their number in the searcher, in turn."""
@@ -464,13 +446,7 @@ class Index:
             groups.setdefault(match.entry.family, []).append(match)
         sizes = Counter(entry.family for entry in self)
         return tuple(
-            Family(
-                name,
-                group[0].entry.model_id,
-                sum(1 + len(m.copies) for m in group),
-                sizes[name],
-                min(m.pair.log10_p or 0.0 for m in group),
-            )
+            Family(name, group[0].entry.model_id, len(group), sizes[name], min(m.pair.log10_p or 0.0 for m in group))
             for name, group in groups.items()
         )
 
