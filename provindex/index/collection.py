@@ -282,8 +282,12 @@ class Index:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
         own = self.own(fp)
         claims = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
-        claimed = {entry.model_id for name in claims for entry in self.spelled(name)}
-        ranked, calibration = self._nearest(fp, own, candidates, (*also, *claimed)), self.calibration
+        by_claim = [entry for name in claims for entry in self.spelled(name) if entry is not own]
+        claimed = {entry.model_id for entry in by_claim}
+        ranked, calibration = self._nearest(fp, own, candidates, also), self.calibration
+        there = {entry.key for entry, _, _ in ranked}
+        asking = own.vector if own else vector(fp)
+        ranked += [(e, 0, float(asking @ e.vector)) for e in by_claim if e.key not in there]  # searched for by nobody
 
         weights: dict[Key, Sampled] = {}
 
