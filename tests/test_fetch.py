@@ -23,6 +23,8 @@ from provindex.api import Index, Resolved
 from provindex.common.errors import ModelNotFoundError, UsageError
 from provindex.hub.fetch import State
 from provindex.index import dataset
+from provindex.report import text
+from provindex.report.document import query_document
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"  # its width and depth, in the catalogue
 MB = 1_000_000
@@ -91,6 +93,15 @@ def on_the_wire(hub: Hub) -> int:
 
 def states(spent: api.Spent) -> dict[str, str]:
     return {got.model_id: str(got.state) for got in spent.got}
+
+
+def status_of(index: Index, model: Resolved, deny: str, fetch: int | None = None) -> int:
+    """What `query --deny` would exit with; the command line's own way there is `test_what_a_person_reads`."""
+    if fetch is None:
+        _, result = api.query(index, model, also=[deny])
+    else:
+        index, _, result, _ = api.query_fetching(index, model, fetch, also=[deny])
+    return min((d.status for d in api.gate(result, [deny], index) if d.status), default=0)
 
 
 def test_from_nothing_the_base_is_found_and_answers_offline_afterwards(
@@ -227,8 +238,8 @@ def test_rows_of_an_older_version_are_left_out_and_read_again(
     manifest.write_text(json.dumps(said | {"fingerprint_version": said["fingerprint_version"] - 1}))
     assert api.outdated_fetched() == (1, said["fingerprint_version"] - 1)
     assert "fetched" not in Index.load().info.id
-    asked_again = run("query", tmp_path / "child", "--offline")
-    assert "1 fetched models are left out: their rows are of fingerprint version" in asked_again.err
+    said_of_it = run("query", tmp_path / "nothing", "--offline")  # before the model is looked for
+    assert "1 fetched models are left out: their rows are of fingerprint version" in said_of_it.err
     _, _, result, spent = api.query_fetching(other, child, 1)
     assert states(spent) == {name: "fetched"} and len(result.linked) == 1
     assert api.outdated_fetched() is None and name in Index.load("fetched")
@@ -316,20 +327,17 @@ def test_what_is_denied_is_read_until_it_decides(hub: Hub, publish: Publish, oth
     base, stranger = decoder(1), decoder(2)
     publish("fetch/mother", base)
     publish("fetch/denied", folded(stranger))
-    child = children.finetune_noise(base, 0.98, 5)
-    asked(child, tmp_path / "child", "fetch/mother")
-    (folder,) = other.folders
-    common = ("query", tmp_path / "child", "--index", folder, "--json")
-    assert run(*common, "--deny", "fetch/denied").status == 3  # nobody knows it
-    cleared = run(*common, "--deny", "fetch/denied", "--fetch", "2")
-    answer = json.loads(cleared.out)
-    assert (cleared.status, [m["model_id"] for m in answer["matches"]]) == (0, ["fetch/mother"])
-    (denied,) = [c for c in answer["candidates"] if c["model_id"] == "fetch/denied"]
-    assert denied["verdict"] == "unrelated"
-    assert run(*common, "--deny", "fetch/mother", "--fetch", "1").status == 1
-    asked(folded(children.finetune_noise(stranger, 0.98, 5)), tmp_path / "stolen")
-    stolen = run("query", tmp_path / "stolen", "--index", folder, "--deny", "fetch/denied", "--fetch", "1", "-q")
-    assert stolen.status == 1
+    child = asked(children.finetune_noise(base, 0.98, 5), tmp_path / "child", "fetch/mother")
+    assert status_of(other, child, "fetch/denied") == 3  # nobody knows it
+    _, _, result, spent = api.query_fetching(other, child, 2, also=["fetch/denied"])
+    assert [m.entry.model_id for m in result.linked] == ["fetch/mother"]
+    assert {got.model_id: got.stage for got in spent.got} == {"fetch/denied": 2, "fetch/mother": 1}
+    (denied,) = [m.pair for m in result.candidates if m.entry.model_id == "fetch/denied"]
+    assert denied.verdict == "unrelated" and not denied.plain_order_only
+    assert status_of(other, child, "fetch/denied", fetch=2) == 0
+    assert status_of(other, child, "fetch/mother", fetch=1) == 1
+    stolen = asked(folded(children.finetune_noise(stranger, 0.98, 5)), tmp_path / "stolen")
+    assert status_of(other, stolen, "fetch/denied", fetch=1) == 1
 
 
 def test_norms_of_a_cleared_model_do_not_keep_a_gate_open(publish: Publish, tmp_path: Path) -> None:
@@ -337,10 +345,9 @@ def test_norms_of_a_cleared_model_do_not_keep_a_gate_open(publish: Publish, tmp_
     exact = api.fingerprint(name, mode="exact")
     Index.build([exact]).save(tmp_path / "exact")
     Index.build([api.fingerprint(name, mode="norms")]).save(tmp_path / "norms")
-    zoo.write(decoder(1), tmp_path / "m")
-    alone = run("query", tmp_path / "m", "--index", tmp_path / "norms", "--deny", name)
-    both = run("query", tmp_path / "m", "--index", tmp_path / "norms", "--index", tmp_path / "exact", "--deny", name)
-    assert (alone.status, both.status) == (3, 0)
+    model = asked(decoder(1), tmp_path / "m")
+    assert status_of(Index.load(tmp_path / "norms"), model, name) == 3
+    assert status_of(Index.load(tmp_path / "norms", tmp_path / "exact"), model, name) == 0
 
 
 def test_an_index_in_memory_keeps_its_rows(publish: Publish, tmp_path: Path) -> None:
@@ -378,8 +385,8 @@ def test_norms_that_were_fetched_once_are_read_on_when_another_query_needs_it(
     assert {got.model_id: got.stage for got in first.got} == {mother: 1, denied: 0}
     stolen = asked(folded(children.finetune_noise(stranger, 0.98, 5)), tmp_path / "stolen", denied)
     index = Index.load(*other.folders, "fetched")
-    before = run("query", tmp_path / "stolen", *(f"--index={folder}" for folder in index.folders), "--offline")
-    assert "Not decided" in before.out and "Next: run it again with --fetch 1, which reads more of" in before.out
+    before = text.render(query_document(index.query(stolen.fingerprint, claims=stolen.claims)))
+    assert "Not decided" in before and "Next: run it again with --fetch 1, which reads more of" in before
     _, _, result, spent = api.query_fetching(index, stolen, 1)
     assert [m.entry.model_id for m in result.linked] == [denied]
     (got,) = spent.got
@@ -404,7 +411,7 @@ def test_a_damaged_index_of_fetched_models_is_told_before_anything_is_asked(
     name = publish("fetch/damaged", base)
     zoo.write(children.finetune_noise(base, 0.98, 5), tmp_path / "child")
     (tmp_path / "child" / "README.md").write_text(f"---\nbase_model: {name}\n---\n")
-    assert run("query", tmp_path / "child", "--fetch", "1").status == 0
+    api.query_fetching(other, api.resolve(tmp_path / "child"), 1)
     for shard in (own_cache / "indexes" / "fetched" / "data" / "models").iterdir():
         shard.write_bytes(b"PAR1")
     hub.log.clear()
@@ -449,22 +456,17 @@ def test_an_exact_row_of_another_model_of_that_name_clears_nothing(tmp_path: Pat
     zoo.write(decoder(2), tmp_path / "b" / "model")
     Index.build([api.fingerprint(tmp_path / "a" / "model", mode="norms")]).save(tmp_path / "norms")
     Index.build([api.fingerprint(tmp_path / "b" / "model")]).save(tmp_path / "exact")
-    zoo.write(folded(children.finetune_noise(guilty, 0.98, 5)), tmp_path / "q")
-    both = ("--index", tmp_path / "norms", "--index", tmp_path / "exact")
-    assert run("query", tmp_path / "q", *both, "--deny", "model").status == 3
+    copy = asked(folded(children.finetune_noise(guilty, 0.98, 5)), tmp_path / "q")
+    assert status_of(Index.load(tmp_path / "norms", tmp_path / "exact"), copy, "model") == 3
 
 
 def test_a_family_of_the_catalogue_does_not_stand_for_its_root(tmp_path: Path) -> None:
     root = "microsoft/MiniLM-L12-H384-uncased"
     member = api.fingerprint(zoo.write(decoder(1), tmp_path / "m"))
-    Index.build([renamed(member, BASE)]).save(tmp_path / "index")
-    zoo.write(decoder(2), tmp_path / "q")
-    common = ("query", tmp_path / "q", "--index", tmp_path / "index")
-    assert run(*common, "--deny", root).status == 3
-    Index.build([renamed(member, BASE, family=root)]).save(tmp_path / "stated")
-    assert run("query", tmp_path / "q", "--index", tmp_path / "stated", "--deny", root).status == 0
-    answer = json.loads(run(*common, "--json").out)
-    assert answer["candidates"][0]["family"] == root  # it is named, and decides nothing
+    index, model = Index.build([renamed(member, BASE)]), asked(decoder(2), tmp_path / "q")
+    assert status_of(index, model, root) == 3
+    assert status_of(Index.build([renamed(member, BASE, family=root)]), model, root) == 0
+    assert query_document(index.query(model.fingerprint))["candidates"][0]["family"] == root  # it is named
 
 
 def test_none_is_said_only_if_everything_of_that_width_was_compared(tmp_path: Path) -> None:
@@ -474,10 +476,9 @@ def test_none_is_said_only_if_everything_of_that_width_was_compared(tmp_path: Pa
     assert (whole.status, whole.coverage.of_width) == ("none", 0)
     part = index.query(made[0], candidates=1)
     assert (part.status, part.coverage.of_width, part.coverage.compared) == ("inconclusive", 2, 1)
-    index.save(tmp_path / "index")
-    ran = run("query", tmp_path / "m0", "--index", tmp_path / "index", "--candidates", "1")
-    assert "2 more models of its width were not compared (--candidates); it clears nothing." in ran.out
-    assert run("query", tmp_path / "m0", "--index", tmp_path / "index").out.startswith("No ancestor in this index")
+    said = text.render(query_document(part))
+    assert "2 more models of its width were not compared (--candidates); it clears nothing." in said
+    assert text.render(query_document(whole)).startswith("No ancestor in this index")
 
 
 def test_a_claimed_parent_that_could_not_be_tested_is_no_none(tmp_path: Path) -> None:
@@ -499,7 +500,7 @@ def test_a_replaced_row_does_not_come_back(tmp_path: Path) -> None:
     Index.build([api.fingerprint(folder, mode="norms")]).save(tmp_path / "index")
     held = Index.load(tmp_path / "index")
     held.add(api.fingerprint(zoo.write(decoder(2), tmp_path / "n")))
-    assert run("index", "add", folder, "--index", tmp_path / "index").status == 0
+    assert not api.fill_index(tmp_path / "index", [str(folder)], create=False).failed
     held.save(tmp_path / "index")
     modes = sorted((e.model_id, e.row["mode"]) for e in Index.load(tmp_path / "index"))
     assert modes == [("m", "exact"), ("n", "exact")]
