@@ -40,7 +40,8 @@ def test_it_holds_the_seed_index_and_nothing_of_the_workshop(wheel: Path) -> Non
         manifest = json.loads(archive.read("provindex/index/seed/manifest.json"))
     shards = {f"provindex/index/seed/{shard[kind]}" for shard in manifest["shards"] for kind in ("models", "panels")}
     assert shards and shards <= names
-    assert {"provindex/peers/cisco_catalogue.json", "provindex/peers/NOTICE"} <= names
+    assert {f"provindex/{path}/NOTICE" for path in ("peers", "catalogue")} <= names
+    assert {"provindex/peers/cisco_catalogue.json", "provindex/catalogue/models.json"} <= names
     assert {"provindex/py.typed", "provindex/roles/config_defaults.json", "provindex/cli/query.py"} <= names
     assert not [n for n in names if n.startswith(("tests/", "build_index/", "notebooks/")) or "__pycache__" in n]
 
