@@ -109,7 +109,7 @@ class Index(collection.Index):
         """
         if not isinstance(fp, Fingerprint):
             asked = resolve(fp, index=self)
-            fp, claims = asked.fingerprint, claims or asked.claims
+            fp, claims = asked.fingerprint, asked.claims if claims is None else claims
         found = super().query(fp, top, candidates, also=also, claims=claims, progress=progress)
         assert isinstance(found, QueryResult)
         return found
@@ -351,6 +351,8 @@ def compare_fetching(
     _may_fetch(count)
     like = Look.of(a.fingerprint)
     found = [named(like, *base) for base in bases.items() if is_hub_id(base[0])]
+    if not found:
+        raise UsageError(f"--fetch reads a model of the Hub, and {next(iter(bases))} is no org/name.", "Leave it out.")
     todo = plan(found, count, LIMIT if limit is None else limit, like.shape)
     planned(todo)
     with session(todo, _stage_of, places.fetched_index(), say) as run:
@@ -359,7 +361,7 @@ def compare_fetching(
             run.take(base, 0, one.neighbour.claims)
             if base in run.read_last:
                 return *_in_stages(a, base, run, reading, index), run.spent
-    why = " ".join(got.why for got in run.got.values())
+    why = " ".join(got.why for got in run.got.values()) or f"{todo.over[0]} does not fit into --max-mb."
     raise ModelNotFoundError(f"No base of {a.label} can be had. {why}", "Name another model as B.")
 
 

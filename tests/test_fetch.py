@@ -502,3 +502,20 @@ def test_a_replaced_row_does_not_come_back(tmp_path: Path) -> None:
     held.save(tmp_path / "index")
     modes = sorted((e.model_id, e.row["mode"]) for e in Index.load(tmp_path / "index"))
     assert modes == [("m", "exact"), ("n", "exact")]
+
+
+def test_what_cannot_be_fetched_as_a_base_is_told_in_a_sentence(publish: Publish, tmp_path: Path) -> None:
+    child = asked(decoder(), tmp_path / "child")
+    with pytest.raises(UsageError, match=r"\./folder is no org/name"):
+        api.compare_fetching(child, {"./folder": ()}, 1)
+    name = publish("fetch/large", decoder())
+    with pytest.raises(ModelNotFoundError, match=f"{name} does not fit into --max-mb"):
+        api.compare_fetching(child, {name: ()}, 1, limit=10)
+
+
+def test_a_row_that_states_a_thousand_parents_does_not_make_a_thousand_comparisons(tmp_path: Path) -> None:
+    base = api.fingerprint(zoo.write(decoder(1), tmp_path / "n"))
+    index = Index.build(renamed(base, f"org/m{n:03}") for n in range(100))
+    asked_for = renamed(api.fingerprint(zoo.write(decoder(2), tmp_path / "q")), "me/q")
+    crowd = replace(asked_for, parents=tuple(f"org/m{n:03}" for n in range(100)))
+    assert index.query(crowd, candidates=1).coverage.compared <= 65

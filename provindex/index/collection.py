@@ -280,31 +280,14 @@ class Index:
         """
         if top < 1 or candidates < 1:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
-        own = self.own(fp)
-        claims = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
+        own, claims = self.own(fp), _claims(fp, claims)
         by_claim = [entry for name in claims for entry in self.spelled(name) if entry is not own]
         claimed = {entry.model_id for entry in by_claim}
-        ranked, calibration = self._nearest(fp, own, candidates, also), self.calibration
+        ranked = self._nearest(fp, own, candidates, also)
         there = {entry.key for entry, _, _ in ranked}
         asking = own.vector if own else vector(fp)
         ranked += [(e, 0, float(asking @ e.vector)) for e in by_claim if e.key not in there]  # searched for by nobody
-
-        weights: dict[Key, Sampled] = {}
-
-        def verified(candidate: tuple[Entry, int, float]) -> Match:
-            entry, rank, score = candidate
-            other = entry.load()
-            pair = compare(fp, other, models=len(self), calibration=calibration)
-            if pair.relation in TRAINED_ON or pair.relation == "quantized":
-                weights[entry.key] = sampled(other)
-            return Match(entry, variant_rule(fp, entry, pair), rank, score)
-
-        found: list[Match] = []
-        with one_blas_thread(), ThreadPoolExecutor(threads()) as pool:
-            for match in pool.map(verified, ranked):  # in the order of `ranked`, whichever is done first
-                found.append(match)
-                if progress:
-                    progress(len(found), len(ranked))
+        found, weights = self._verified(fp, ranked, progress)
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=closeness)
         matches = sorted(with_source(fp, with_parents(fp, matches, weights), weights), key=closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
@@ -334,6 +317,28 @@ class Index:
             warnings=warnings_of(fp, matches, rest, top, len(self)),
         )
 
+    def _verified(
+        self, fp: Fingerprint, ranked: Sequence[tuple[Entry, int, float]], progress: Progress | None
+    ) -> tuple[list[Match], dict[Key, Sampled]]:
+        """Candidates compared in full, in their order; and samples of those that training or rounding may have made."""
+        calibration, weights = self.calibration, dict[Key, Sampled]()
+
+        def verified(candidate: tuple[Entry, int, float]) -> Match:
+            entry, rank, score = candidate
+            other = entry.load()
+            pair = compare(fp, other, models=len(self), calibration=calibration)
+            if pair.relation in TRAINED_ON or pair.relation == "quantized":
+                weights[entry.key] = sampled(other)
+            return Match(entry, variant_rule(fp, entry, pair), rank, score)
+
+        found: list[Match] = []
+        with one_blas_thread(), ThreadPoolExecutor(threads()) as pool:
+            for match in pool.map(verified, ranked):  # in the order of `ranked`, whichever is done first
+                found.append(match)
+                if progress:
+                    progress(len(found), len(ranked))
+        return found, weights
+
     def spelled(self, model_id: str) -> list[Entry]:
         """Rows of an id in any case."""
         if model_id in self._by_id:
@@ -359,8 +364,7 @@ class Index:
         claims: as for `query`. shallow: also those whose rows were not read in full: norms alone, or without the whole
         layers of sampled mode.
         """
-        claimed = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
-        found = neighbours(Look.of(fp), {name: by for name, by in claimed.items() if is_hub_id(name)})
+        found = neighbours(Look.of(fp), _claims(fp, claims))
         missing = (n for n in found if not self.spelled(n.model_id))
         return tuple(n for n in found if (self.depth(n.model_id) or 0) < READ_ON) if shallow else tuple(missing)
 
@@ -522,6 +526,15 @@ def _opened(folder: Path, problems: list[Problem] | None = None) -> tuple[IndexI
         if folder != places.fetched_index():
             raise
         raise IndexFormatError(f"The index of fetched models is damaged: {error.message}", store.AGAIN) from error
+
+
+MOST_CLAIMS = 64  # claimed parents that are looked at; a row of a stranger may state a thousand
+
+
+def _claims(fp: Fingerprint, claims: Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
+    """Who claims which parent, by its id; None: what the fingerprint states, which is the card's word."""
+    stated = dict.fromkeys(fp.parents, ("card",)) if claims is None else claims
+    return dict([(name, by) for name, by in stated.items() if is_hub_id(name)][:MOST_CLAIMS])
 
 
 READ_ON = 2  # depth from which reading on in sampled mode says no more
