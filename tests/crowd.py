@@ -3,7 +3,7 @@
 Families of all sizes (Pareto, so that the largest has thousands of a million and most have one or two) in a tree: a
 member is made from an earlier member, at a distance drawn from 1e-5 to 0.5 of a cosine. Strangers are as far apart as
 those of the seed index are, block by block: at random in `vabs`, `vabs_by_id`, `wvc` and `digests`; alike, by a common
-mean and a few directions, in the others (median cosines of the seed: .27 in `eas`, .14 in `nlf`, .86 in `lengths`).
+mean and a few directions, in the others (median cosines of the seed: .27 in `eas`, .14 in `nlf`, .86 in `invariants`).
 Signals that a family lacks (one family in eight has no tokenizer, one in twelve no digests, one in twenty no lengths)
 are zero, and so are some that only one member lacks.
 """
@@ -21,9 +21,9 @@ from provindex.index.search import BLOCKS, DIMENSIONS
 F32 = NDArray[np.float32]
 ALIKE = {  # median cosine of strangers, and in how many directions they differ most
     "eas": (0.27, 8), "eas_by_id": (0.03, 10), "lep": (0.03, 4), "end": (0.05, 6), "nlf": (0.14, 8),
-    "lengths": (0.86, 8),
+    "invariants": (0.86, 8),
 }  # fmt: skip
-ABSENT = {"vabs": 1 / 8, "eas": 1 / 8, "digests": 1 / 12, "lengths": 1 / 20}  # of families
+ABSENT = {"vabs": 1 / 8, "eas": 1 / 8, "digests": 1 / 12, "invariants": 1 / 20}  # of families
 LOST = 0.02  # of members, of each block
 
 

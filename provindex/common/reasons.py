@@ -159,6 +159,7 @@ class Code(StrEnum):
     MLP_KINDS_DIFFER = "mlp-kinds-differ"
     NEURONS_TIED = "neurons-tied"
     COMMON_NEURONS_FEW = "common-neurons-few"
+    NO_COMMON_ANCHORS = "no-common-anchors"
     NO_COMMON_SKETCHES = "no-common-sketches"
     SAMPLED_OWN = "sampled-own"
     SAMPLED_TOWERS = "sampled-towers"
@@ -182,6 +183,7 @@ class Code(StrEnum):
     PAIRS_NONE = "pairs-none"
     # The verdict
     SEEN_UNITS = "seen-units"
+    SEEN_INVARIANTS = "seen-invariants"
     SEEN_NEURONS = "seen-neurons"
     WOULD_BE_LINKED = "would-be-linked"
     REORDERED_NOT_SEEN = "reordered-not-seen"

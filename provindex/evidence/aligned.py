@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from provindex.common.score import Outcome, absent
 from provindex.common.tables import Panel, Row, Test, array, number, some, split
 from provindex.evidence.exact import monotone_matching
 from provindex.evidence.pairing import Pairing
+from provindex.evidence.panels import signs
 from provindex.evidence.sketch import ANCHORS_KEPT, BranchSketches, LayerKey, layer_keys, similarities
 from provindex.roles.canonical import F64
 
@@ -33,6 +34,9 @@ TIED = Reason.of(Code.NEURONS_TIED)
 # Of a layer's neurons that are their own nearest by another part; in most layers of real models .1 to .4.
 TIED_SHARE = 0.6
 LEFT_NEURONS, LEFT_LAYERS = 256, 0.25  # neurons, and share of the layers, that must be left without the tied layers
+ROTATIONS = 16  # of one side's anchor coordinates, tried where a count is significant
+WORTH_ROTATING = -3.0  # log10 p by the in-degrees, above which none is tried
+PLAIN = 0.5  # share of neurons, from which on none is tried: tied layers are left out
 OTHER_KIND = Reason.of(Code.MLP_KINDS_DIFFER)
 
 I64 = NDArray[np.int64]
@@ -76,6 +80,12 @@ class NeuronPanels:
         stops = np.cumsum(self.heights).tolist()
         starts = [0, *stops[:-1]]
         return {key: slice(start, stop) for key, start, stop in zip(self.keys, starts, stops, strict=True)}
+
+    def turned(self, order: I64, flips: NDArray[np.int8]) -> NeuronPanels:
+        """The same neurons in rotated anchor coordinates: another order, (64,), and signs of -1 and 1, (64,)."""
+        turned = (None if values is None else values[..., order] * flips for values in (self.by_string, self.by_id))
+        by_string, by_id = turned
+        return replace(self, by_string=by_string, by_id=by_id)
 
     @cached_property
     def tied(self) -> frozenset[LayerKey]:
@@ -175,21 +185,42 @@ def triple_agreement(a: NeuronPanels | None, b: NeuronPanels | None, maps: Layer
         return AlignedResult(absent(OTHER_KIND))
     if a.too_tied or b.too_tied:
         return AlignedResult(absent(TIED))
-    tried = [agreements(a, b, naming, pairs) for naming in namings(a, b) for pairs in maps.get(naming, ()) if pairs]
-    results = [_result(found, len(tried)) for found in tried]
-    results = [r for r in results if r.outcome.value is not None]
+    tried = [(naming, pairs) for naming in namings(a, b) for pairs in maps.get(naming, ()) if pairs]
+    results = [(_result(agreements(a, b, *one), len(tried)), one) for one in tried]
+    results = [(r, one) for r, one in results if r.outcome.value is not None]
     if not results:
         return AlignedResult(absent(Reason.of(Code.COMMON_NEURONS_FEW, needed=MIN_NEURONS)))
-    return min(results, key=lambda r: (r.outcome.log10_p or 0.0, -(r.outcome.value or 0.0)))
+    best, (naming, pairs) = min(results, key=lambda r: (r[0].outcome.log10_p or 0.0, -(r[0].outcome.value or 0.0)))
+    if (best.outcome.log10_p or 0.0) > WORTH_ROTATING or (best.outcome.value or 0.0) >= PLAIN:
+        return best
+    return _result(best.agreements, len(tried), max(_count(a.turned(*turn), b, naming, pairs) for turn in turns()))
 
 
-def _result(found: Sequence[Agreement], tried: int) -> AlignedResult:
+def _count(a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[LayerKeys]) -> int:
+    return sum(f.rows.size for f in agreements(a, b, naming, pairs))
+
+
+def _result(found: Sequence[Agreement], tried: int, by_chance: int = 0) -> AlignedResult:
+    """by_chance: the most neurons that were found after a rotation of the anchor coordinates of one side."""
     n = sum(f.n for f in found)
     if n < MIN_NEURONS:
         return AlignedResult(absent(NO_NEURONS))
-    count, expected = sum(f.rows.size for f in found), sum(f.expected for f in found)
+    count, expected = sum(f.rows.size for f in found), max(by_chance, sum(f.expected for f in found))
     log10_p = min(0.0, log10_poisson_tail(count, expected) + math.log10(tried))
     return AlignedResult(Outcome(count / n, n, log10_p, min(1.0, expected / n)), tuple(found))
+
+
+@lru_cache(maxsize=1)
+def turns() -> list[tuple[I64, NDArray[np.int8]]]:
+    """Fixed rotations of the 64 anchor coordinates: an order and signs, (64,) each.
+
+    A rotation of one side keeps what neurons are like among themselves (parts that are alike, a direction that all
+    share) and takes away which is which: what is still found is found by chance.
+    """
+    flips = signs("neurons/signs", ROTATIONS, ANCHORS_KEPT)
+    bits = signs("neurons/order", ROTATIONS * ANCHORS_KEPT, 32) > 0
+    weights = (bits @ (1 << np.arange(32, dtype=np.int64))).reshape(ROTATIONS, ANCHORS_KEPT)
+    return [(np.argsort(row, kind="stable"), own) for row, own in zip(weights, flips, strict=True)]
 
 
 def agreements(a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[LayerKeys]) -> list[Agreement]:

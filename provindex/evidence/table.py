@@ -6,7 +6,17 @@ E5 (`deep.py`) is no row: it reads weights, and runs only where somebody asks fo
 from __future__ import annotations
 
 from provindex.common.tables import Test
-from provindex.evidence import aligned, bit_reuse, hidden_units, norm_alignment, residual_basis, sampled, sketch
+from provindex.evidence import (
+    aligned,
+    bit_reuse,
+    hidden_units,
+    neuron_invariants,
+    neuron_signs,
+    norm_alignment,
+    residual_basis,
+    sampled,
+    sketch,
+)
 
 TESTS: tuple[Test, ...] = (
     bit_reuse.TEST,
@@ -18,6 +28,8 @@ TESTS: tuple[Test, ...] = (
     norm_alignment.BIASES,
     aligned.TEST,
     sketch.TEST,
+    neuron_signs.TEST,
+    neuron_invariants.TEST,
     sampled.FIXED,
     sampled.ALIGNED,
 )

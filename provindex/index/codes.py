@@ -54,7 +54,7 @@ TOGETHER = 1 << 21  # bytes that a call works on: they stay in the last cache; l
 SAMPLE = 1 << 16  # distances by which the limit for candidates is chosen
 THREADS = 4  # that scan and compare
 BAND = 8192  # rows that an exact search unpacks at a time, 115 MB
-CENTERED = ("eas", "eas_by_id", "lep", "end", "nlf", "lengths")  # blocks in which strangers are alike
+CENTERED = ("eas", "eas_by_id", "lep", "end", "nlf", "invariants")  # blocks in which strangers are alike
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ GROUPS: tuple[Group, ...] = (
     _group(("wvc",), 2048, 80_000, 20_000),
     _group(("digests",), 512, 30_000),
     _group(("lep", "end", "nlf"), 128, 30_000),
-    _group(("lengths",), 512, 80_000),
+    _group(("invariants",), 512, 80_000),
     _group(("norms",), 512, 40_000),
 )
 FEW = 2  # groups of which a search has the larger one's candidates

@@ -4,10 +4,10 @@ Blocks, each a unit vector times the square root of its weight, so that an inner
 similarities: VABS (what the branches do, at anchor strings and at fixed ids: it survives disguises), the embedding's
 anchor geometry (EAS, the same two ways), a sketch of the WVC samples (where faint inheritance shows) and one of the
 block digests (for models without tokens), neither of which depends on which layers are left; and, with little weight
-because unrelated models agree on them, LEP, END, NLF and the lengths of the largest neurons (which need no token and no
-basis: a copy in disguise is found by them where its tokenizer is withheld and its vocabulary another). The ranks of the
-norm gains, averaged over the layers, find what has nothing else (rows of mode "norms"). Size, config and tokenizer
-never filter.
+because unrelated models agree on them, LEP, END, NLF and the invariants of neurons (which need no token and no basis: a
+copy in disguise is found by them where its tokenizer is withheld or its vocabulary another). The ranks of the norm
+gains, averaged over the layers, find what has nothing else (rows of mode "norms"). Size, config and tokenizer never
+filter.
 
 Relatives may share one thing only: the layers but not the embedding, or the reverse. In the mean the other blocks'
 chance agreement would drown that, so candidates are taken in turn from several searches, the one whose best hit stands
@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.evidence import vectors
-from provindex.evidence.aligned import NeuronPanels
+from provindex.evidence import vectors, whole_layers
 from provindex.evidence.sketch import BranchSketches, late_interaction, similarities
 from provindex.evidence.vectors import Vectors
+from provindex.evidence.whole_layers import WholeLayers
 from provindex.fingerprint.record import Fingerprint
 from provindex.signals import nlf
 from provindex.signals.wvc import SAMPLES
@@ -48,7 +48,7 @@ BLOCKS: Mapping[str, tuple[int, float]] = {  # name: (dimensions, weight)
     "lep": (16, 0.04),
     "end": (20, 0.03),
     "nlf": (28, 0.03),
-    "lengths": (256, 0.05),
+    "invariants": (256, 0.05),
     "norms": (256, 0.05),
 }
 DIMENSIONS = sum(width for width, _ in BLOCKS.values())
@@ -59,15 +59,18 @@ SEARCHES: tuple[tuple[str, ...], ...] = (
     ("wvc",),
     ("eas", "eas_by_id"),
     ("digests",),
-    ("lengths",),
+    ("invariants",),
     ("norms",),
 )
-DEPTHS, RANKS = 8, 16  # of the lengths: places along the model, and among a layer's neurons
+QUANTILES = np.linspace(0.02, 0.98, 25)  # of the invariants of a layer's neurons
+NUMBERS_AT = {3: [0, 1, 2, 3, 4], 2: [0, 1, 3]}  # by parts of a neuron: lengths, lengths, then angles
+ANGLES = 3.0  # so that cosines, of which most are small, count beside logarithms of lengths
 RERANKED = 300  # candidates whose layers are compared
 
 
 def vector(fp: Fingerprint) -> NDArray[np.float32]:
     """The retrieval vector, (3520,) float32; the block of a missing signal is zero, so its length is at most 1."""
+    whole: WholeLayers | None = fp.value(whole_layers.PANEL.name)
     made = {
         "vabs": None if fp.sketches is None else fp.sketches.whole.astype(np.float64),
         "vabs_by_id": None if fp.sketches_by_id is None else fp.sketches_by_id.whole.astype(np.float64),
@@ -78,7 +81,7 @@ def vector(fp: Fingerprint) -> NDArray[np.float32]:
         "lep": _curve(fp.lep.get(fp.facts.main), BLOCKS["lep"][0]),
         "end": fp.end,
         "nlf": _nlf(fp.nlf),
-        "lengths": None if fp.neurons is None else _lengths(fp.neurons),
+        "invariants": None if whole is None else _invariants(whole, fp.facts.main),
         "norms": _norms(fp),
     }
     out = np.zeros(DIMENSIONS)
@@ -207,22 +210,23 @@ def _curve(values: NDArray[np.float32] | None, points: int) -> F64 | None:
     return np.interp(np.linspace(0, 1, points), np.linspace(0, 1, values.size), values.astype(np.float64))
 
 
-def _lengths(neurons: NeuronPanels) -> F64:
-    """Logarithms of the lengths of each layer's largest neurons, by rank, along the model: (256,), layers centered.
+def _invariants(whole: WholeLayers, main: str) -> F64:
+    """Quantiles of the invariants of all neurons, of the layers at one and two thirds of the depth: (256,).
 
-    Of gate rows (without a gate, of up times down), and of up times down: what rescaling in pairs leaves alone.
+    What needs no token, name or basis; logarithms of lengths count from their median. Numbers that MLPs without a gate
+    lack are zeros.
     """
-    layers = []
-    for at in neurons.places.values():
-        logs = np.log(np.maximum(neurons.lengths[at].astype(np.float64), 1e-30))
-        pairs = logs[:, -2] + logs[:, -1]
-        both = [np.sort(values)[::-1] for values in (logs[:, 0] if neurons.parts == 3 else pairs, pairs)]
-        ranks = np.linspace(0, 1, RANKS) ** 2  # more of the largest
-        layers.append([np.interp(ranks, np.linspace(0, 1, v.size), v - v.mean()) for v in both])
-    table = np.array(layers).reshape(len(layers), -1)
-    places = np.linspace(0, 1, DEPTHS)
-    along = [np.interp(places, np.linspace(0, 1, len(table)), column) for column in table.T]
-    return np.concatenate(along)
+    keys = [key for key in whole.keys if key[0] == main] or list(whole.keys)
+    out = np.zeros((2, max(map(len, NUMBERS_AT.values())), QUANTILES.size))
+    for layer, key in zip(out, (keys[len(keys) // 3], keys[2 * len(keys) // 3]), strict=True):
+        numbers = whole.numbers[whole.places[key]].astype(np.float64)
+        numbers = numbers[np.isfinite(numbers).all(axis=1)]
+        if len(numbers):
+            found = np.quantile(numbers, QUANTILES, axis=0).T
+            found[:2] -= np.median(numbers[:, :2], axis=0)[:, None]
+            found[2:] *= ANGLES
+            layer[NUMBERS_AT[whole.parts]] = found
+    return np.concatenate([out.reshape(-1), np.zeros(BLOCKS["invariants"][0] - out.size)])
 
 
 def _norms(fp: Fingerprint) -> F64 | None:

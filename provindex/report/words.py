@@ -206,6 +206,7 @@ SENTENCES: Mapping[Code, Sentence] = {
         "the parts of a neuron (gate, up, down) are alike, so that matching them apart says nothing"
     ),
     C.COMMON_NEURONS_FEW: Sentence("fewer than {needed} neurons in common, or no anchors that both models have"),
+    C.NO_COMMON_ANCHORS: Sentence("no anchors of one naming in both models"),
     C.NO_COMMON_SKETCHES: Sentence("no anchors under which both models have branch sketches"),
     C.SAMPLED_OWN: Sentence("both rows hold our own evidence, which sees more than samples do"),
     C.SAMPLED_TOWERS: Sentence("its samples are of several towers whose layers share one number"),
@@ -241,7 +242,10 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.PAIRS_NONE: Sentence("the calibration has no pair with a value of {statistic}"),
     # The verdict
     C.SEEN_UNITS: Sentence("{what} with a cosine of {cosine:.2g} ({test})"),
-    C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis (triple_agreement)"),
+    C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis (neuron_signs)"),
+    C.SEEN_INVARIANTS: Sentence(
+        "neurons alike by a correlation of {correlation:.2g}, whatever the tokens, order and basis (neuron_invariants)"
+    ),
     C.WOULD_BE_LINKED: Sentence("would have been linked: {because}"),
     C.REORDERED_NOT_SEEN: Sentence(
         "not seen: a copy whose neurons, heads and residual coordinates were all reordered or rotated; {because}"

@@ -2,9 +2,10 @@
 
 The weights decide. `linked` needs an exact p-value of at most 1e-6, after Bonferroni over the tests and layer maps
 tried, and an E-value of at most 1e-3 (the exact tier); or, where order and basis were destroyed, neurons that are found
-again in anchor coordinates and layers that do the same, both above all but 1 in 1,000 unrelated pairs (the aligned
-tier). Without it the pair is `unrelated` if a test with power ran, else `inconclusive`; the reasons say what would have
-been seen, or what could not be computed. Two models that share only their random start are `unrelated` (shared-init).
+again in anchor coordinates and layers that do the same, or neurons with the same signs or invariants, above all but 1
+in 1,000 unrelated pairs (the aligned tier). Without it the pair is `unrelated` if a test with power ran, else
+`inconclusive`; the reasons say what would have been seen, or what could not be computed. Two models that share only
+their random start are `unrelated` (shared-init).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from provindex.verdict.relation import LOG10_P_LINKED, Linked
 LOG10_E_LINKED = -3.0
 LOG10_CONFORMAL = -3.0  # rank among unrelated pairs that E3 and E4 both need
 FOUND_AGAIN = 0.5  # branch sketch of a pair that is no stranger, whatever its neurons say
-LEAST_AGREEMENT = 0.1  # share of neurons found again that the aligned tier needs
+LEAST_AGREEMENT = 0.1  # share of neurons found again, or correlation, that the aligned tier needs
+LEAST_POWER = 0.5  # share of neurons, or correlation, that E8 and E7 must be able to see: of a copy it is near 1
+TIERS = 5  # the exact one, E3, E5, E7 and E8: what a p-value of the aligned tier pays for
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
 TOWERS = frozenset({"vision", "audio"})
 ANCHORS = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
@@ -159,15 +162,25 @@ def _significant(log10_p: float, models: int) -> bool:
 def _aligned_p(evidence: Mapping[str, Outcome], exact_p: float | None) -> float | None:
     """log10 p of the aligned tier, paying for the exact one before it; what the exact tier says if it cannot decide.
 
-    E3's own p-value is from theory; that its share, and E4's score, are above all but 1 in 1,000 unrelated pairs is
-    asked for besides. E5's p-value stands alone: it is of layers that the fit has not seen.
+    The p-values of E3, E7 and E8 are from theory; that the values are above all but 1 in 1,000 unrelated pairs is asked
+    for besides, and of E4 with E3. E5's p-value stands alone: it is of layers that the fit has not seen.
     """
-    e3, e4, e5 = (evidence.get(n, Outcome()) for n in ("triple_agreement", "branch_sketch", "deep_agreement"))
-    ranks = [o.conformal if o.conformal is not None else 0.0 for o in (e3, e4)]
-    deciding = [e5] if (e5.value or 0.0) >= LEAST_AGREEMENT else []
-    if (e3.value or 0.0) >= LEAST_AGREEMENT and max(ranks) <= LOG10_CONFORMAL:
-        deciding.append(e3)
-    return min((min(0.0, (o.log10_p or 0.0) + math.log10(3)) for o in deciding), default=exact_p)
+    e3, e4, e5, e7, e8 = (evidence.get(n, Outcome()) for n in (
+        "triple_agreement", "branch_sketch", "deep_agreement", "neuron_invariants", "neuron_signs"
+    ))  # fmt: skip
+    deciding = [e5] if _agrees(e5) else []
+    deciding += [e3] if _agrees(e3) and _outranks(e3) and _outranks(e4) else []
+    deciding += [o for o in (e7, e8) if _agrees(o) and _outranks(o)]
+    return min((min(0.0, (o.log10_p or 0.0) + math.log10(TIERS)) for o in deciding), default=exact_p)
+
+
+def _agrees(outcome: Outcome) -> bool:
+    return (outcome.value or 0.0) >= LEAST_AGREEMENT
+
+
+def _outranks(outcome: Outcome) -> bool:
+    """Whether a value is above all but 1 in 1,000 unrelated pairs."""
+    return outcome.conformal is not None and outcome.conformal <= LOG10_CONFORMAL
 
 
 def _shared_towers(a: Fingerprint, b: Fingerprint, stacks: frozenset[str]) -> tuple[Reason, ...]:
@@ -260,20 +273,16 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
     """
     could = [(test, least) for test in TESTS if test.sees and (least := evidence[test.name].smallest) is not None]
     nameless = _without_strings(pair)
-    ranked = (
-        all(evidence[name].conformal is not None for name in ("triple_agreement", "branch_sketch")) and not nameless
-    )
     seen = [Reason.of(Code.SEEN_UNITS, what=test.sees, cosine=least, test=test.name) for test, least in could]
-    if ranked:
-        seen.append(Reason.of(Code.SEEN_NEURONS, share=LEAST_AGREEMENT))
+    anywhere = _seen_anywhere(evidence, named=not nameless)
+    seen += anywhere
     e3, e4 = evidence["triple_agreement"], evidence["branch_sketch"]
-    confirmed = (e3.value or 0.0) >= LEAST_AGREEMENT
-    if not confirmed and (e4.value or 0.0) >= FOUND_AGAIN and (e4.conformal or 0.0) <= LOG10_CONFORMAL:
+    if not _agrees(e3) and (e4.value or 0.0) >= FOUND_AGAIN and _outranks(e4):
         return "inconclusive", (_layers_unconfirmed(e3, e4),)
     if seen:
         missing = () if sampled.sees_basis(pair) else evidence["residual_fixed_points"].reasons
         partly = (*_half_seen(evidence), *((Reason.of(Code.ANCESTOR_NOT_SOUGHT, because=missing),) if missing else ()))
-        unseen = () if ranked else (Reason.of(Code.REORDERED_NOT_SEEN, because=nameless or _why_unranked(evidence)),)
+        unseen = () if anywhere else (Reason.of(Code.REORDERED_NOT_SEEN, because=nameless or _why_unranked(evidence)),)
         return "unrelated", (Reason.of(Code.WOULD_BE_LINKED, because=seen), *unseen, *partly)
     weak = (Reason.of(Code.COMMON_FEW),)
     gains = evidence["norm_alignment"]
@@ -286,7 +295,18 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
     unranked = nameless or _why_unranked(evidence)
     if set(unranked) <= set(reasons):
         return "inconclusive", reasons
-    return "inconclusive", (*reasons, Reason.of(Code.NOT_RANKED, because=unranked, test="triple_agreement"))
+    return "inconclusive", (*reasons, Reason.of(Code.NOT_RANKED, because=unranked, test="neuron_signs"))
+
+
+def _seen_anywhere(evidence: Mapping[str, Outcome], *, named: bool) -> list[Reason]:
+    """What would have been seen of a copy in any order, basis and scale; empty if nothing would. named: whether both
+    models have anchors at their strings.
+    """
+    e7, e8 = evidence["neuron_invariants"], evidence["neuron_signs"]
+    least = [None if o.conformal is None else o.smallest for o in (e8, e7)]
+    shares = [None if x is None or x > LEAST_POWER else max(x, LEAST_AGREEMENT) for x in least]
+    found = [] if shares[0] is None or not named else [Reason.of(Code.SEEN_NEURONS, share=shares[0])]
+    return found + ([] if shares[1] is None else [Reason.of(Code.SEEN_INVARIANTS, correlation=shares[1])])
 
 
 def _without_strings(pair: Pairing) -> tuple[Reason, ...]:
@@ -309,13 +329,13 @@ def _layers_unconfirmed(e3: Outcome, e4: Outcome) -> Reason:
 def _half_seen(evidence: Mapping[str, Outcome]) -> tuple[Reason, ...]:
     """What to keep in mind if E3 sees a link and E4 does not."""
     e3 = evidence["triple_agreement"]
-    if e3.value is None or e3.value < LEAST_AGREEMENT or (e3.conformal or 0.0) > LOG10_CONFORMAL:
+    if e3.value is None or not (_agrees(e3) and _outranks(e3)):
         return ()
     return (Reason.of(Code.NEURONS_UNCONFIRMED, share=e3.value),)
 
 
 def _why_unranked(evidence: Mapping[str, Outcome]) -> tuple[Reason, ...]:
-    found = [evidence[name].reasons for name in ("triple_agreement", "branch_sketch")]
+    found = [evidence[name].reasons for name in ("neuron_signs", "triple_agreement", "branch_sketch")]
     return next((reasons for reasons in found if reasons), (NO_CALIBRATION,))
 
 

@@ -36,6 +36,8 @@ SAME_SKETCH, OTHER_VALUES = 0.999, 0.99  # E4, and a cosine: where noise sets ma
 SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 STEPPED = frozenset({"quantized", "finetune", "continued", "adapter"})  # relations that leave every value its place
 GAINS = frozenset({"norm_alignment", "bias_alignment"})  # E6
+WHOLE_LAYERS = ("neuron_signs", "neuron_invariants")  # E8, E7
+BY_NEURONS = ("triple_agreement", *WHOLE_LAYERS)
 SCALED = 0.05  # spread of the log ratio of lengths, from which on neurons count as rescaled
 
 
@@ -118,7 +120,7 @@ class Linked:
     def _basis_moved(self) -> bool:
         e2 = self.evidence["residual_fixed_points"]
         ran = e2.value is not None and e2.smallest is not None
-        return ran and (e2.log10_p or 0.0) > LOG10_P_LINKED and self._found_again("triple_agreement")
+        return ran and (e2.log10_p or 0.0) > LOG10_P_LINKED and any(map(self._found_again, BY_NEURONS))
 
     def _attention_moved(self) -> list[Code]:
         if not (self._found_again("branch_sketch") and self.neurons and self.a.facts.hidden == self.b.facts.hidden):
@@ -192,7 +194,7 @@ class Linked:
                 return "adapter"
             return "finetune" if sizes.cosine >= FINETUNE else "continued"
         reused = self._log10_p("bit_reuse") <= LOG10_P_LINKED
-        if self.neurons and not reused:
+        if not reused and (self.neurons or any(self._log10_p(name) <= LOG10_P_LINKED for name in WHOLE_LAYERS)):
             return "vocabulary" if self.new_vocabulary else "related"
         only_residual = self._log10_p("residual_fixed_points") <= LOG10_P_LINKED and not reused
         return "shared-ancestor" if only_residual else "related"

@@ -142,7 +142,7 @@ def _pass(w: Weights, stage: int, meter: Meter) -> None:
     A layer is scanned just before its branches are read, so that a file larger than memory is read once.
     """
     if not w.exact and stage == 1:
-        w.absences["branches"] = w.absences["neurons"] = Reason.of(Code.NEEDS_STAGE_2)
+        w.absences.update(dict.fromkeys(("branches", "neurons", "whole_layers"), Reason.of(Code.NEEDS_STAGE_2)))
         return
     waiting: dict[tuple[str, int | None], list[Placement]] = {}
     for place in w.places if w.exact else ():
@@ -188,7 +188,9 @@ def _branches(w: Weights, pool: ThreadPoolExecutor, before: Callable[[tuple[str,
         w.absences["branches"] = next(noted, missing)
     if made.neurons is None:
         w.absences["neurons"] = w.absences.get("branches", missing)
-    w.made.update(sketches=made.by_string, sketches_by_id=made.by_id, neurons=made.neurons)
+    if made.whole is None:
+        w.absences["whole_layers"] = missing
+    w.made.update(sketches=made.by_string, sketches_by_id=made.by_id, neurons=made.neurons, whole_layers=made.whole)
 
 
 def _content_digest(w: Weights) -> str:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.evidence import aligned, sketch
+from provindex.evidence import aligned, sketch, whole_layers
 from provindex.evidence.sketch import SKETCHED, LayerKey
+from provindex.fingerprint.extract.whole_layers import WholeLayer, panel, whole_layer
 from provindex.roles import canonical
 from provindex.roles.canonical import F64
 from provindex.roles.names import Arch, Part, Placement
@@ -52,11 +53,12 @@ class Branched:
     by_string: sketch.BranchSketches | None = None
     by_id: sketch.BranchSketches | None = None
     neurons: aligned.NeuronPanels | None = None
+    whole: whole_layers.WholeLayers | None = None
 
 
 @dataclass(frozen=True)
 class _Neurons:
-    """The kept of a layer's `width` neurons: positions, lengths (n, P), coordinates (n, P, anchors of both namings)."""
+    """Some of a layer's `width` neurons: positions, lengths (n, P), coordinates (n, P, anchors of both namings)."""
 
     width: int
     units: NDArray[np.int64]
@@ -64,27 +66,37 @@ class _Neurons:
     coordinates: F64
 
 
+_Sketched = tuple[tuple[F64 | None, F64 | None], _Neurons | None]  # at either naming; neurons
+
+
 def branches(w: Weights, anchors: Anchors, pool: Executor, before: Callable[[LayerKey], None]) -> Branched:
     """Sketches and neuron panels of the text tower's stacks; in sampled mode of the layers at 1/3 and 2/3 only.
 
+    All neurons are kept of those two layers; of small models of every layer.
+
     before: what else is to be done with a layer, just before it is read, so that its bytes are fetched once.
     """
-    if anchors.by_string is None and anchors.by_id is None:
-        return Branched()
     layers = _layers(w)
+    whole = _whole(w, layers)
+    named = anchors.by_string is not None or anchors.by_id is not None
+    if not named:
+        layers = {key: layers[key] for key in whole}
     kept = aligned.neurons_kept(len(layers)) if w.exact else aligned.NEURONS
 
-    def read(key: LayerKey) -> tuple[tuple[F64 | None, F64 | None], _Neurons | None]:
+    def read(key: LayerKey) -> tuple[_Sketched, WholeLayer | None]:
         before(key)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out afterwards
-            return _layer(w, anchors, key, layers[key], kept)
+            sketched = _layer(w, anchors, key, layers[key], kept) if named else ((None, None), None)
+            both = (anchors.by_string, anchors.by_id)
+            return sketched, whole_layer(w, both, key, layers[key]) if key in whole else None
 
     made = dict(zip(layers, pool.map(read, layers), strict=True))
-    full = {key: found for key, (found, _) in made.items()}
+    full = {key: found for key, ((found, _), _) in made.items()}
     return Branched(
         sketch.projected({key: s for key, (s, _) in full.items() if s is not None}),
         sketch.projected({key: s for key, (_, s) in full.items() if s is not None}),
-        _panels({key: neurons for key, (_, neurons) in made.items() if neurons is not None}, anchors),
+        _panels({key: neurons for key, ((_, neurons), _) in made.items() if neurons is not None}, anchors),
+        panel({key: found for key, (_, found) in made.items() if found is not None}),
     )
 
 
@@ -96,6 +108,12 @@ def _layers(w: Weights) -> dict[LayerKey, dict[str, Found]]:
     return layers if w.exact else {key: layers[key] for key in _thirds(layers)}
 
 
+def _whole(w: Weights, layers: dict[LayerKey, dict[str, Found]]) -> list[LayerKey]:
+    """Of which layers every neuron is kept: of all where that is little, else of two of each stack."""
+    neurons = sum(w.shape(*found)[0] for roles in layers.values() for found in roles.get("up", []))
+    return list(layers) if neurons <= whole_layers.WHOLE else _thirds(layers)
+
+
 def _thirds(layers: dict[LayerKey, dict[str, Found]]) -> list[LayerKey]:
     """Of each stack the layers at one and at two thirds of its depth."""
     chosen = []
@@ -105,9 +123,7 @@ def _thirds(layers: dict[LayerKey, dict[str, Found]]) -> list[LayerKey]:
     return chosen
 
 
-def _layer(
-    w: Weights, anchors: Anchors, key: LayerKey, roles: dict[str, Found], kept: int
-) -> tuple[tuple[F64 | None, F64 | None], _Neurons | None]:
+def _layer(w: Weights, anchors: Anchors, key: LayerKey, roles: dict[str, Found], kept: int) -> _Sketched:
     arch = w.layout.archs[key[0]]
     units: dict[str, F64] = {}
     lengths: dict[str, F64] = {}
@@ -177,11 +193,11 @@ def _times(
 def _neurons(
     w: Weights, anchors: Anchors, arch: Arch, key: LayerKey, roles: dict[str, Found], lengths: dict[str, F64], kept: int
 ) -> _Neurons | None:
-    """The neurons with the longest gate rows; without a gate, with the largest product of up and down lengths."""
+    """The neurons with the largest product of the lengths of gate, up and down: what does nothing is not kept."""
     parts = [role for role in ("gate", "up", "down") if role in lengths]
     if parts[-2:] != ["up", "down"] or len({lengths[p].size for p in parts}) > 1:
         return None
-    size = lengths["gate"] if "gate" in parts else lengths["up"] * lengths["down"]
+    size = np.prod([lengths[p] for p in parts], axis=0)
     if not np.isfinite(size).all():
         return None
     chosen = np.argsort(-size.astype(np.float32), kind="stable")[:kept].astype(np.int64)

@@ -1,0 +1,123 @@
+"""E7, neuron invariants: do two models have the same neurons, without tokens, names, a common basis or equal widths?
+
+Each neuron of one model is matched to the nearest of the other by some of its invariants (lengths, and the angle of
+gate and up), and tested on those that were held out. A held-out number that the matching ones predict would agree
+between strangers, so what they predict is taken off before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from provindex.common.reasons import Code, Reason
+from provindex.common.score import Outcome, absent
+from provindex.common.tables import Test
+from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND
+from provindex.evidence.exact import LOG10_THRESHOLD, log10_normal_tail
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.sketch import LayerKey
+from provindex.evidence.whole_layers import F64, PANEL, WholeLayers, layer_pairs, picked
+
+MATCHED = 512  # neurons of a layer that are matched
+MIN_NEURONS = 48  # of a layer; fewer are hardly matched right
+MATCHING = {5: 3, 3: 2}  # of so many numbers, how many match; the others are held out
+
+Prepared = tuple[F64, F64]
+
+
+def prepared(w: WholeLayers, key: LayerKey) -> Prepared | None:
+    """Of a layer: (n, 3 or 2) centred and scaled numbers to match by, (n, 2 or 1) held-out ranks without what the
+    matching numbers predict. None where too few neurons have all numbers.
+    """
+    if key not in w.seen:
+        w.seen[key] = _prepared(w.numbers[w.places[key]].astype(np.float64))
+    return w.seen[key]  # type: ignore[return-value]
+
+
+def _prepared(numbers: F64) -> Prepared | None:
+    whole = numbers[np.isfinite(numbers).all(axis=1)]
+    if len(whole) < MIN_NEURONS:
+        return None
+    count = MATCHING[whole.shape[1]]
+    match = whole[:, :count]
+    spread = match.std(axis=0)
+    match = (match - np.median(match, axis=0)) / np.where(spread > 0, spread, 1.0)
+    ranks = _ranks(whole)
+    terms = _terms(ranks[:, :count])
+    held = ranks[:, count:] - terms @ np.linalg.lstsq(terms, ranks[:, count:], rcond=None)[0]
+    return match, held
+
+
+def _ranks(columns: F64) -> F64:
+    """Ranks of each column between -1 and 1, those of equal values their mean."""
+    out = np.empty(columns.shape)
+    for j, column in enumerate(columns.T):
+        _, where, counts = np.unique(column, return_inverse=True, return_counts=True)
+        out[:, j] = (np.cumsum(counts) - counts / 2)[where] * 2 / len(column) - 1
+    return out
+
+
+def _terms(ranks: F64) -> F64:
+    """Polynomials of the ranks: up to the fourth power of each, up to the third of two together."""
+    columns = [np.ones(len(ranks)), *(r**power for r in ranks.T for power in (1, 2, 3, 4))]
+    for x, y in itertools.combinations(ranks.T, 2):
+        columns += [x * y, x * x * y, x * y * y]
+    return np.stack(columns, axis=1)
+
+
+def agreement(a: Prepared, b: Prepared) -> tuple[F64, int]:
+    """Correlation of each held-out number between the neurons of A and their nearest in B, and how many these are."""
+    chosen = picked(len(a[0]), MATCHED)
+    match, held = a[0][chosen], a[1][chosen]
+    best = (np.square(b[0]).sum(axis=1) - 2 * match @ b[0].T).argmin(axis=1)
+    left, right = held - held.mean(axis=0), b[1][best] - b[1][best].mean(axis=0)
+    spread = np.sqrt(np.square(left).sum(axis=0) * np.square(right).sum(axis=0))
+    return (left * right).sum(axis=0) / np.where(spread > 0, spread, 1.0), int(np.unique(best).size)
+
+
+def _run(pair: Pairing) -> Outcome:
+    """E7 of the pair of layers that agrees most, and of all layers of one number together; both are paid for."""
+    a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
+    if a is None or b is None:
+        return absent(NO_NEURONS)
+    if a.parts != b.parts:
+        return absent(OTHER_KIND)
+    found: dict[tuple[LayerKey, LayerKey], tuple[float, float, int]] = {}
+    weight = 1
+    for x, y in layer_pairs(pair):
+        ours, theirs = prepared(a, x), prepared(b, y)
+        if ours is not None and theirs is not None:
+            found[x, y] = _of_layers(ours, theirs)
+            weight = max(weight, min(len(ours[0]), len(theirs[0]), MATCHED) * ours[1].shape[1])
+    if not found:
+        return absent(Reason.of(Code.COMMON_NEURONS_FEW, needed=MIN_NEURONS))
+    sets = [[one] for one in found.values()]
+    same = [one for (x, y), one in found.items() if x == y]
+    sets += [same] if len(same) > 1 else []
+    z, value, n = max(((_together(s)) for s in sets), key=lambda t: t[0])
+    cost = math.log10(len(sets))
+    needed = math.sqrt(2 * math.log(10) * (cost - LOG10_THRESHOLD))  # a little more than the normal tail asks for
+    return Outcome(value, n, min(0.0, log10_normal_tail(z) + cost), 0.0, smallest=needed / math.sqrt(weight))
+
+
+def _of_layers(a: Prepared, b: Prepared) -> tuple[float, float, int]:
+    """z, mean correlation and neurons of two layers: the mean of both directions, which nearly repeat each other."""
+    z, value, count = 0.0, 0.0, 0
+    for left, right in ((a, b), (b, a)):
+        correlations, distinct = agreement(left, right)
+        z += float(correlations.sum()) * math.sqrt(distinct / correlations.size) / 2
+        value += float(correlations.mean()) / 2
+        count = max(count, distinct)
+    return z, value, count
+
+
+def _together(layers: list[tuple[float, float, int]]) -> tuple[float, float, int]:
+    values = [value for _, value, _ in layers]
+    z = sum(one for one, _, _ in layers) / math.sqrt(len(layers))
+    return z, sum(values) / len(values), sum(n for _, _, n in layers)
+
+
+TEST = Test("neuron_invariants", _run, "aligned", "whole_layers")

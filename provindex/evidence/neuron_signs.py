@@ -1,0 +1,99 @@
+"""E8, neurons by their signs: of all neurons of two layers, how many does the other model have, in any order and scale?
+
+Each part of a neuron (gate, up, down) is matched to the other model on its own, by the signs of its 64 anchor
+coordinates; a neuron is found again if all matchings name one neuron. Nobody chose which neurons are kept, so neurons
+that do nothing cannot push others out; and the larger of both directions counts, so neither neurons that were split nor
+neurons that were dropped hide the others. Residual and MLP may have any width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from provindex.common.reasons import Code, Reason
+from provindex.common.score import Outcome, absent
+from provindex.common.tables import Test
+from provindex.evidence.aligned import MIN_NEURONS, NO_NEURONS, OTHER_KIND, WORTH_ROTATING, log10_poisson_tail, turns
+from provindex.evidence.exact import LOG10_THRESHOLD
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.sketch import LayerKey
+from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, layer_pairs, picked, unpacked
+
+MATCHED = 256  # neurons of a layer that are looked for: a tenth of them is far above chance
+FIRST, BEST = 48, 2  # so many in every pair of layers, and all 256 in those pairs that do best
+
+
+def signs_of(w: WholeLayers, naming: str, key: LayerKey) -> F32:
+    """The neurons of a layer under a naming that the model has, (P, n, 64) of -1 and 1."""
+    made = w.seen.get((naming, key))
+    if made is None:
+        made = w.seen[naming, key] = unpacked(getattr(w, naming)[w.places[key]])
+    return made  # type: ignore[return-value]
+
+
+def found_again(a: F32, b: F32, most: int = MATCHED) -> tuple[int, int, float]:
+    """How many of at most so many neurons of A are found again in B, of how many, and how many would be by chance.
+
+    a, b: (P, n, 64) of -1 and 1. A gate has a sign; up and down may both have been negated. By chance: the sum over
+    targets of the product of in-degrees / n^(P - 1).
+    """
+    chosen = a[:, picked(a.shape[1], most)]
+    scores = chosen @ b.transpose(0, 2, 1)
+    scores[-2:] = np.abs(scores[-2:])
+    best = scores.argmax(axis=2)
+    agree = (best == best[0]).all(axis=0)
+    degrees = np.prod([np.bincount(one, minlength=b.shape[1]).astype(np.float64) for one in best], axis=0)
+    n = chosen.shape[1]
+    return int(np.unique(best[0][agree]).size), n, float(degrees.sum()) / n ** (len(best) - 1)
+
+
+def _by_chance(a: F32, b: F32, expected: float) -> float:
+    """The mean to test against: that of the in-degrees, or the largest count after one side's coordinates were rotated.
+
+    A rotation keeps what neurons are like among themselves (parts that are alike, a common direction) and takes away
+    which is which.
+    """
+    return max(expected, *(found_again(a[..., order] * own, b)[0] for order, own in turns()))
+
+
+def _share(a: F32, b: F32) -> float:
+    count, n, _ = found_again(a, b, FIRST)
+    return count / n
+
+
+def _run(pair: Pairing) -> Outcome:
+    """Over the pairs of layers, namings of the anchors and directions, all paid for; value: the largest share."""
+    a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
+    if a is None or b is None:
+        return absent(NO_NEURONS)
+    if a.parts != b.parts:
+        return absent(OTHER_KIND)
+    namings = [n for n in ("by_string", "by_id") if getattr(a, n) is not None and getattr(b, n) is not None]
+    if not namings:
+        return absent(Reason.of(Code.NO_COMMON_ANCHORS))
+    tried: list[tuple[float, F32, F32]] = []
+    for naming in namings:
+        for x, y in layer_pairs(pair):
+            ours, theirs = signs_of(a, naming, x), signs_of(b, naming, y)
+            if min(ours.shape[1], theirs.shape[1]) >= MIN_NEURONS:
+                tried += [(_share(p, q), p, q) for p, q in ((ours, theirs), (theirs, ours))]
+    if not tried:
+        return absent(Reason.of(Code.COMMON_NEURONS_FEW, needed=MIN_NEURONS))
+    best = sorted(tried, key=lambda t: -t[0])[:BEST]
+    count, n, expected, p, q = max(((*found_again(p, q), p, q) for _, p, q in best), key=lambda t: (t[0] / t[1], t[1]))
+    cost = math.log10(len(tried))
+    if log10_poisson_tail(count, expected) + cost <= WORTH_ROTATING:
+        expected = _by_chance(p, q, expected)
+    log10_p = min(0.0, log10_poisson_tail(count, expected) + cost)
+    return Outcome(count / n, n, log10_p, min(1.0, expected / n), smallest=_least(n, expected, cost))
+
+
+def _least(n: int, expected: float, cost: float) -> float | None:
+    """The smallest share of n neurons that would be significant; None if all of them would not be."""
+    enough = (k for k in range(1, n + 1) if log10_poisson_tail(k, expected) + cost <= LOG10_THRESHOLD)
+    return next((k / n for k in enough), None)
+
+
+TEST = Test("neuron_signs", _run, "aligned", "whole_layers", (PANEL,))
