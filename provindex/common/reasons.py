@@ -264,6 +264,7 @@ class Code(StrEnum):
     MERGED_PART = "merged-part"
     MERGED_CHANGES = "merged-changes"
     # An answer
+    MORE_RELATIVES = "more-relatives"
     MORE_MATCHES = "more-matches"
     UNTESTED = "untested"
     DISGUISES_NOT_SOUGHT = "disguises-not-sought"

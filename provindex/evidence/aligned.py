@@ -26,7 +26,7 @@ from provindex.evidence.sketch import ANCHORS_KEPT, BranchSketches, LayerKey, la
 from provindex.roles.canonical import F64
 
 NEURONS = 512  # at most, of one layer
-TOTAL = 2_048  # about, of one model: as many layers share them
+TOTAL = 1_536  # about, of one model: as many layers share them
 FEWEST = 64  # of one layer, however many layers there are
 MIN_NEURONS = 32  # fewer in common can hardly tell anything
 NO_NEURONS = Reason.of(Code.SIDE_WITHOUT_NEURONS)

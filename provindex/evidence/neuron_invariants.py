@@ -43,8 +43,8 @@ def _prepared(numbers: F64) -> Prepared | None:
         return None
     count = MATCHING[whole.shape[1]]
     match = whole[:, :count]
-    spread = match.std(axis=0)
-    match = (match - np.median(match, axis=0)) / np.where(spread > 0, spread, 1.0)
+    low, middle, high = np.quantile(match, (0.25, 0.5, 0.75), axis=0)  # which a few neurons of any size do not move
+    match = (match - middle) / np.where(high > low, high - low, 1.0)
     ranks = _ranks(whole)
     terms = _terms(ranks[:, :count])
     held = ranks[:, count:] - terms @ np.linalg.lstsq(terms, ranks[:, count:], rcond=None)[0]

@@ -24,7 +24,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U64 = NDArray[np.uint64]
 
-WHOLE = 16_384  # neurons of a model of which every layer is kept
+WHOLE = 4_096  # neurons of a model of which every layer is kept
 MOST = 1 << 20  # neurons that are kept of a model
 MAX_LAYERS = 1 << 13
 NUMBERS = {3: 5, 2: 3}  # invariants of a neuron, by its parts

@@ -17,12 +17,16 @@ from provindex.verdict.quantized_source import source_among
 
 @dataclass(frozen=True)
 class Match:
-    """A candidate after re-verification. pair: A is the query, B the candidate; direction is the candidate's role."""
+    """A candidate after re-verification. pair: A is the query, B the candidate; direction is the candidate's role.
+
+    copies: other rows of the same weights, which were not compared on their own.
+    """
 
     entry: Entry
     pair: Pair
     rank: int
     score: float
+    copies: tuple[Entry, ...] = ()
 
     @property
     def direction(self) -> str | None:

@@ -43,6 +43,7 @@ from provindex.index.answer import (
     with_parents,
     with_source,
 )
+from provindex.index.candidates import SEARCHED, Candidates, Ranked, grouped
 from provindex.index.entries import (
     F32,
     SEED,
@@ -283,11 +284,8 @@ class Index:
         own, claims = self.own(fp), _claims(fp, claims)
         by_claim = [entry for name in claims for entry in self.spelled(name) if entry is not own]
         claimed = {entry.model_id for entry in by_claim}
-        ranked = self._nearest(fp, own, candidates, also)
-        there = {entry.key for entry, _, _ in ranked}
-        asking = own.vector if own else vector(fp)
-        ranked += [(e, 0, float(asking @ e.vector)) for e in by_claim if e.key not in there]  # searched for by nobody
-        found, weights = self._verified(fp, ranked, progress)
+        waiting = self._candidates(fp, own, candidates, also, by_claim)
+        found, weights = self._verified(fp, waiting, progress)
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=closeness)
         matches = sorted(with_source(fp, with_parents(fp, matches, weights), weights), key=closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
@@ -314,16 +312,16 @@ class Index:
             neighbours=neighbours,
             top=top,
             settings={"top": top, "candidates": candidates, "mode": fp.mode},
-            warnings=warnings_of(fp, matches, rest, top, len(self)),
+            warnings=(*warnings_of(fp, matches, rest, top, len(self)), *waiting.warnings(found)),
         )
 
     def _verified(
-        self, fp: Fingerprint, ranked: Sequence[tuple[Entry, int, float]], progress: Progress | None
+        self, fp: Fingerprint, waiting: Candidates, progress: Progress | None
     ) -> tuple[list[Match], dict[Key, Sampled]]:
         """Candidates compared in full, in their order; and samples of those that training or rounding may have made."""
         calibration, weights = self.calibration, dict[Key, Sampled]()
 
-        def verified(candidate: tuple[Entry, int, float]) -> Match:
+        def verified(candidate: Ranked) -> Match:
             entry, rank, score = candidate
             other = entry.load()
             pair = compare(fp, other, models=len(self), calibration=calibration)
@@ -333,11 +331,13 @@ class Index:
 
         found: list[Match] = []
         with one_blas_thread(), ThreadPoolExecutor(threads()) as pool:
-            for match in pool.map(verified, ranked):  # in the order of `ranked`, whichever is done first
-                found.append(match)
-                if progress:
-                    progress(len(found), len(ranked))
-        return found, weights
+            while batch := waiting.next(found):
+                total = len(found) + len(batch)
+                for match in pool.map(verified, batch):  # in the order of the batch, whichever is done first
+                    found.append(match)
+                    if progress:
+                        progress(len(found), total)
+        return waiting.with_copies(found), weights
 
     def spelled(self, model_id: str) -> list[Entry]:
         """Rows of an id in any case."""
@@ -385,8 +385,21 @@ class Index:
         """
         return self._nearest(fp, self.own(fp), count, also)
 
+    def _candidates(
+        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str], claimed: Sequence[Entry]
+    ) -> Candidates:
+        """What a query compares: `count` rows at first, and those that are named whatever the search says."""
+        ranked = self._nearest(fp, own, count, also, SEARCHED)
+        asked = {entry.key for reference in also for entry in self.named(reference)}
+        there = {entry.key for entry, _, _ in ranked}
+        asking = own.vector if own else vector(fp)
+        named = [(e, 0, float(asking @ e.vector)) for e in claimed if e.key not in there]
+        named += [r for r in ranked if r[0].key in asked or r[0] in claimed]
+        kept = {entry.key for entry, _, _ in named}
+        return Candidates(grouped([r for r in ranked if r[0].key not in kept]), named, count)
+
     def _nearest(
-        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str]
+        self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str], most: int = 0
     ) -> list[tuple[Entry, int, float]]:
         if not len(self) or (own and len(self) == 1):
             return []
@@ -394,14 +407,15 @@ class Index:
         entries, bare, _ = self._searcher()
         wanted = len(entries) if also else min(max(count, RERANKED) + 1, len(entries))  # one may be its own row
         order = self._by_weights(fp, asking, own, wanted) if wanted and asking.any() else []
-        order = order if also else order[:count]
+        limit = max(count, most)
+        order = order if also else order[:limit]
         ranked = [(entries[i], float(asking @ entries[i].vector)) for i in order]
-        if len(ranked) < count or also:
+        if len(ranked) < count or also:  # what was found by weights comes first
             left = [e for e in (bare if asking.any() else entries + bare) if e is not own]
             ranked += [(entry, 0.0) for entry in _by_context(fp, left)]
         asked = {entry.key for reference in also for entry in self.named(reference)}
         numbered = [(entry, rank, score) for rank, (entry, score) in enumerate(ranked, 1)]
-        return [r for r in numbered if r[1] <= count or r[0].key in asked]
+        return [r for r in numbered if r[1] <= limit or r[0].key in asked]
 
     def _by_weights(self, fp: Fingerprint, asking: F32, own: Entry | None, wanted: int) -> list[int]:
         """The first `wanted` rows of each search, by their number in the searcher, in turn."""
@@ -449,12 +463,13 @@ class Index:
         return next((entry for entry in alike if entry.row_sha256 == digest), None)
 
     def _families(self, matches: Sequence[Match]) -> tuple[Family, ...]:
-        groups: dict[str, list[Match]] = {}
+        groups: dict[str, list[tuple[Entry, float]]] = {}
         for match in matches:
-            groups.setdefault(match.entry.family, []).append(match)
+            for entry in (match.entry, *match.copies):
+                groups.setdefault(entry.family, []).append((entry, match.pair.log10_p or 0.0))
         sizes = Counter(entry.family for entry in self)
         return tuple(
-            Family(name, group[0].entry.model_id, len(group), sizes[name], min(m.pair.log10_p or 0.0 for m in group))
+            Family(name, group[0][0].model_id, len(group), sizes[name], min(log10_p for _, log10_p in group))
             for name, group in groups.items()
         )
 

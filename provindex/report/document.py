@@ -206,6 +206,7 @@ def _match(match: Match) -> Document:
         "license_source": license_source,
         "id_certainty": row["id_certainty"],
         "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
+        "copies": [entry.label for entry in match.copies],
         **_pair(match.pair, match.direction),
     }
 

@@ -119,6 +119,12 @@ def _label(m: Document) -> str:
     return f"{m['model_id']} [{m['variant']}]" if m["variant"] else str(m["model_id"])
 
 
+def _with_copies(m: Document) -> str:
+    """Its label, and how many other rows of the same weights there are."""
+    count = len(m["copies"])
+    return f"{_label(m)} (and {_plural(count, 'copy') if count == 1 else f'{count:,} copies'})" if count else _label(m)
+
+
 def _copy(d: Document) -> bool:
     """Whether the query is a copy of its row in the index, and not that row itself."""
     return bool(d["own_row"]) and not d["query"]["indexed"]
@@ -249,7 +255,7 @@ def _match_columns(matches: Sequence[Document]) -> list[Column]:
     chance = matches[0]["signals"] if any(s.get("chance") for s in matches[0]["signals"].values()) else {}
     below = [""] if chance else []  # a last row: what 99.9 % of unrelated pairs like the first one stay below
     columns: list[Column] = [
-        ("MODEL", [*map(_label, matches), *([UNRELATED] if chance else [])], 0, False),
+        ("MODEL", [*map(_with_copies, matches), *([UNRELATED] if chance else [])], 0, False),
         ("RELATION", [*(m["relation"] or "-" for m in matches), *below], 1, False),
         ("DIRECTION", [*(m["direction"] or "-" for m in matches), *below], 1, False),
         ("E-VALUE", [*map(_e_value, matches), *below], 1, True),

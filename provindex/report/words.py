@@ -407,6 +407,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.MERGED_PART: Sentence("merged from {parents}: {coefficient:.2f} of it"),
     C.MERGED_CHANGES: Sentence("merged from {parents}: {coefficient:.2f} of its changes"),
     # An answer
+    C.MORE_RELATIVES: Sentence("the last of {n:,} candidates still link: there may be more relatives in this index"),
     C.MORE_MATCHES: Sentence("{n} more matches are not shown (--top {top})"),
     C.UNTESTED: Sentence("{n} of {total} candidates could not be tested: {because}"),
     C.PLAIN_ORDER: Sentence(

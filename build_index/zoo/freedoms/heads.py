@@ -15,22 +15,23 @@ from .draws import F64, Refusal, rng_of, rotation, scales
 
 def permute_values(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
     """Number the channels of v inside each head anew, and the columns of o that read them."""
-    return _mix_values(snapshot, "values", lambda size, rng: np.eye(size)[rng.permutation(size)], seed)
+    return mix_values(snapshot, "values", lambda size, rng: np.eye(size)[rng.permutation(size)], seed)
 
 
 def rotate_values(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
     """Rotate the channels of v inside each head, and turn the columns of o back."""
-    return _mix_values(snapshot, "value rotation", rotation, seed)
+    return mix_values(snapshot, "value rotation", rotation, seed)
 
 
 def rescale_values(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
     """Scale each channel of v, sign included, and scale the columns of o back."""
-    return _mix_values(snapshot, "value scale", lambda size, rng: np.diag(scales(size, rng, signs=True)), seed)
+    return mix_values(snapshot, "value scale", lambda size, rng: np.diag(scales(size, rng, signs=True)), seed)
 
 
-def _mix_values(
+def mix_values(
     snapshot: Snapshot, what: str, draw: Callable[[int, np.random.Generator], F64], seed: int
 ) -> Snapshot | Refusal:
+    """Put a drawn matrix between the v and o of each head, and its inverse behind it."""
     parts, rng, done = Parts(snapshot), rng_of(seed, what), 0
     for block, arch in parts.attentions():
         mix = np.stack([draw(arch.head_dim, rng) for _ in range(arch.kv_heads)])
@@ -43,17 +44,18 @@ def _mix_values(
 
 def rotate_queries(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
     """Rotate q and k alike: inside the rotary planes, and freely where positions do not turn them."""
-    return _mix_queries(snapshot, "query rotation", rotation, seed)
+    return mix_queries(snapshot, "query rotation", rotation, seed)
 
 
 def rescale_queries(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
     """Scale q and scale k back, by one factor a rotary plane or a channel."""
-    return _mix_queries(snapshot, "query scale", lambda size, rng: np.diag(scales(size, rng, signs=False)), seed)
+    return mix_queries(snapshot, "query scale", lambda size, rng: np.diag(scales(size, rng, signs=False)), seed)
 
 
-def _mix_queries(
+def mix_queries(
     snapshot: Snapshot, what: str, draw: Callable[[int, np.random.Generator], F64], seed: int
 ) -> Snapshot | Refusal:
+    """Put a drawn matrix between q and k, inside the rotary planes where positions turn them."""
     parts, rng, done = Parts(snapshot), rng_of(seed, what), 0
     reason = _queries_are_bound(parts)
     if reason:
