@@ -11,7 +11,7 @@ from prints import fingerprint
 
 from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
-from provindex.index import candidates, collection
+from provindex.index import candidates
 from provindex.index.collection import Index
 from provindex.report import text
 from provindex.report.document import query_document
@@ -45,7 +45,8 @@ def test_uploads_of_one_model_take_one_place() -> None:
     found = index.query(query, candidates=5)
     first = {m.entry.model_id: m for m in found.linked}
     (copy,) = set(first) - {"org/ancestor"}
-    assert {copy, *first[copy].copies} == {fp.model_id for fp in crowd} and not first["org/ancestor"].copies
+    copies = {entry.model_id for entry in first[copy].copies}
+    assert {copy, *copies} == {fp.model_id for fp in crowd} and not first["org/ancestor"].copies
     document = query_document(found)
     assert sum(f["matches"] for f in document["families"]) == 31
     assert "(and 29 copies)" in text.render(document) and "31 matches of" in text.render(document)
@@ -76,11 +77,17 @@ def test_relatives_are_compared_to_their_end() -> None:
 
 
 def test_where_relatives_do_not_end_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (candidates, collection):
-        monkeypatch.setattr(module, "MOST_CANDIDATES", 12)
+    monkeypatch.setattr(candidates, "MOST_CANDIDATES", 12)
     index = Index.build([made(seed, 0.99) for seed in range(10, 34)])
     found = index.query(named(fingerprint(base()), "q"), candidates=6)
     assert len(found.linked) == 12 and [w.code for w in found.warnings][-1] is Code.MORE_RELATIVES
+
+
+def test_the_upload_that_the_catalogue_knows_is_named() -> None:
+    parent = fingerprint(base(), "a/upload")
+    index = Index.build([parent, named(parent, "openai-community/gpt2"), *strangers(2)])
+    (match,) = index.query(made(3, 0.99)).linked
+    assert match.entry.model_id == "openai-community/gpt2" and [e.model_id for e in match.copies] == ["a/upload"]
 
 
 def test_what_is_named_is_compared_on_its_own() -> None:
@@ -88,6 +95,6 @@ def test_what_is_named_is_compared_on_its_own() -> None:
     index = Index.build([*(named(sibling, f"copy/{i}") for i in range(5)), *strangers(8)])
     asked = index.query(made(3, 0.999), candidates=1, also=["copy/3"])
     assert {m.entry.model_id for m in asked.linked} > {"copy/3"}
-    assert "copy/3" not in {label for m in asked.linked for label in m.copies}
+    assert "copy/3" not in {label for m in asked.linked for label in (e.model_id for e in m.copies)}
     claimed = index.query(fingerprint(zoo.llama(50, **SHAPE), "q"), candidates=1, claims={"org/stranger5": ("card",)})
     assert "org/stranger5" in {m.entry.model_id for m in claimed.candidates}

@@ -51,8 +51,8 @@ def _copies(a: Entry, b: Entry) -> bool:
 class Candidates:
     """groups: of the search. named: rows that are compared in any case. count: groups of a batch.
 
-    Of a group the first is compared, and if it links the others are its copies. If it does not, they are compared as
-    well, because content is what a row says of itself.
+    Of a group the first is compared, and if it links the others are its copies. If it does not, those whose rows differ
+    from it in anything are compared as well, because content is what a row says of itself.
     """
 
     groups: Sequence[Group]
@@ -66,10 +66,14 @@ class Candidates:
         """What is to be compared next; empty at the end. found: what was compared until now."""
         if not found:
             return [*self.named, *self._further()]
-        unlinked = [m.entry.key for m in found if m.pair.verdict != "linked" and m.entry.key in self.copies]
-        if unlinked:
-            return [one for key in unlinked for one in self.copies.pop(key)]
-        return self._further() if self._links_on(found) else []
+        others = [one for m in found if m.pair.verdict != "linked" for one in self._released(m.entry)]
+        return others or (self._further() if self._links_on(found) else [])
+
+    def _released(self, head: Entry) -> list[Ranked]:
+        """Rows of a group that are no longer taken for copies, since its first does not link."""
+        group = self.copies.get(head.key, ())
+        self.copies[head.key] = tuple(one for one in group if one[0].row_sha256 == head.row_sha256)
+        return [one for one in group if one[0].row_sha256 != head.row_sha256]
 
     def _further(self) -> list[Ranked]:
         most = max(MOST_CANDIDATES, self.count)
@@ -85,7 +89,7 @@ class Candidates:
         return any(m.pair.verdict == "linked" and m.entry.key in last for m in found)
 
     def with_copies(self, found: Sequence[Match]) -> list[Match]:
-        """The same, each linked one with its copies."""
+        """The same, each with its copies."""
         rows = {key: tuple(entry for entry, _, _ in group) for key, group in self.copies.items()}
         return [replace(m, copies=rows.get(m.entry.key, ())) for m in found]
 

@@ -291,7 +291,7 @@ class Index:
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         look = Look.of(fp)
         neighbours = self.neighbours(fp, claims)
-        compared = {m.entry.key for m in found} | ({own.key} if own else set())
+        compared = {e.key for m in found for e in (m.entry, *m.copies)} | ({own.key} if own else set())
         coverage = coverage_of(
             matches,
             rest,
