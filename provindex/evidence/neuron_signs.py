@@ -22,7 +22,7 @@ from provindex.evidence.sketch import LayerKey
 from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, layer_pairs, picked, unpacked
 
 MATCHED = 256  # neurons of a layer that are looked for: a tenth of them is far above chance
-FIRST, BEST = 48, 2  # so many in every pair of layers, and all 256 in those pairs that do best
+FIRST = 48  # so many in every pair of layers; 256 in the pair in which most are found
 
 
 def signs_of(w: WholeLayers, naming: str, key: LayerKey) -> F32:
@@ -58,13 +58,8 @@ def _by_chance(a: F32, b: F32, expected: float) -> float:
     return max(expected, *(found_again(a[..., order] * own, b)[0] for order, own in turns()))
 
 
-def _share(a: F32, b: F32) -> float:
-    count, n, _ = found_again(a, b, FIRST)
-    return count / n
-
-
 def _run(pair: Pairing) -> Outcome:
-    """Over the pairs of layers, namings of the anchors and directions, all paid for; value: the largest share."""
+    """The pair of layers and naming of the anchors in which most are found; all of them, both ways, are paid for."""
     a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
     if a is None or b is None:
         return absent(NO_NEURONS)
@@ -73,19 +68,35 @@ def _run(pair: Pairing) -> Outcome:
     namings = [n for n in ("by_string", "by_id") if getattr(a, n) is not None and getattr(b, n) is not None]
     if not namings:
         return absent(Reason.of(Code.NO_COMMON_ANCHORS))
-    tried: list[tuple[float, F32, F32]] = []
-    for naming in namings:
-        for x, y in layer_pairs(pair):
-            ours, theirs = signs_of(a, naming, x), signs_of(b, naming, y)
-            if min(ours.shape[1], theirs.shape[1]) >= MIN_NEURONS:
-                tried += [(_share(p, q), p, q) for p, q in ((ours, theirs), (theirs, ours))]
-    if not tried:
+    heights = [{key: at.stop - at.start for key, at in side.places.items()} for side in (a, b)]
+    pairs = [(x, y) for x, y in layer_pairs(pair) if min(heights[0][x], heights[1][y]) >= MIN_NEURONS]
+    if not pairs:
         return absent(Reason.of(Code.COMMON_NEURONS_FEW, needed=MIN_NEURONS))
-    best = sorted(tried, key=lambda t: -t[0])[:BEST]
-    count, n, expected, p, q = max(((*found_again(p, q), p, q) for _, p, q in best), key=lambda t: (t[0] / t[1], t[1]))
-    cost = math.log10(len(tried))
+
+    def both_ways(naming: str, x: LayerKey, y: LayerKey) -> list[tuple[F32, F32]]:
+        ours, theirs = signs_of(a, naming, x), signs_of(b, naming, y)
+        return [(ours, theirs), (theirs, ours)]
+
+    def at_first(naming: str, x: LayerKey, y: LayerKey) -> tuple[float, str, LayerKey, LayerKey]:
+        return -max(_share(*way) for way in both_ways(naming, x, y)), naming, min(x, y), max(x, y)
+
+    tried = [(naming, x, y) for naming in namings for x, y in pairs]
+    cost = math.log10(2 * len(tried))
+    best = min(tried, key=lambda one: at_first(*one))
+    outcomes = [_outcome(p, q, cost) for p, q in both_ways(*best)]
+    return max(outcomes, key=lambda o: (o.value or 0.0, -(o.log10_p or 0.0)))
+
+
+def _share(a: F32, b: F32) -> float:
+    count, n, _ = found_again(a, b, FIRST)
+    return count / n
+
+
+def _outcome(a: F32, b: F32, cost: float) -> Outcome:
+    """Of the neurons of one layer in another. cost: log10 of what was tried."""
+    count, n, expected = found_again(a, b)
     if log10_poisson_tail(count, expected) + cost <= WORTH_ROTATING:
-        expected = _by_chance(p, q, expected)
+        expected = _by_chance(a, b, expected)
     log10_p = min(0.0, log10_poisson_tail(count, expected) + cost)
     return Outcome(count / n, n, log10_p, min(1.0, expected / n), smallest=_least(n, expected, cost))
 

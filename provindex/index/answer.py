@@ -142,6 +142,9 @@ def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sam
 SAMPLES_SAY = 0.1  # cosine of samples below which a laundered relative's order is another's: noise
 
 
+IN_DISGUISE = ("triple_agreement", "branch_sketch", "neuron_signs")  # what orders laundered relatives, one after another
+
+
 def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, float, float, str]:
     """Copies first, then what a quantized query was made of, then by the cosine of the samples; where it is as near,
     a row of ours before an imported one, whose evidence says less. Of laundered relatives samples say nothing: those of
@@ -157,7 +160,10 @@ def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, floa
         -round(near, 2),
         imported,
         -round(near, 4),
-        *(-_value(pair, test) if pair.undone else 0.0 for test in ("triple_agreement", "branch_sketch", "neuron_signs")),
+        *(
+            -_value(pair, test) if pair.undone else 0.0
+            for test in ("triple_agreement", "branch_sketch", "neuron_signs")
+        ),
         pair.log10_p or 0.0,
         match.entry.label,
     )

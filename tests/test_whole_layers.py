@@ -1,0 +1,304 @@
+"""E7 and E8: all neurons of two layers, by their signs at the anchors and by their invariants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import zoo
+from numpy.typing import NDArray
+from prints import fingerprint
+
+from build_index.zoo import attacks
+from build_index.zoo.disguises import disguise
+from build_index.zoo.snapshot import Snapshot
+from provindex.common.errors import IndexFormatError
+from provindex.common.reasons import Code
+from provindex.common.score import Outcome
+from provindex.common.threads import one_blas_thread
+from provindex.evidence import neuron_invariants, neuron_signs, whole_layers
+from provindex.evidence.pairing import Pairing
+from provindex.evidence.whole_layers import WholeLayers, invariants, packed, unpacked
+from provindex.fingerprint.record import Fingerprint
+from provindex.fingerprint.rows import from_row, to_row
+from provindex.index.collection import Index, calibration_of
+from provindex.verdict.pair import LEAST_AGREEMENT, compare
+
+F64 = NDArray[np.float64]
+WIDTH, NEURONS, ANCHORS = 96, 256, 64
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_matrices() -> Iterator[None]:
+    with one_blas_thread():
+        yield
+
+
+# ---- arrays -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Rows of gate (empty without one), up and down, (n, d) each, and what the anchors are in their basis, (64, d)."""
+
+    parts: tuple[F64, ...]
+    anchors: F64
+
+
+def mlp(seed: int, parts: int = 3, n: int = NEURONS) -> Mlp:
+    """Neurons of different lengths whose parts lean towards each other by different amounts, as trained ones do."""
+    rng = np.random.default_rng(seed)
+    up = rng.standard_normal((n, WIDTH))
+    gate = rng.standard_normal((n, WIDTH)) + 0.4 * rng.standard_normal((n, 1)) * up
+    down = rng.standard_normal((n, WIDTH)) + 0.5 * rng.standard_normal((n, 1)) * up + 0.2 * gate
+    lengths = np.exp(0.3 * rng.standard_normal((3, n, 1)))
+    made = tuple(scale * part for scale, part in zip(lengths, (gate, up, down), strict=True))
+    anchors = np.random.default_rng(1234).standard_normal((ANCHORS, WIDTH))
+    return Mlp(made[3 - parts :], anchors)
+
+
+def panel(*layers: Mlp) -> WholeLayers:
+    words, numbers = [], []
+    for one in layers:
+        words.append(packed(np.stack([part @ one.anchors.T for part in one.parts], axis=1)))
+        squares = np.stack([(part * part).sum(axis=1) for part in one.parts], axis=1)
+        pairs = [(i, j) for i in range(len(one.parts)) for j in range(i + 1, len(one.parts))]
+        products = np.stack([(one.parts[i] * one.parts[j]).sum(axis=1) for i, j in pairs], axis=1)
+        numbers.append(invariants(squares, products))
+    keys = tuple(("decoder", i) for i in range(len(layers)))
+    heights = np.array([len(n) for n in numbers], np.int32)
+    return WholeLayers(keys, heights, np.concatenate(words), None, np.concatenate(numbers))
+
+
+def run(test: Any, a: WholeLayers, b: WholeLayers) -> Outcome:
+    """A test on two panels without any sketch."""
+
+    def side(whole: WholeLayers) -> Any:
+        return SimpleNamespace(value=lambda name: whole, sketches=None, sketches_by_id=None)
+
+    outcome = test.run(Pairing(side(a), side(b), frozenset({"decoder"})))
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def disguised(one: Mlp, seed: int = 9) -> Mlp:
+    """The same neurons in another basis, order and scale, up and down negated together."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    order = rng.permutation(len(one.parts[0]))
+    scale = np.exp(rng.standard_normal((len(order), 1))) * rng.choice([-1.0, 1.0], (len(order), 1))
+    *gate, up, down = (part[order] @ basis for part in one.parts)
+    up, down = (up * scale, down / scale) if gate else (up, down)
+    return Mlp((*gate, up, down), one.anchors @ basis)
+
+
+def noisy(one: Mlp, level: float, seed: int = 4) -> Mlp:
+    rng = np.random.default_rng(seed)
+    return Mlp(tuple(part + level * part.std() * rng.standard_normal(part.shape) for part in one.parts), one.anchors)
+
+
+def with_decoys(one: Mlp, count: int, seed: int = 5) -> Mlp:
+    rng = np.random.default_rng(seed)
+    *readers, down = (8 * rng.standard_normal((count, WIDTH)) for _ in one.parts)
+    added = (*readers, 1e-4 * down)
+    return Mlp(tuple(np.concatenate([p, q]) for p, q in zip(one.parts, added, strict=True)), one.anchors)
+
+
+def split(one: Mlp, times: int, level: float = 0.05) -> Mlp:
+    wide = Mlp(tuple(np.repeat(part, times, axis=0) for part in one.parts), one.anchors)
+    return noisy(wide, level)
+
+
+def some_of(one: Mlp, share: float) -> Mlp:
+    kept = np.random.default_rng(6).permutation(len(one.parts[0]))[: int(share * len(one.parts[0]))]
+    return Mlp(tuple(part[kept] for part in one.parts), one.anchors)
+
+
+CHANGES: dict[str, Callable[[Mlp], Mlp]] = {
+    "as it is": lambda m: m,
+    "noise": lambda m: noisy(m, 0.2),
+    "decoys": lambda m: with_decoys(m, 2 * NEURONS),
+    "some decoys": lambda m: with_decoys(m, NEURONS // 16),
+    "split": lambda m: split(m, 4),
+    "a quarter of them": lambda m: some_of(m, 0.25),
+}
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("change", CHANGES)
+def test_neurons_are_found_again_by_their_signs(change: str, parts: int) -> None:
+    one = [mlp(seed, parts) for seed in (1, 2)]
+    other = panel(*(disguised(CHANGES[change](m)) for m in one))
+    there, back = (run(neuron_signs.TEST, *both) for both in ((panel(*one), other), (other, panel(*one))))
+    assert there.value is not None and there.value > (0.5 if change != "split" else LEAST_AGREEMENT)
+    assert (
+        there.log10_p is not None and there.log10_p < -15 and (back.value, back.log10_p) == (there.value, there.log10_p)
+    )
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_strangers_are_not(parts: int) -> None:
+    panels = [panel(mlp(10 + 2 * i, parts), mlp(11 + 2 * i, parts)) for i in range(12)]
+    for test in (neuron_signs.TEST, neuron_invariants.TEST):
+        found = [run(test, a, b) for i, a in enumerate(panels) for b in panels[:i]]
+        assert max(o.value or 0.0 for o in found) < (0.06 if test is neuron_signs.TEST else 0.3)
+        p = np.array([o.log10_p or 0.0 for o in found])
+        for level in (0.05, 0.01):
+            assert (p <= np.log10(level)).sum() <= level * len(p) + 3.3 * np.sqrt(level * len(p))
+
+
+@pytest.mark.parametrize(
+    "tie",
+    [
+        lambda m: (m.parts[0], m.parts[1], m.parts[1]),
+        lambda m: (m.parts[1], m.parts[1], m.parts[2]),
+        lambda m: (m.parts[1], m.parts[1], m.parts[1]),
+    ],
+    ids=["down is up transposed", "gate is up", "all one"],
+)
+def test_neurons_with_equal_parts_link_no_strangers_and_clear_none(tie: Callable[[Mlp], tuple[F64, ...]]) -> None:
+    a, b = (panel(replace(m, parts=tie(m))) for m in (mlp(1), mlp(2)))
+    found = run(neuron_signs.TEST, a, b)
+    assert found.log10_p is not None and found.log10_p > -3
+    if tie(mlp(1))[0] is tie(mlp(1))[2]:
+        assert found.value == 1.0 and found.smallest is None, "every matching is the same one"
+
+
+def test_a_direction_that_all_neurons_share_links_nobody() -> None:
+    """Without the rotations the in-degrees alone would make of it a link."""
+    lean = 3 * np.random.default_rng(0).standard_normal(WIDTH)
+    pairs = [
+        tuple(panel(replace(m, parts=tuple(p + lean for p in m.parts))) for m in (mlp(i), mlp(50 + i)))
+        for i in range(8)
+    ]
+    assert min(run(neuron_signs.TEST, a, b).log10_p or 0.0 for a, b in pairs) > -4
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize(("change", "least"), [("as it is", 0.95), ("noise", 0.15), ("some decoys", 0.3)])
+def test_invariants_need_no_anchors(change: str, least: float, parts: int) -> None:
+    one = [mlp(seed, parts) for seed in (1, 2)]
+    found = run(neuron_invariants.TEST, panel(*one), panel(*(disguised(CHANGES[change](m)) for m in one)))
+    assert found.value is not None and found.value > least and found.log10_p is not None and found.log10_p < -6
+
+
+def test_what_the_matching_numbers_predict_is_no_evidence() -> None:
+    """Strangers in which long neurons lean more: matched by length, their angles agree."""
+
+    def leaning(seed: int) -> Mlp:
+        rng = np.random.default_rng(seed)
+        size = np.exp(0.5 * rng.standard_normal((2 * NEURONS, 1)))
+        up = rng.standard_normal((2 * NEURONS, WIDTH))
+        down = rng.standard_normal(up.shape) + np.log(size) * up
+        gate = rng.standard_normal(up.shape) + 0.3 * up + np.log(size) * down
+        return Mlp((size * gate, size * up, down), mlp(0).anchors)
+
+    found = [run(neuron_invariants.TEST, panel(leaning(i)), panel(leaning(70 + i))) for i in range(12)]
+    assert min(o.log10_p or 0.0 for o in found) > -2.5
+
+
+def test_words_and_signs() -> None:
+    values = np.random.default_rng(0).standard_normal((7, 3, 64))
+    signs = unpacked(packed(values))
+    assert signs.shape == (3, 7, 64) and (signs == np.where(values > 0, 1, -1).transpose(1, 0, 2)).all()
+    assert packed(values)[2, 1] == sum(1 << i for i in range(64) if values[2, 1, i] > 0)
+
+
+def test_a_zero_part_has_no_numbers() -> None:
+    numbers = invariants(np.array([[1.0, 4.0, 0.0], [1.0, 4.0, 9.0]]), np.array([[0.5, 0.0, 0.0], [-0.5, 0.6, 1.2]]))
+    assert np.isnan(numbers[0]).all()
+    np.testing.assert_allclose(numbers[1], [0.0, np.log(6.0), 0.25, 0.2, -0.2], atol=1e-3)
+
+
+# ---- models -----------------------------------------------------------------------------------------------------
+
+
+def test_two_layers_of_each_stack_are_kept_of_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    tall = zoo.llama(1, layers=9)
+    whole = fingerprint(tall).value("whole_layers")
+    assert [layer for _, layer in whole.keys] == list(range(9))
+    monkeypatch.setattr(whole_layers, "WHOLE", 100)
+    few = fingerprint(tall).value("whole_layers")
+    assert [layer for _, layer in few.keys] == [3, 6]
+    at = whole.places["decoder", 6]
+    assert (few.by_string[few.places["decoder", 6]] == whole.by_string[at]).all()
+    again = from_row(to_row(fingerprint(tall))).value("whole_layers")
+    assert again.keys == few.keys and (again.numbers == few.numbers).all() and (again.by_id == few.by_id).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("whole_parts", 4), ("whole_heights", np.array([1], np.int32)), ("whole_signs", np.zeros(5, np.uint64)),
+        ("whole_numbers", np.zeros(5, np.float16)), ("whole_heights", np.full(3, 1 << 30, np.int32)),
+        ("whole_keys", ["decoder/0"] * 3),
+    ],
+)  # fmt: skip
+def test_a_row_whose_parts_do_not_fit_is_refused(column: str, value: Any) -> None:
+    row = to_row(fingerprint(zoo.llama(1)))
+    with pytest.raises(IndexFormatError, match="damaged"):
+        from_row({**row, column: value})
+
+
+KINDS = {"llama": zoo.llama, "qwen2": zoo.qwen2}
+
+
+@cache
+def original(kind: str = "llama") -> Snapshot:
+    made = KINDS[kind](1, layers=6)
+    return Snapshot("model", made.tensors, made.config, made.tokenizer or "")
+
+
+def printed(snapshot: Snapshot, model_id: str = "model") -> Fingerprint:
+    return fingerprint(zoo.Checkpoint(dict(snapshot.config), snapshot.tensors, snapshot.tokenizer or None), model_id)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attack", attacks.ATTACKS)
+def test_no_attack_hides_a_model(attack: str, kind: str) -> None:
+    made = attacks.ATTACKS[attack](original(kind), 7)
+    assert isinstance(made, Snapshot), made
+    pair = compare(printed(made), printed(original(kind)), calibration=calibration_of(()))
+    assert pair.verdict == "linked"
+    stranger = compare(printed(made), fingerprint(KINDS[kind](2, layers=6)), calibration=calibration_of(()))
+    assert stranger.verdict == "unrelated" and not stranger.plain_order_only
+
+
+def test_a_copy_with_another_vocabulary_is_found() -> None:
+    """Every disguise, then new tokens: no anchor is left, and the search finds it all the same."""
+    made = disguise("all", original(), 3)
+    assert isinstance(made, Snapshot)
+    rng = np.random.default_rng(1)
+    fresh = {
+        name: rng.standard_normal((321, values.shape[1])).astype(np.float32)
+        for name, values in made.tensors.items()
+        if name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    assert fresh
+    other = Snapshot("copy", {**made.tensors, **fresh}, {**made.config, "vocab_size": 321}, "")
+    strangers = [fingerprint(zoo.llama(100 + i, layers=6), f"org/stranger{i}") for i in range(20)]
+    index = Index.build([printed(original(), "org/parent"), *strangers])
+    answer = index.query(printed(other, "copy"), candidates=3)
+    (match,) = answer.linked
+    assert (match.entry.model_id, match.pair.relation) == ("org/parent", "laundered")
+    assert match.pair.evidence["neuron_invariants"].value > 0.9  # type: ignore[operator]
+    assert match.pair.evidence["neuron_signs"].value < LEAST_AGREEMENT  # type: ignore[operator]
+
+
+def test_without_common_tokens_invariants_clear() -> None:
+    a, b = (replace_anchors(fingerprint(zoo.llama(seed, layers=6))) for seed in (1, 2))
+    pair = compare(a, b, calibration=calibration_of(()))
+    assert pair.verdict == "unrelated" and not pair.plain_order_only
+    (seen,) = (r for r in pair.reasons if r.code is Code.WOULD_BE_LINKED)
+    assert [r.code for r in seen.because][-1:] == [Code.SEEN_INVARIANTS]
+
+
+def replace_anchors(fp: Fingerprint) -> Fingerprint:
+    """As if there were no tokenizer."""
+    whole = replace(fp.value("whole_layers"), by_string=None)
+    return replace(fp, sketches=None, more={**fp.more, "whole_layers": whole})
