@@ -142,7 +142,7 @@ def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sam
 SAMPLES_SAY = 0.1  # cosine of samples below which a laundered relative's order is another's: noise
 
 
-IN_DISGUISE = ("triple_agreement", "branch_sketch", "neuron_signs")  # what orders laundered relatives, one after another
+IN_DISGUISE = ("triple_agreement", "branch_sketch", "neuron_signs")  # orders laundered relatives, one after another
 
 
 def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, float, float, str]:
