@@ -232,7 +232,7 @@ def test_both_orders_of_a_pair_get_one_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "kept"), [(0, 512), (1, 512), (4, 512), (6, 341), (12, 170), (32, 64), (80, 64), (10_000, 64)]
+    ("depth", "kept"), [(0, 512), (1, 512), (3, 512), (6, 256), (12, 128), (32, 64), (80, 64), (10_000, 64)]
 )
 def test_neurons_kept_of_each_layer(depth: int, kept: int) -> None:
     assert aligned.neurons_kept(depth) == kept
