@@ -298,7 +298,7 @@ def folders(family: zoo.Family, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def test_compare_adds_the_evidence_when_asked(folders: tuple[Path, Path]) -> None:
     plain, asked = pv.compare(*folders), pv.compare(*folders, deep=True)
-    assert "deep_agreement" not in plain.evidence and plain.verdict != "linked"
+    assert "deep_agreement" not in plain.evidence and plain.evidence["neuron_signs"].value < LEAST_AGREEMENT  # type: ignore[operator]
     assert asked.evidence["deep_agreement"].value == 1.0 and asked.verdict == "linked"
 
 

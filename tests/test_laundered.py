@@ -25,7 +25,7 @@ from provindex.index.collection import Index, calibration_of
 from provindex.report.words import joined, text, texts
 from provindex.verdict import relation
 from provindex.verdict.calibration import NO_CALIBRATION, Calibration
-from provindex.verdict.pair import Pair, compare
+from provindex.verdict.pair import TIERS, Pair, compare
 
 KINDS: dict[str, Callable[[int], zoo.Checkpoint]] = {
     "llama": zoo.llama, "qwen2": zoo.qwen2, "gpt2": zoo.gpt2, "gpt_neox": zoo.neox, "bert": zoo.bert, "t5": zoo.t5,
@@ -176,11 +176,15 @@ def test_without_chance_levels_and_exact_tests_it_is_inconclusive(chance: Calibr
     assert (pair.verdict, pair.log10_p) == ("inconclusive", None)
     assert any(text(NO_CALIBRATION) in reason for reason in texts(pair.reasons))
     assert judged(one, hidden, chance).verdict == "linked"
-    bare = replace(
-        hidden, neurons=None, sketches=None, sketches_by_id=None, absences={"neurons": Reason.of(Code.NO_BRANCHES)}
-    )
+    missing = dict.fromkeys(("neurons", "whole_layers"), Reason.of(Code.NO_BRANCHES))
+    bare = replace(few_neurons(hidden), neurons=None, sketches=None, sketches_by_id=None, absences=missing)
     pair = judged(one, bare, chance)
     assert pair.verdict == "inconclusive" and any("no MLP" in reason for reason in texts(pair.reasons))
+
+
+def few_neurons(fp: Fingerprint) -> Fingerprint:
+    """Without its whole layers: E7 and E8 cannot run, E3 and E4 can."""
+    return replace(fp, more={name: value for name, value in fp.more.items() if name != "whole_layers"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,7 +225,7 @@ def test_a_laundered_child_of_real_training_is_linked(pytestconfig: pytest.Confi
 
 
 def test_both_ranks_are_needed(chance: Calibration) -> None:
-    one, copy, stranger = fingerprint_of("llama", 1), disguised("llama", "all"), fingerprint_of("llama", 2)
+    one, copy, stranger = fingerprint_of("llama", 1), few_neurons(disguised("llama", "all")), fingerprint_of("llama", 2)
     other_sketch = replace(copy, sketches=stranger.sketches, sketches_by_id=stranger.sketches_by_id)
     pair = judged(one, other_sketch, chance)
     assert pair.evidence["triple_agreement"].value == 1.0 and (pair.evidence["triple_agreement"].conformal or 0) <= -3
@@ -263,11 +267,11 @@ DEEP = Outcome(0.9, 600, -80.0, 0.02)
 def test_deep_agreement_alone_links() -> None:
     """A rotated copy with another vocabulary: nothing else has anything to hold on to."""
     one, copy = fingerprint_of("llama", 1), disguised("llama", "all")
-    lost = replace(copy, neurons=None, sketches=None, sketches_by_id=None)
+    lost = replace(few_neurons(copy), neurons=None, sketches=None, sketches_by_id=None)
     assert compare(one, lost).verdict == "unrelated"
     pair = compare(one, lost, deep=DEEP)
     assert (pair.verdict, pair.evidence["deep_agreement"]) == ("linked", DEEP)
-    assert pair.log10_p == pytest.approx(-80 + math.log10(3)) and pair.relation == "laundered"
+    assert pair.log10_p == pytest.approx(-80 + math.log10(TIERS)) and pair.relation == "laundered"
     assert compare(one, lost, deep=DEEP, models=10**78).verdict == "unrelated"
 
 
@@ -285,7 +289,8 @@ def test_ids_that_somebody_numbered_anew_clear_nothing(chance: Calibration) -> N
     source = original("llama", 1)
     done = disguises.disguise("withhold_tokenizer", all_of(source), SEED)
     assert isinstance(done, Snapshot)
-    pair = judged(printed(source), printed(done), chance)
+    assert judged(printed(source), printed(done), chance).verdict == "linked", "by what needs no tokens"
+    pair = judged(printed(source), few_neurons(printed(done)), chance)
     assert pair.verdict != "linked"  # if it were, this test would say nothing
     assert pair.verdict == "inconclusive" or pair.plain_order_only
     named = judged(printed(source), printed(original("llama", 2)), chance)

@@ -29,7 +29,7 @@ STRATUM = STRATA[0]
 SIGNALS = ["MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC"]
 EVIDENCE = [
     "bit_reuse", "hidden_fixed_points", "hidden_alignment", "residual_fixed_points", "residual_gram",
-    "norm_alignment", "bias_alignment", "triple_agreement", "branch_sketch",
+    "norm_alignment", "bias_alignment", "triple_agreement", "branch_sketch", "neuron_signs", "neuron_invariants",
     "sampled_fixed_points", "sampled_alignment",
 ]  # fmt: skip
 COMMON = {"schema", "tool", "index", "settings", "warnings", "status"}
