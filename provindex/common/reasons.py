@@ -45,6 +45,7 @@ class Code(StrEnum):
     # Tensor names
     NO_SCHEME = "no-scheme"
     SCHEME_GUESSED = "scheme-guessed"
+    PREFIX_LEFT_OUT = "prefix-left-out"
     TEXT_TOWER = "text-tower"
     TOWER_APART = "tower-apart"
     LAYERS_SHARED = "layers-shared"

@@ -64,6 +64,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     # Tensor names
     C.NO_SCHEME: Sentence("no known naming scheme (config says {declared})"),
     C.SCHEME_GUESSED: Sentence("naming scheme {scheme} told from the tensor names (config says {declared})"),
+    C.PREFIX_LEFT_OUT: Sentence("the names of its text tower begin with {prefix}, which was left out"),
     C.TEXT_TOWER: Sentence("text tower of {model_type}"),
     C.TOWER_APART: Sentence("{stack} tower kept apart"),
     C.LAYERS_SHARED: Sentence("{layers} layers share {stored} stored"),
