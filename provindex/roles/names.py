@@ -40,6 +40,7 @@ from provindex.roles.architectures import (
     Kind,
 )
 from provindex.roles.prefixes import is_number, text_tower
+from provindex.roles.structure import Structure, infer
 
 LAYER_ROLES = (
     "q", "k", "v", "o", "gate", "up", "down", "router",
@@ -133,7 +134,8 @@ class Layout:
 
     model_type: the text tower's. main: the stack that is the text tower ("decoder" if there is one, else "encoder").
     archs: facts by stack. placements: one per stored tensor. unknown: names that no table knows.
-    notes: what a reader should know ("text tower of llava", "vision tower kept apart").
+    notes: what a reader should know ("text tower of llava", "vision tower kept apart"). structure: what the shapes say
+    where no scheme knows the names; None where one does.
     """
 
     model_type: str
@@ -142,6 +144,7 @@ class Layout:
     placements: Mapping[str, Placement]
     unknown: tuple[str, ...] = ()
     notes: tuple[Reason, ...] = ()
+    structure: Structure | None = None
 
 
 def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *, listed: bool = False) -> Layout:
@@ -161,7 +164,7 @@ def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *,
     if found is not None:
         return found
     placements = {t.name: _unknown(t) for t in tokens}
-    return Layout(model_type, "decoder", {}, placements, tuple(placements), notes)
+    return Layout(model_type, "decoder", {}, placements, tuple(placements), notes, None if listed else infer(shapes))
 
 
 def _placed(
