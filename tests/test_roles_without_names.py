@@ -118,6 +118,11 @@ def test_no_structure_where_there_is_no_mlp(shapes: dict[str, tuple[int, ...]]) 
     assert infer(shapes) is None
 
 
+def test_an_adapter_is_no_model_whose_shapes_tell_roles() -> None:
+    shapes = {f"x.{i}.lora_{side}.weight": (8, 64) if side == "A" else (64, 8) for i in range(4) for side in "AB"}
+    assert infer(shapes) is not None and resolve(shapes, {}).structure is None
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text(max_size=12), st.lists(st.integers(0, 9), max_size=3).map(tuple), max_size=12))
 def test_structure_never_raises(shapes: dict[str, tuple[int, ...]]) -> None:

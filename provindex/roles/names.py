@@ -164,7 +164,9 @@ def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *,
     if found is not None:
         return found
     placements = {t.name: _unknown(t) for t in tokens}
-    return Layout(model_type, "decoder", {}, placements, tuple(placements), notes, None if listed else infer(shapes))
+    amends = any(segment in ADAPTERS for name in shapes for segment in name.split("."))
+    structure = None if listed or amends else infer(shapes)
+    return Layout(model_type, "decoder", {}, placements, tuple(placements), notes, structure)
 
 
 def _placed(
