@@ -9,11 +9,14 @@ two towers under two prefixes stay apart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from provindex.roles.architectures import COMPANIONS, MIDDLES, PARAMETERS, SCHEMES, SPEECH_WORDS, VISION_WORDS
+
+Segments = tuple[str, ...]
 
 MAX_CUTS = 8  # segments that a prefix may have
 MAX_SEGMENTS = 32  # names with more belong to no scheme
@@ -47,9 +50,36 @@ def text_tower(sizes: Mapping[str, int]) -> Prefix | None:
     sizes: elements by stored name.
     """
     cleaned = {name: clean(name) for name in sizes}
-    found: dict[tuple[str, ...], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    tables: set[tuple[str, ...]] = set()
-    known: dict[tuple[str, ...], tuple[tuple[int, frozenset[str]], ...]] = {}
+    explained, tables = _explained(cleaned, sizes)
+    best = max(_candidates(explained, tables), default=None)
+    if best is None:
+        return None
+    names = {name: below for name in sizes if (below := _under(cleaned[name], best.prefix, best.scheme))}
+    return Prefix(".".join(best.prefix), best.scheme, names)
+
+
+class _Candidate(NamedTuple):
+    """A prefix and a scheme, in the order of what speaks for them.
+
+    text: no speech tower by its words. embeds: an embedding is at or above it. explained: elements. order: of two
+    schemes that know as much, the first listed.
+    """
+
+    text: bool
+    embeds: bool
+    explained: int
+    order: int
+    prefix: Segments
+    scheme: str
+
+
+def _explained(
+    cleaned: Mapping[str, Cleaned], sizes: Mapping[str, int]
+) -> tuple[Mapping[Segments, Mapping[str, int]], set[Segments]]:
+    """Elements of layers that each scheme knows below each prefix, and the prefixes of embeddings."""
+    found: dict[Segments, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    tables: set[Segments] = set()
+    known: dict[Segments, tuple[tuple[int, frozenset[str]], ...]] = {}
     for name, own in cleaned.items():
         keys = keyed(own.segments)
         if keys not in known:
@@ -58,25 +88,16 @@ def text_tower(sizes: Mapping[str, int]) -> Prefix | None:
             for scheme in schemes:
                 found[own.segments[:cut]][scheme] += sizes[name]
         tables |= {own.segments[:cut] for cut in _embedding_cuts(keys)}
-    order = {scheme: -i for i, scheme in enumerate(SCHEMES)}  # of two that know as much, the first listed
-    candidates = [
-        (
-            not _speaks(prefix),
-            any(prefix[: len(root)] == root for root in tables),
-            explained,
-            order[scheme],
-            prefix,
-            scheme,
-        )
-        for prefix, votes in found.items()
-        for scheme, explained in votes.items()
-        if _may_be(prefix, scheme)
-    ]
-    if not candidates:
-        return None
-    *_, prefix, scheme = max(candidates)
-    names = {name: below for name in sizes if (below := _under(cleaned[name], prefix, scheme))}
-    return Prefix(".".join(prefix), scheme, names)
+    return found, tables
+
+
+def _candidates(found: Mapping[Segments, Mapping[str, int]], tables: set[Segments]) -> Iterator[_Candidate]:
+    order = {scheme: -i for i, scheme in enumerate(SCHEMES)}
+    for prefix, votes in found.items():
+        embeds = any(prefix[:cut] in tables for cut in range(len(prefix) + 1))
+        for scheme, explained in votes.items():
+            if _may_be(prefix, scheme):
+                yield _Candidate(not _speaks(prefix), embeds, explained, order[scheme], prefix, scheme)
 
 
 def _may_be(prefix: Sequence[str], scheme: str) -> bool:
@@ -108,7 +129,7 @@ def is_number(segment: str) -> bool:
     return len(segment) <= 6 and segment.isascii() and segment.isdecimal()
 
 
-def _under(own: Cleaned, prefix: tuple[str, ...], scheme: str) -> Cleaned | None:
+def _under(own: Cleaned, prefix: Segments, scheme: str) -> Cleaned | None:
     """The part of a name that the tables may know; None if it is elsewhere.
 
     All names below the prefix; and of those beside it (`llm.lm_head` beside `llm.model`) the ones that a table has.
