@@ -45,6 +45,7 @@ class Code(StrEnum):
     # Tensor names
     NO_SCHEME = "no-scheme"
     SCHEME_GUESSED = "scheme-guessed"
+    PREFIX_LEFT_OUT = "prefix-left-out"
     TEXT_TOWER = "text-tower"
     TOWER_APART = "tower-apart"
     LAYERS_SHARED = "layers-shared"
@@ -52,6 +53,7 @@ class Code(StrEnum):
     HEADS_UNKNOWN = "heads-unknown"
     KEYS_MISFIT = "keys-misfit"
     NAMES_UNKNOWN = "names-unknown"
+    ROLES_INFERRED = "roles-inferred"
     NOT_FINITE_VALUES = "not-finite-values"
     # The tokenizer
     NO_TOKENIZER = "no-tokenizer"
@@ -188,6 +190,7 @@ class Code(StrEnum):
     WOULD_BE_LINKED = "would-be-linked"
     REORDERED_NOT_SEEN = "reordered-not-seen"
     GAINS_NEVER_CLEAR = "gains-never-clear"
+    INFERRED_NEVER_CLEAR = "inferred-never-clear"
     NORMS_ALONE = "norms-alone"
     ANCESTOR_NOT_SOUGHT = "ancestor-not-sought"
     NEURONS_UNCONFIRMED = "neurons-unconfirmed"

@@ -22,13 +22,13 @@ from provindex.common.score import Outcome, absent
 from provindex.common.tables import Panel, Row, Test, array
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.panels import BLOCK, MIN_DISTINCT, SAMPLE, BlockDigests, stack_blocks
+from provindex.evidence.panels import UNNAMED as UNKNOWN
 from provindex.roles import canonical
 from provindex.roles.architectures import ADAPTERS
 from provindex.roles.canonical import F32
-from provindex.roles.names import Part, Placement
+from provindex.roles.names import Part, Placement, part_shape
 from provindex.roles.weights import Weights
 
-UNKNOWN = "unknown"  # the stack of matrices whose names no table knows
 NAMED = 2  # matrices with a role from which a text tower is known
 # Autocorrelation at lag 1 or 2: of 256 exchangeable values .5 is 8 sd, and rows of trained matrices stay below .2.
 ORDERED = 0.5
@@ -137,7 +137,7 @@ def of_weights(w: Weights) -> BlockDigests | None:
         fixed = w.layout.archs[place.stack].fixed_positions if place.stack in w.layout.archs else False
         shape = w.tensors[place.name].shape
         for part in place.parts:
-            matrix = len(shape) - (part.lead is not None) == 2
+            matrix = len(part_shape(part, shape)) == 2
             key = str(canonical.key_of(part))
             if matrix and key not in entries and w.kept(part) and not (fixed and part.role == "pos"):
                 entries[key] = two_blocks(w, place, part)

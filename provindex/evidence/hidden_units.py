@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,9 +27,21 @@ from provindex.evidence.exact import (
     smallest_cosine,
 )
 from provindex.evidence.pairing import Pairing
-from provindex.evidence.panels import PROJECTION, HiddenPanels, PanelKey, hidden_panel, panel_height, stack_panels
+from provindex.evidence.panels import (
+    ALONE,
+    PROJECTION,
+    UNNAMED,
+    HiddenPanels,
+    PanelKey,
+    hidden_panel,
+    panel_height,
+    repeated,
+    stack_panels,
+)
+from provindex.evidence.unnamed_units import has_inferred, unnamed_units
 from provindex.roles import canonical
 from provindex.roles.names import Arch, Part, Placement
+from provindex.roles.structure import Structure
 from provindex.roles.weights import Weights
 
 MAX_LAYERS = 1024  # of one stack; the deepest published models have about 200
@@ -146,23 +159,9 @@ def _spans(panels: HiddenPanels, number: int, height: int | None = None) -> list
 
 
 def _repeats(panels: HiddenPanels, numbers: Sequence[int]) -> frozenset[tuple[int, int]]:
-    """Blocks whose units stand as those of an earlier block: mean cosine eight standard deviations above chance."""
-    alike: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for place in numbers:
-        for start, stop in _spans(panels, place):
-            alike.setdefault((panels.keys[place].kind, stop - start), []).append((place, start))
-    out: set[tuple[int, int]] = set()
-    for (_, height), places in alike.items():
-        rows = np.stack([panels.values[n, start : start + height] for n, start in places]).astype(np.float32)
-        flat = rows.reshape(len(places), -1)
-        means = rows.mean(axis=1)
-        scores = flat @ flat.T - height * (means @ means.T)
-        limit = 8 * math.sqrt(height * (1 / PROJECTION + 1 / max(panels.width, 1)))
-        above = np.triu(scores > limit, 1).any(axis=0)
-        for j, block in ((int(j), places[j]) for j in np.flatnonzero(above)):
-            if any(scores[i, j] > limit and places[i] not in out for i in range(j)):
-                out.add(block)
-    return frozenset(out)
+    """Blocks whose units stand as those of an earlier block."""
+    spans = [(place, start, stop) for place in numbers for start, stop in _spans(panels, place)]
+    return repeated(panels, spans)
 
 
 def _scores(left: _Side, right: _Side, stack: str, rows: Sequence[int], cols: Sequence[int]) -> F64:
@@ -326,7 +325,9 @@ Entries = list[tuple[PanelKey, NDArray[np.float16]]]
 
 
 def of_weights(w: Weights) -> HiddenPanels | None:
-    """The hidden panels of all stacks that are as wide as the text tower."""
+    """The hidden panels of all stacks that are as wide as the text tower; of a model without names those of MLPs."""
+    if w.layout.structure is not None:
+        return _of_structure(w, w.layout.structure)
     width = w.arch.hidden if w.arch else 0
     stacks = {stack: arch for stack, arch in w.layout.archs.items() if arch.hidden == width}
     depth = {s: len({p.layer for p in w.places if p.stack == s and p.layer is not None}) for s in stacks}
@@ -345,6 +346,35 @@ def of_weights(w: Weights) -> HiddenPanels | None:
     made = stack_panels(entries, width)
     if made is None:
         w.absences["hidden"] = Reason.of(Code.UNITS_ALL_IDENTITY if identities else Code.NO_UNITS)
+    return made
+
+
+def _of_structure(w: Weights, structure: Structure) -> HiddenPanels | None:
+    """Panels of MLPs that shapes alone tell, one for each reading.
+
+    Matrices whose units are columns are left out of sampled reading, which would fetch them whole.
+    """
+    entries: Entries = []
+    height = panel_height(structure.layers or len(structure.units) // 2)
+    readings: Counter[int] = Counter()
+    for units in structure.units:
+        if units.columns and not w.exact:
+            continue
+        part = Part(UNNAMED, UNNAMED, transposed=units.columns)
+        rows = [w.rows(w.layout.placements[name], part, 0, height).astype(np.float64) for name in units.names]
+        if any(canonical.diagonal_stands_out(r.astype(np.float32), np.arange(len(r))) for r in rows):
+            continue
+        kind = "mlp" if structure.layers else ALONE[units.columns]
+        tries = [rows, rows[::-1]] if len(rows) > 1 else [rows]
+        if not structure.layers and structure.gated:  # alone it is up or gate: the second reading has no up
+            tries.append([*rows, np.zeros_like(rows[0])])
+        for tried in tries:
+            key = PanelKey(kind, UNNAMED, units.layer, readings[units.layer])
+            readings[units.layer] += 1
+            entries.append((key, hidden_panel(tried, "mlp")))
+    made = stack_panels(entries, structure.hidden)
+    if made is None:
+        w.absences["hidden"] = Reason.of(Code.NO_UNITS)
     return made
 
 
@@ -385,8 +415,26 @@ def _of_row(row: Mapping[str, Any]) -> HiddenPanels | None:
 
 def of_pair(pair: Pairing) -> HiddenResult:
     """Both hidden tests of a pair."""
-    found: HiddenResult = pair.once("hidden", lambda: hidden_tests(pair.a.hidden, pair.b.hidden, pair.stacks))
+    a, b = pair.a.hidden, pair.b.hidden
+    test = _unnamed_tests if has_inferred(a) or has_inferred(b) else hidden_tests
+    found: HiddenResult = pair.once("hidden", lambda: test(a, b, pair.stacks))
     return found
+
+
+def _unnamed_tests(a: HiddenPanels | None, b: HiddenPanels | None, stacks: frozenset[str]) -> HiddenResult:
+    """E1 and E1z where one model's roles are inferred; it says of no cosine that it would have been seen."""
+    reason = _incomparable(a, b)
+    if reason or a is None or b is None:
+        return HiddenResult(absent(reason or NO_PANELS), absent(reason or NO_PANELS))
+    found = unnamed_units(a, b, stacks)
+    rows = sum(found.sizes) if found else 0
+    if found is None or rows < MIN_UNITS:
+        return HiddenResult(absent(NO_BLOCKS), absent(NO_BLOCKS))
+    ceiling = sum(m * (m - 1) / 2 for m in found.sizes)
+    return HiddenResult(
+        Outcome(found.points / rows, rows, found.log10_fixed, len(found.sizes) / rows),
+        Outcome(found.excess / ceiling, rows, found.log10_aligned, 0.0),
+    )
 
 
 MAX_HEIGHT, MOST = 64, 1 << 13  # rows of a panel, panels of a model

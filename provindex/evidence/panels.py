@@ -8,6 +8,7 @@ Projections and rounding cost power, never validity: the null of the exact tests
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from provindex.common.halves import halved
 from provindex.evidence.anchors import ANCHORS
 from provindex.roles.canonical import F32, F64, unit_rows
 
-PANELS_VERSION = 4  # goes into cache keys: what is kept, and how
+PANELS_VERSION = 5  # goes into cache keys: what is kept, and how
 PROJECTION = 128
 BLOCK = 16_384
 SAMPLE = 256
@@ -26,6 +27,8 @@ VIRTUAL_ANCHORS = 64
 RESIDUAL_COORDINATES = 1_024
 MIN_ANCHORS = 16
 MIN_DISTINCT = 64
+UNNAMED = "unknown"  # the stack of matrices whose names no table knows
+ALONE = ("rows", "columns")  # kinds of a panel of one such matrix, whose layer is unknown: what its units are
 
 
 def panel_height(layers: int) -> int:
@@ -48,6 +51,7 @@ def signs(label: str, rows: int, columns: int) -> NDArray[np.int8]:
 class PanelKey:
     """Which block of hidden units: kind "mlp" or "v", its stack and layer, the expert (-1 for a dense MLP).
 
+    Of the stack UNNAMED, kind "mlp", "rows" or "columns", the expert is the number of a reading of one block.
     group: units that share one permutation: 0 for an MLP (all of them), the head dimension for v.
     """
 
@@ -95,6 +99,28 @@ def stack_panels(entries: Sequence[tuple[PanelKey, NDArray[np.float16]]], width:
         values[i, : panel.shape[0]] = panel
     heights = np.array([panel.shape[0] for _, panel in ordered], np.int32)
     return HiddenPanels(tuple(key for key, _ in ordered), heights, values, width)
+
+
+def repeated(panels: HiddenPanels, blocks: Sequence[tuple[int, int, int]]) -> frozenset[tuple[int, int]]:
+    """Blocks (panel, first row) whose units stand as those of an earlier block, of some (panel, first row, end).
+
+    Mean cosine eight standard deviations above chance.
+    """
+    alike: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for place, start, stop in blocks:
+        alike.setdefault((panels.keys[place].kind, stop - start), []).append((place, start))
+    out: set[tuple[int, int]] = set()
+    for (_, height), places in alike.items():
+        rows = np.stack([panels.values[n, start : start + height] for n, start in places]).astype(np.float32)
+        flat = rows.reshape(len(places), -1)
+        means = rows.mean(axis=1)
+        scores = flat @ flat.T - height * (means @ means.T)
+        limit = 8 * math.sqrt(height * (1 / PROJECTION + 1 / max(panels.width, 1)))
+        above = np.triu(scores > limit, 1).any(axis=0)
+        for j, block in ((int(j), places[j]) for j in np.flatnonzero(above)):
+            if any(scores[i, j] > limit and places[i] not in out for i in range(j)):
+                out.add(block)
+    return frozenset(out)
 
 
 @dataclass(frozen=True)

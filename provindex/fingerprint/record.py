@@ -101,10 +101,17 @@ class Fingerprint:
         return unread is not None and unread.code is Code.NEEDS_STAGE_2
 
     @property
+    def roles(self) -> str:
+        """ "named" where a naming scheme says what each matrix is, "inferred" where only shapes do."""
+        return "inferred" if ROLES in self.absences else "named"
+
+    @property
     def label(self) -> str:
         """The id, with the variant in brackets, as people write it."""
         return f"{self.model_id} [{self.variant}]" if self.variant else self.model_id
 
+
+ROLES = "roles"  # under this name a fingerprint says that its roles are inferred
 
 _FIELDS = frozenset(f.name for f in fields(Fingerprint))
 

@@ -64,6 +64,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     # Tensor names
     C.NO_SCHEME: Sentence("no known naming scheme (config says {declared})"),
     C.SCHEME_GUESSED: Sentence("naming scheme {scheme} told from the tensor names (config says {declared})"),
+    C.PREFIX_LEFT_OUT: Sentence("the names of its text tower begin with {prefix}, which was left out"),
     C.TEXT_TOWER: Sentence("text tower of {model_type}"),
     C.TOWER_APART: Sentence("{stack} tower kept apart"),
     C.LAYERS_SHARED: Sentence("{layers} layers share {stored} stored"),
@@ -71,6 +72,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.HEADS_UNKNOWN: Sentence("number of heads unknown"),
     C.KEYS_MISFIT: Sentence("keys of {rows} rows do not fit heads of {head_dim}"),
     C.NAMES_UNKNOWN: Sentence("{n} of {total} tensors have names that are not known: {names}"),
+    C.ROLES_INFERRED: Sentence(
+        "its tensor names say nothing: roles were inferred from shapes (width {hidden}, MLPs of {width} units)"
+    ),
     C.NOT_FINITE_VALUES: Sentence("{n} NaN or infinite values in {tensors} tensors, the first of them {first}"),
     # The tokenizer
     C.NO_TOKENIZER: Sentence("there is no tokenizer file"),
@@ -263,6 +267,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.LAYERS_UNCONFIRMED_ABSENT: Sentence(
         "the layers do the same (branch_sketch {sketch:.2f}), but neurons do not confirm it (triple_agreement absent: "
         "{because}): experts made of one MLP, or neurons whose parts are tied"
+    ),
+    C.INFERRED_NEVER_CLEAR: Sentence(
+        "roles that were inferred from shapes find links and never clear a pair: {because}"
     ),
     C.GAINS_NEVER_CLEAR: Sentence(
         "norm gains and biases show no link, which clears nothing: gains that were folded into matrices show none"

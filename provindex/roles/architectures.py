@@ -22,9 +22,12 @@ tensors and orders of axes are facts; no code was taken).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from provindex.roles import libraries
 
 Table = Mapping[str, str]
 
@@ -678,7 +681,19 @@ SCHEMES: Mapping[str, Scheme] = {
     "clip_text": Scheme((("encoder", "", _CLIP_TEXT),), "clip_text_model"),
     "vision": Scheme((("vision", "", _VISION),), "vit"),
     "audio": Scheme((("audio", "", _WHISPER_ENCODER),), "whisper_encoder"),
+    "litgpt": _decoder(libraries.LITGPT, "litgpt"),
+    "megatron": _decoder(libraries.MEGATRON, "megatron"),
+    "megatron_plain": _decoder(libraries.MEGATRON_PLAIN, "megatron_plain"),
+    "transformer_lens": _decoder(libraries.TRANSFORMER_LENS, "transformer_lens"),
+    "torchtune": _decoder(libraries.TORCHTUNE, "torchtune"),
+    "openai_whisper": Scheme(
+        (("audio", "encoder.", libraries.OPENAI_AUDIO), ("decoder", "decoder.", libraries.OPENAI_TEXT)),
+        "openai_whisper",
+    ),
 }
+
+# Schemes that serve models of many types: what the declared type says of norms and activations holds.
+LIBRARIES = frozenset({"litgpt", "megatron", "megatron_plain", "transformer_lens", "torchtune"})
 
 # Model types: facts that the names do not tell. Numbers are the class defaults of transformers 5.5.0.
 _L: Literal["layer"] = "layer"
@@ -749,6 +764,12 @@ KINDS: Mapping[str, Kind] = {
     "clip_vision_model": Kind("vision", _L, activation="quick_gelu", heads=12),
     "siglip_vision_model": Kind("vision", _L, activation="gelu_pytorch_tanh", heads=12),
     "pixtral": Kind("vision", heads=16),
+    "litgpt": Kind("litgpt"),
+    "megatron": Kind("megatron"),
+    "megatron_plain": Kind("megatron_plain", activation="gelu"),
+    "transformer_lens": Kind("transformer_lens"),
+    "torchtune": Kind("torchtune"),
+    "openai_whisper": Kind("openai_whisper", _L, activation="gelu"),
 }
 
 # Other spellings of a model type.
@@ -778,6 +799,14 @@ WRAPPERS = frozenset(
     "model transformer base_model module _orig_mod auto_model pretrained_model bert roberta distilbert albert "
     "electra deberta mpnet gpt_neox vit camembert xlm_roberta".split()
 )  # fmt: skip
+
+# Segments that wrap a module wherever it stands: training and adapter libraries add them.
+MIDDLES = frozenset(
+    "base_layer module _module _orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module _forward_module".split()
+)
+# Words of a prefix that make it another tower than the text's.
+VISION_WORDS = re.compile(r"vision|visual|image|img|\bvit\b|vpm|clip|dino|\beva\b", re.IGNORECASE)
+SPEECH_WORDS = re.compile(r"audio|speech|whisper|wav2", re.IGNORECASE)
 
 # First segment after the wrappers -> tower. "text" names are looked up in the text scheme.
 TOWERS: Mapping[str, str] = {

@@ -65,6 +65,8 @@ def read_rows(tensor: Readable, part: Part, start: int, stop: int) -> F32:
     rows, cols = part_shape(tensor.shape, part)
     stop = min(stop, rows)
     index = source_rows(part, start, stop)
+    if part.heads and part.param == "weight" and not part.transposed:
+        return _of_heads(tensor, index)
     inner = tensor.shape[1:] if part.lead is not None else tensor.shape
     size = int(np.prod(inner, dtype=np.int64))
     base = (part.lead or 0) * size
@@ -78,6 +80,16 @@ def read_rows(tensor: Readable, part: Part, start: int, stop: int) -> F32:
     out = np.empty((index.size, cols), np.float32)
     for i, row in enumerate(index.tolist()):
         out[i] = tensor.flat(base + row * cols, base + (row + 1) * cols)
+    return out
+
+
+def _of_heads(tensor: Readable, index: NDArray[np.int64]) -> F32:
+    """Rows of q, k or v that are stored as one (in, width) matrix a head: (heads, in, width)."""
+    _, cols, width = tensor.shape
+    out = np.empty((index.size, cols), np.float32)
+    for head in np.unique(index // width).tolist():
+        here = index // width == head
+        out[here] = _columns(tensor, head * cols * width, (cols, width), index[here] % width)
     return out
 
 

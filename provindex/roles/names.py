@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -26,7 +27,9 @@ from provindex.roles.architectures import (
     HEADS,
     KINDS,
     KV_KEYS,
+    LIBRARIES,
     MAIN,
+    MIDDLES,
     PARAMETERS,
     PROJECTOR_SEGMENTS,
     SCHEMES,
@@ -36,15 +39,20 @@ from provindex.roles.architectures import (
     WRAPPERS,
     Kind,
 )
+from provindex.roles.prefixes import is_number, text_tower
+from provindex.roles.structure import Structure, infer
 
 LAYER_ROLES = (
     "q", "k", "v", "o", "gate", "up", "down", "router",
     "norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_q", "norm_k",
 )  # fmt: skip
+_WIDE = frozenset({"q", "k", "v", "o", "gate", "up", "down"})  # matrices of a layer
 GLOBAL_ROLES = ("embed", "embed_map", "pos", "head", "norm_embed", "norm_final")
 
 STACKS = ("decoder", "encoder", "vision", "audio")  # the first that a model has is its main stack
 UNKNOWN = "unknown name"
+ELSEWHERE = "elsewhere"  # the tower of names beside the prefix under which the text tower was found
+FITTING = 0.9  # share of a tower's matrices whose shapes must fit, where its prefix was found by their names
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
 LISTS = frozenset({"layers", "layer", "h", "block", "blocks", "albert_layer_groups"})
 MAX_EXPERTS = 4096  # bounds on what a hostile header can make us build: experts in one stacked tensor,
@@ -62,6 +70,8 @@ class Part:
     cross: cross-attention (decoder reading an encoder). param: "weight" or "bias".
     lead: index on the leading axis of a stacked tensor (experts in one 3-D tensor), None otherwise.
     transposed: stored as (in, out), as GPT-2's Conv1D does; the canonical orientation is (out, in).
+    heads: stored with one matrix a head on the leading axis (TransformerLens): (heads, in, width) of q, k and v,
+    (heads, width, out) of o with `transposed`, (heads, width) of biases.
     rows: which rows of the tensor *in canonical orientation* are this part: None for all, a (start, stop) pair,
     or an int64 array of row numbers (interleaved QKV).
     """
@@ -75,6 +85,7 @@ class Part:
     lead: int | None = None
     transposed: bool = False
     rows: tuple[int, int] | NDArray[np.int64] | None = None
+    heads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,8 @@ class Layout:
 
     model_type: the text tower's. main: the stack that is the text tower ("decoder" if there is one, else "encoder").
     archs: facts by stack. placements: one per stored tensor. unknown: names that no table knows.
-    notes: what a reader should know ("text tower of llava", "vision tower kept apart").
+    notes: what a reader should know ("text tower of llava", "vision tower kept apart"). structure: what the shapes say
+    where no scheme knows the names; None where one does.
     """
 
     model_type: str
@@ -132,21 +144,39 @@ class Layout:
     placements: Mapping[str, Placement]
     unknown: tuple[str, ...] = ()
     notes: tuple[Reason, ...] = ()
+    structure: Structure | None = None
 
 
-def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> Layout:
+def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *, listed: bool = False) -> Layout:
     """Place every tensor of a model, from names, shapes and config alone.
 
     shapes: stored shape by tensor name. config: config.json, {} if there is none (the names then tell the type).
-    Unknown names are reported in Layout.unknown, never guessed. A width that the config does not tell and the shapes
-    do not show is 0 in Arch. Nothing in names, shapes or config makes this raise; the order of names does not matter.
+    listed: know the prefixes that the tables list and no others. Unknown names are reported in Layout.unknown, never
+    guessed. A width that the config does not tell and the shapes do not show is 0 in Arch. Nothing in names, shapes or
+    config makes this raise; the order of names does not matter.
     """
     configs = _configs(config)
     tokens = [_tokenize(name) for name in sorted(shapes)]
     model_type, kind, notes = _choose(tokens, shapes, configs)
-    if kind is None:
-        placements = {t.name: _unknown(t) for t in tokens}
-        return Layout(model_type, "decoder", {}, placements, tuple(placements), notes)
+    if kind is not None:
+        return _placed(tokens, shapes, configs, model_type, kind, notes)
+    found = None if listed else _below_a_prefix(shapes, configs)
+    if found is not None:
+        return found
+    placements = {t.name: _unknown(t) for t in tokens}
+    amends = any(segment in ADAPTERS for name in shapes for segment in name.split("."))
+    structure = None if listed or amends else infer(shapes)
+    return Layout(model_type, "decoder", {}, placements, tuple(placements), notes, structure)
+
+
+def _placed(
+    tokens: Sequence[_Token],
+    shapes: Mapping[str, tuple[int, ...]],
+    configs: Mapping[str, Mapping[str, Any]],
+    model_type: str,
+    kind: Kind,
+    notes: tuple[Reason, ...],
+) -> Layout:
     hits = [_find(token, kind) for token in tokens]
     model = _model(kind, [hit for hit in hits if hit], configs)
     placed = [_place(token, hit, shapes[token.name], model) for token, hit in zip(tokens, hits, strict=True)]
@@ -155,6 +185,42 @@ def resolve(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) ->
     unknown = tuple(p.name for p in placements.values() if p.reason == UNKNOWN)
     notes += _tower_notes(placements, model.main, model_type, configs) + doubts
     return Layout(model_type, model.main, archs, placements, unknown, notes)
+
+
+def _below_a_prefix(shapes: Mapping[str, tuple[int, ...]], configs: Mapping[str, Mapping[str, Any]]) -> Layout | None:
+    """The layout of a model whose names a scheme knows below some prefix; None if none does, or shapes do not fit."""
+    tower = text_tower({name: math.prod(shape) for name, shape in shapes.items()})
+    if tower is None:
+        return None
+    tokens = [
+        _token(name, own.segments, "text", own.flipped) if (own := tower.names.get(name)) else _beside(name)
+        for name in sorted(shapes)
+    ]
+    model_type, kind, notes = _choose(tokens, shapes, configs)
+    if kind is None:
+        return None
+    notes += (Reason.of(Code.PREFIX_LEFT_OUT, prefix=tower.prefix[:100]),) if tower.prefix else ()
+    layout = _placed(tokens, shapes, configs, model_type, kind, notes)
+    return layout if _shapes_fit(layout, shapes) else None
+
+
+def _shapes_fit(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether nearly all matrices of a tower's layers read or write one width, and a layer's MLP matrices another."""
+    arch = layout.archs.get(layout.main)
+    fits: list[bool] = []
+    units: dict[tuple[int | None, int | None], set[int]] = {}
+    for place in layout.placements.values():
+        for part in place.parts:
+            inner = part.stack == layout.main and part.layer is not None and not part.cross
+            if arch is None or not inner or part.param == "bias" or part.role not in _WIDE:
+                continue
+            rows, columns = part_shape(part, shapes[place.name])
+            reads = part.role not in ("o", "down")
+            fits.append((columns if reads else rows) == arch.hidden)
+            if part.role in ("gate", "up", "down"):
+                units.setdefault((part.layer, part.expert), set()).add(rows if reads else columns)
+    fits += [len(sizes) == 1 for sizes in units.values()]
+    return bool(units) and sum(fits) >= FITTING * len(fits)
 
 
 # --- names -----------------------------------------------------------------------------------------------------
@@ -167,6 +233,7 @@ class _Token:
     """A name taken apart. stem, whole: the table's key ("#" for numbers) without and with the last segment.
 
     companion: why the tensor is only a companion of a weight (a quantization scale), None if it is one itself.
+    flipped: stored the other way round than the table says.
     """
 
     name: str
@@ -177,6 +244,7 @@ class _Token:
     numbers: tuple[int, ...]
     param: Literal["weight", "bias"]
     companion: str | None
+    flipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +271,23 @@ class _Hit:
     expert: int | None
 
 
-def _is_number(segment: str) -> bool:
-    """Short decimal numbers only: a longer run of digits is no layer, and int() of a huge one is slow or fails."""
-    return len(segment) <= 6 and segment.isascii() and segment.isdecimal()
-
-
 def _tokenize(name: str) -> _Token:
     segments, tower = _unwrap(name.split("."))
+    return _token(name, segments, tower)
+
+
+def _beside(name: str) -> _Token:
+    """A name that is not below the text tower's prefix: of another tower, or unknown."""
+    token = _tokenize(name)
+    return replace(token, tower=ELSEWHERE) if token.tower == "text" else token
+
+
+def _token(name: str, segments: Sequence[str], tower: str, flipped: bool = False) -> _Token:
     last = segments[-1]
     param = PARAMETERS.get(last)
     if param is not None:
         segments = [*segments[:-1], param]
-    keys = ["#" if _is_number(s) else s for s in segments]
+    keys = ["#" if is_number(s) else s for s in segments]
     prefix = "" if tower in ("text", "projector") else tower + "."
     short = param is not None or last in COMPANIONS
     return _Token(
@@ -223,15 +296,17 @@ def _tokenize(name: str) -> _Token:
         tower=tower,
         stem=".".join(keys[:-1] if short else keys),
         whole=".".join(keys),
-        numbers=tuple(int(s) for s in segments if _is_number(s)),
+        numbers=tuple(int(s) for s in segments if is_number(s)),
         param="bias" if param == "bias" else "weight",
         companion=COMPANIONS.get(last),
+        flipped=flipped,
     )
 
 
 def _unwrap(segments: list[str]) -> tuple[list[str], str]:
     """Drop wrapper prefixes, and tell the tower of a multimodal model: "text" unless a segment says otherwise."""
     tower, at = "text", 0
+    segments = [s for s in segments[:-1] if s not in MIDDLES] + segments[-1:]
     if segments[:2] == ["0", "auto_model"]:  # sentence-transformers' module list
         at = 1
     while at < len(segments) - 1:
@@ -248,7 +323,7 @@ def _unwrap(segments: list[str]) -> tuple[list[str], str]:
         tower = "projector"
     if tower == "vision" and rest[0] in PROJECTOR_SEGMENTS:
         tower = "projector"
-    return [s for s in rest[:-1] if s != "base_layer"] + rest[-1:], tower
+    return rest, tower
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -273,14 +348,14 @@ def _rules(scheme: str) -> dict[str, tuple[_Rule, ...]]:
     lines = [(stack, p + t, what) for stack, p, table in SCHEMES[scheme].stacks for t, what in table.items()]
     for rank, (stack, template, what) in enumerate(lines):
         segments = template.split(".")
-        slots = tuple(s.strip("{}") for s in segments if s[0] == "{" or _is_number(s))
-        key = ".".join("#" if s[0] == "{" or _is_number(s) else s for s in segments)
+        slots = tuple(s.strip("{}") for s in segments if s[0] == "{" or is_number(s))
+        key = ".".join("#" if s[0] == "{" or is_number(s) else s for s in segments)
         rules[key] = (*rules.get(key, ()), _read(what, stack, slots, rank))
     return rules
 
 
 def _find(token: _Token, kind: Kind) -> _Hit | None:
-    if token.tower == "projector":
+    if token.tower in ("projector", ELSEWHERE):
         return None
     rules = _rules(kind.scheme if token.tower == "text" else token.tower)
     for rule in rules.get(token.stem, ()) or rules.get(token.whole, ()):
@@ -313,8 +388,9 @@ def _choose(
     if not best or _known(best, keys) * 2 < len(keys) or not _has_layers(best, keys, amends):
         return declared or "unknown", None, (Reason.of(Code.NO_SCHEME, declared=declared or "nothing"),)
     default = _variant(best, tokens, shapes)
+    facts = replace(kind, scheme=default) if kind is not None and best in LIBRARIES else KINDS[default]
     guessed = Reason.of(Code.SCHEME_GUESSED, scheme=best, declared=declared or "no model type")
-    return declared or default, KINDS[default], (guessed,)
+    return declared or default, facts, (guessed,)
 
 
 def _variant(scheme: str, tokens: Sequence[_Token], shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -324,7 +400,18 @@ def _variant(scheme: str, tokens: Sequence[_Token], shapes: Mapping[str, tuple[i
     widening = (shapes[t.name] for t in tokens if t.stem == "h.#.mlp.c_fc" and t.param == "weight")
     if scheme == "gpt2" and any(len(shape) == 2 and shape[0] > shape[1] for shape in widening):
         return "gpt_bigcode"  # the same names, stored as (out, in)
+    if scheme == "megatron" and not _twice(tokens, shapes):
+        return "megatron_plain"
     return SCHEMES[scheme].default
+
+
+def _twice(tokens: Sequence[_Token], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether Megatron's first MLP matrix holds gate and up: it has two rows for each column of the second."""
+    wide = {
+        t.stem[-1]: shapes[t.name] for t in tokens if t.whole.endswith((".linear_fc1.weight", ".linear_fc2.weight"))
+    }
+    up, down = (wide.get(end, ()) for end in "12")
+    return len(up) == len(down) == 2 and up[0] == 2 * down[1]
 
 
 def _known(scheme: str, keys: Set[tuple[str, str]]) -> int:
@@ -425,7 +512,7 @@ class _Heads:
 
 def _kind_of(stack: str, kind: Kind, configs: Mapping[str, Mapping[str, Any]]) -> Kind:
     """The text tower's facts, or those of the tower that has its own type."""
-    if stack in ("vision", "audio") and kind.scheme not in ("vision", "whisper", "audio"):
+    if stack in ("vision", "audio") and kind.scheme not in ("vision", "whisper", "openai_whisper", "audio"):
         declared = configs[stack].get("model_type")
         default = SCHEMES[stack].default
         name = declared if isinstance(declared, str) and declared in KINDS else default
@@ -496,7 +583,7 @@ def _layer_in(name: str) -> int | None:
     """The number after the first segment that names a list of layers."""
     segments = name.split(".")
     for segment, after in pairwise(segments):
-        if segment in LISTS and _is_number(after):
+        if segment in LISTS and is_number(after):
             return int(after)
     return None
 
@@ -530,6 +617,8 @@ def _without_rule(token: _Token, main: str) -> Placement:
         reason = ADAPTERS[adapter]
     elif token.tower == "projector":
         reason, layer = "multimodal projector", None
+    elif token.tower == ELSEWHERE:
+        reason = UNKNOWN
     elif token.tower != "text":
         reason = f"{token.tower} tower, no role"
     elif segments[0] in HEADS:
@@ -545,10 +634,11 @@ def _parts(
     param: Literal["weight", "bias"] = "bias" if "bias" in rule.flags else token.param
     stacked = "stacked" in rule.flags
     led = stacked or (rule.roles[0] == "pos" and len(shape) == 3 and shape[0] == 1)  # ViT: a batch axis of one
-    core = shape[1:] if led else shape
+    by_head = "heads" in rule.flags
+    core = shape[1:] if led or by_head else shape  # of one head, where a head has a matrix of its own
     if not _fits(rule.roles[0], param, core) or (stacked and not 0 < shape[0] <= model.experts):
         return f"shape {_show(shape)} does not fit {rule.roles[0]} {param}"
-    transposed = "t" in rule.flags and param == "weight"
+    transposed = ("t" in rule.flags) != token.flipped and param == "weight" and len(core) == 2
     rows, width = (core[-1], core[0]) if transposed else (core[0], core[-1])
     split = _split(rule.split, rows, width if param == "weight" else 0, facts)
     if isinstance(split, str):
@@ -559,7 +649,7 @@ def _parts(
     return tuple(
         Part(
             role, stack, None if role in GLOBAL_ROLES else layer, lead if stacked else hit.expert,
-            "cross" in rule.flags, param, lead, transposed, part_rows,
+            "cross" in rule.flags, param, lead, transposed, part_rows, by_head,
         )
         for lead in leads
         for role, part_rows in zip(roles, split, strict=True)
@@ -707,6 +797,9 @@ def _distinct(placement: Placement, seen: set[str]) -> Placement:
 def part_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a part in canonical orientation, from the shape of the stored tensor that holds it."""
     core = shape[1:] if part.lead is not None else shape
+    if part.heads:
+        merged = shape[0] * (shape[1] if part.transposed or part.param == "bias" else shape[2])
+        core = (merged, *shape[2:]) if part.transposed or part.param == "bias" else (merged, shape[1])
     core = core[::-1] if part.transposed else core
     if part.rows is None:
         return core

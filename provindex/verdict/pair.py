@@ -6,6 +6,7 @@ again in anchor coordinates and layers that do the same, or neurons with the sam
 in 1,000 unrelated pairs (the aligned tier). Without it the pair is `unrelated` if a test with power ran, else
 `inconclusive`; the reasons say what would have been seen, or what could not be computed. Two models that share only
 their random start are `unrelated` (shared-init).
+A pair with roles that were inferred from shapes is `linked` or `inconclusive`, never `unrelated`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LAYER
 from provindex.evidence.start import SHARED
 from provindex.evidence.table import TESTS
-from provindex.fingerprint.record import IMPORTED, NORMS, Fingerprint
+from provindex.fingerprint.record import IMPORTED, NORMS, ROLES, Fingerprint
 from provindex.signals import mfi, pipeline
 from provindex.signals.table import SIGNALS
 from provindex.verdict import adapters
@@ -129,13 +130,16 @@ def compare(
         verdict, reasons = _not_linked(both, evidence)
         if adapter := adapters.reasons(a, b):
             verdict, reasons = "inconclusive", adapter
+        inferred = _inferred(a, b)
+        if inferred and verdict == "unrelated":  # what was looked at may not be what it was taken for
+            verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred),)
         unnamed = _shared_unnamed(a, b, stacks)
         if unnamed and verdict == "unrelated":  # it may be a copy under names that nobody knows, beside a decoy
             verdict, reasons = "inconclusive", unnamed + reasons
         return replace(whole, verdict=verdict, reasons=reasons + towers)
     linked = _linked(both, evidence)
     start = start_of(linked)
-    if start.answer == SHARED:
+    if start.answer == SHARED and not _inferred(a, b):
         return replace(whole, relation="shared-init", reasons=start.reasons + towers)
     relation = linked.relation
     role = role_of(linked, relation, start)
@@ -149,10 +153,15 @@ def compare(
         layer_map=layers.ranges(linked.matches),
         closeness=linked.closeness,
         undone=linked.undone,
-        reasons=linked.caveats(relation) + towers,
+        reasons=linked.caveats(relation) + _inferred(a, b) + towers,
         half_step=linked.sizes.half_step,
         around=linked.sizes.around,
     )
+
+
+def _inferred(a: Fingerprint, b: Fingerprint) -> tuple[Reason, ...]:
+    """Which of two models have roles that shapes alone tell, each reason about its model; empty if neither has."""
+    return tuple(fp.absences[ROLES].about(fp.model_id) for fp in (a, b) if fp.roles == "inferred")
 
 
 def _significant(log10_p: float, models: int) -> bool:

@@ -23,7 +23,7 @@ from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract.scan import Meter, Progress, scan
 from provindex.fingerprint.extract.units import Anchors, Branched, branches
 from provindex.fingerprint.panels import PANELS
-from provindex.fingerprint.record import Facts, Fingerprint, kept_as
+from provindex.fingerprint.record import ROLES, Facts, Fingerprint, kept_as
 from provindex.formats.ranged import settled
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
@@ -83,6 +83,8 @@ def _fingerprint_model(
         config=model.config,
         tokenizer=read if isinstance(read, Tokenizer) else None,
     )
+    if (inferred := layout.structure) is not None:
+        w.absences[ROLES] = Reason.of(Code.ROLES_INFERRED, hidden=inferred.hidden, width=inferred.width)
     total = sum(t.nbytes for t in model.tensors.values())
     if norms:
         w.absences.update(dict.fromkeys(BEYOND_NORMS, Reason(Code.NEEDS_WEIGHTS)))
@@ -227,12 +229,13 @@ def _facts(w: Weights, *, whole: bool) -> Facts:
             sizes[scan.precision] = sizes.get(scan.precision, 0) + size
     embed = w.parts("embed")
     layers = {p.layer for p in w.places if p.stack == w.layout.main and p.layer is not None}
+    inferred = w.layout.structure
     return Facts(
         architecture=w.layout.model_type,
         main=w.layout.main,
         parameters=parameters,
-        hidden=w.arch.hidden if w.arch else 0,
-        layers=len(layers),
+        hidden=w.arch.hidden if w.arch else (inferred.hidden if inferred else 0),
+        layers=max(len(layers), inferred.layers if inferred else 0),
         vocabulary=w.tensors[embed[0][0].name].shape[0] if embed else 0,
         precision=max(sizes, key=lambda p: sizes[p]) if sizes else "",
         nonfinite=sum(s.nonfinite for s in w.scans.values()),

@@ -361,14 +361,14 @@ def _wrapper(tensors: Mapping[str, Tensor]) -> str:
     from provindex.roles.names import resolve
 
     shapes = {name: tensor.shape for name, tensor in tensors.items() if _is_parameter(name)}
-    best, fewest = "", len(resolve(shapes, {}).unknown) if shapes else 0
+    best, fewest = "", len(resolve(shapes, {}, listed=True).unknown) if shapes else 0
     prefix = ""
     for part in next(iter(shapes), "").split(".")[:3]:
         prefix += part + "."
         if fewest == 0 or not all(name.startswith(prefix) for name in shapes):
             break
         shorter = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
-        unknown = len(resolve(shorter, {}).unknown)
+        unknown = len(resolve(shorter, {}, listed=True).unknown)
         if unknown < fewest and not shorter.keys() & tensors.keys():
             best, fewest = prefix, unknown
     return best
