@@ -163,9 +163,9 @@ def _of_pairs(x: Profile, y: Profile, pairs: Pairs, alone: Any, cost: float) -> 
         left, right = (
             rows / np.maximum(np.sqrt((rows**2).sum(axis=2, keepdims=True)), 1e-12) for rows in (left, right)
         )
-    across, down, gained = ranked(left @ right.swapaxes(1, 2))
-    points = max(int(across.sum()), int(down.sum()))
-    excess, variance = float(gained.sum()), count * m * m * (m + 1) / 12
+    found = ranked(left @ right.swapaxes(1, 2))
+    points = found.places.most
+    excess, variance = float(found.excess.sum()), count * m * m * (m + 1) / 12
     log10_p = min(log10_fixed_points(points, count), log10_alignment(excess, variance))
     return Outcome(points / (count * m), count * m, min(0.0, log10_p + cost), 1 / m)
 
