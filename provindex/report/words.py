@@ -293,7 +293,9 @@ SENTENCES: Mapping[Code, Sentence] = {
         "{untouched} embedding rows are the same up to their scale, and of the {touched} trained ones only the start "
         "is common ({common:.1f} times it, where a descendant keeps at least {kept:.1f})"
     ),
-    C.GAINS_APART: Sentence("norm gains, which start as ones, were not trained together"),
+    C.GAINS_APART: Sentence(
+        "norm gains, which start as ones, were not trained together (a correlation of {value:.2f})"
+    ),
     C.LAYERS_APART: Sentence("what the layers compute on shared tokens is at chance level"),
     C.NEURONS_AGREE: Sentence("neurons agree in what they read and write ({share:.0%} of them)"),
     C.SKETCHES_AGREE: Sentence("the branch sketches agree ({value:.2f})"),

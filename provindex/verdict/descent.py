@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from provindex.common.reasons import Code, Reason
 from provindex.evidence import merge
 from provindex.evidence.direction import Direction, Item, Structure, direction, later_items, made_of_grid, structure
 from provindex.evidence.effects import ON_GRID
 from provindex.evidence.merge import Merge
 from provindex.evidence.panels import BlockDigests
-from provindex.evidence.start import NOT_SHARED, Start, gain_correlation, shared_start
+from provindex.evidence.start import NOT_SHARED, Start, shared_start
 from provindex.fingerprint.record import Fingerprint
 from provindex.signals.wvc import Samples
 from provindex.verdict.relation import LOG10_P_LINKED, Linked
@@ -38,17 +36,8 @@ def start_of(linked: Linked) -> Start:
         hidden_cosine=linked.sizes.cosine,
         sketch=sketch,
         agreement=e3.value,
-        gains=gain_correlation(_gains(linked.a), _gains(linked.b)),
+        gains=linked.gains if linked.in_place else None,
     )
-
-
-def _gains(fp: Fingerprint) -> dict[str, np.ndarray]:
-    """Norm gains by name. Not biases: their first gradients are alike for all that start alike."""
-    if fp.nlf is None:
-        return {}
-    pieces = np.split(fp.nlf.values, np.cumsum(fp.nlf.sizes)[:-1])
-    named = zip(fp.nlf.names, pieces, strict=True)
-    return {name: values for name, values in named if not name.lower().endswith(("bias", "beta"))}
 
 
 def role_of(linked: Linked, relation: str, start: Start, more: Sequence[Item] = ()) -> Direction:
@@ -64,9 +53,8 @@ def role_of(linked: Linked, relation: str, start: Start, more: Sequence[Item] = 
     items = [shape] if shape else []
     if relation in TRAINED_ON and (child := linked.made_of_grid):
         items.append(made_of_grid(child))
-    in_place = a.facts.layers == b.facts.layers and linked.whole and not linked.undone
     quantized = max(linked.sizes.grid_a, linked.sizes.grid_b) >= ON_GRID
-    if relation in TRAINED_ON and start.answer == NOT_SHARED and in_place and not quantized:
+    if relation in TRAINED_ON and start.answer == NOT_SHARED and linked.in_place and not quantized:
         kept = [merge.samples(fp.blocks, fp.wvc) for fp in (a, b)]
         items += later_items(a.token_rows, b.token_rows, *kept)
     return direction([*items, *more])

@@ -23,7 +23,7 @@ from provindex.evidence.layers import LayerRange
 from provindex.evidence.norm_alignment import gains_of_pair
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LAYER
-from provindex.evidence.start import SHARED
+from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.record import IMPORTED, NORMS, Fingerprint
 from provindex.signals import mfi, pipeline
@@ -38,6 +38,7 @@ LOG10_CONFORMAL = -3.0  # rank among unrelated pairs that E3 and E4 both need
 FOUND_AGAIN = 0.5  # branch sketch of a pair that is no stranger, whatever its neurons say
 LEAST_AGREEMENT = 0.1  # share of neurons found again that the aligned tier needs
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
+UNLESS_TWINS = frozenset({"finetune", "continued", "adapter"})  # what twins of one random start look like
 TOWERS = frozenset({"vision", "audio"})
 ANCHORS = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
 UNREAD = frozenset({Reason.of(Code.NEEDS_WEIGHTS), Reason.of(Code.TOKENIZER_UNREAD)})  # by the mode of reading
@@ -134,7 +135,7 @@ def compare(
     start = start_of(linked)
     if start.answer == SHARED:
         return replace(whole, relation="shared-init", reasons=start.reasons + towers)
-    relation = linked.relation
+    relation, caveats = _named(linked, start)
     role = role_of(linked, relation, start)
     return replace(
         whole,
@@ -146,10 +147,25 @@ def compare(
         layer_map=layers.ranges(linked.matches),
         closeness=linked.closeness,
         undone=linked.undone,
-        reasons=linked.caveats(relation) + towers,
+        reasons=caveats + towers,
         half_step=linked.sizes.half_step,
         around=linked.sizes.around,
     )
+
+
+def _named(linked: Linked, start: Start) -> tuple[str, tuple[Reason, ...]]:
+    """The relation of a linked pair, and what else it could be.
+
+    Where training would be the relation, and nothing tells it from a random start in common, it is `related`, and the
+    reasons say so first.
+    """
+    relation = linked.relation
+    if start.answer == CANNOT_TELL and relation in UNLESS_TWINS and not linked.imported:
+        return "related", (Reason.of(Code.START_NOT_EXCLUDED), *start.reasons)
+    caveats = linked.caveats(relation)
+    if start.answer == NOT_SHARED:
+        caveats = tuple(reason for reason in caveats if reason.code is not Code.START_NOT_EXCLUDED)
+    return relation, caveats
 
 
 def _significant(log10_p: float, models: int) -> bool:

@@ -21,7 +21,7 @@ from provindex.evidence.hidden_units import LayerPair
 from provindex.evidence.layers import Matches
 from provindex.evidence.panels import MIN_ANCHORS, HiddenPanels
 from provindex.evidence.sampled import Compared
-from provindex.evidence.start import GAINS as GAINS_TOGETHER
+from provindex.evidence.start import GAINS_TOGETHER
 from provindex.fingerprint.record import IMPORTED, Fingerprint
 
 LOG10_P_LINKED = -6.0
@@ -74,7 +74,7 @@ class Linked:
     @property
     def trained_together(self) -> bool:
         """Whether norm gains, which start as ones, have more in common than models of one random start."""
-        return self.gains is not None and self.gains > GAINS_TOGETHER
+        return self.gains is not None and self.gains >= GAINS_TOGETHER
 
     @property
     def by_gains(self) -> bool:
@@ -169,6 +169,14 @@ class Linked:
         """Whether every layer of one model's text tower has its match in the other; True if none was matched alone."""
         ours, theirs = ({getattr(p, s) for p, _ in self.matches if p.stack == self.a.facts.main} for s in "ab")
         return not self.matches or len(ours) >= self.a.facts.layers or len(theirs) >= self.b.facts.layers
+
+    @property
+    def in_place(self) -> bool:
+        """Whether every layer of the text tower stands where it stood, and no disguise changed anything."""
+        main = [(p.a, p.b) for p, _ in self.matches if p.stack == self.a.facts.main]
+        kept = {a for a, b in main if a == b}
+        there = all({a, b} <= kept for a, b in main)  # a layer that is its own may resemble another one besides
+        return self.a.facts.layers == self.b.facts.layers and self.whole and there and not self.undone
 
     @property
     def relation(self) -> str:
