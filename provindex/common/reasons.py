@@ -227,6 +227,8 @@ class Code(StrEnum):
     PATH = "path"
     ROWS_DECAYED = "rows-decayed"
     WITNESSES = "witnesses"
+    SIBLINGS = "siblings"
+    BRANCHED = "branched"
     # What a disguise changed
     NEURONS_REORDERED = "neurons-reordered"
     NEURONS_RESCALED = "neurons-rescaled"

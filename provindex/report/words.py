@@ -329,6 +329,10 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.ROWS_DECAYED: Sentence(
         "{n} untouched embedding rows are {factor:.5g} times as long in {side}: it decayed further"
     ),
+    C.SIBLINGS: Sentence(
+        "they may be siblings: what sets them apart did not grow from either of them as far as the weights tell"
+    ),
+    C.BRANCHED: Sentence("as {n} other relatives show, {younger} branched off from {older}"),
     C.WITNESSES: Sentence("{n} other relatives branch from {side}"),
     # What a disguise changed
     C.NEURONS_REORDERED: Sentence("neurons reordered"),
