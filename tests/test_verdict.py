@@ -216,6 +216,28 @@ def test_relation_and_direction_of_a_child(
     assert label(pair) == ("linked", relation, direction)
 
 
+def fused(model: zoo.Checkpoint) -> zoo.Checkpoint:
+    """The same weights as Phi-3 stores them: q, k and v in one tensor, gate and up in one."""
+    tensors = dict(model.tensors)
+    for layer in range(model.config["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        for whole, parts in (
+            ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+            ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
+        ):
+            tensors[f"{at}{whole}.weight"] = np.concatenate([tensors.pop(f"{at}{part}.weight") for part in parts])
+    return replace(model, tensors=tensors, config=dict(model.config) | {"model_type": "phi3"})
+
+
+def test_equal_weights_in_another_layout_are_identical(parent: zoo.Checkpoint) -> None:
+    ours = fingerprint(parent)
+    same, half = (compare(ours, fingerprint(x)) for x in (fused(parent), fused(zoo.cast(parent, "BF16"))))
+    assert same.evidence["bit_reuse"].value == 1.0 and label(same) == ("linked", "identical", "unknown")
+    assert label(half) == ("linked", "recast", "ancestor")
+    tuned = zoo.finetune_noise(parent, 0.9999, 3)
+    assert compare(ours, fingerprint(fused(tuned))).relation == "finetune"
+
+
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 def test_every_architecture_links_its_children(make: Callable[[int], zoo.Checkpoint]) -> None:
     parent = make(5)

@@ -240,6 +240,7 @@ class Code(StrEnum):
     SCALES_MOVED = "scales-moved"
     # What else a linked pair could be
     START_NOT_EXCLUDED = "start-not-excluded"
+    OR_ADAPTER = "or-adapter"
     GROWN_POSSIBLE = "grown-possible"
     PARTLY = "partly"
     READ_IN_PART = "read-in-part"

@@ -347,6 +347,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.START_NOT_EXCLUDED: Sentence(
         "a merge, or separate training from one random start, would look the same to these tests"
     ),
+    C.OR_ADAPTER: Sentence("or a merged adapter: the rank of the difference cannot be seen in what is kept"),
     C.GROWN_POSSIBLE: Sentence(
         "a model that was grown by new layers or neurons would look the same, with the roles exchanged"
     ),
