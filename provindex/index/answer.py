@@ -136,10 +136,13 @@ def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sam
 
 
 def with_directions(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sampled]) -> list[Match]:
-    """The same matches; their directions as far as they agree with what the other ones show. Not those of a merge."""
+    """The same matches; their directions as far as they agree with what the other ones show.
+
+    Not those of a merge, nor where one of the two lies on quantization grids: rounding moved more than training.
+    """
     if any(m.pair.relation == "merge" for m in matches):
         return matches
-    known = [m for m in matches if m.entry.key in weights]
+    known = [m for m in matches if m.entry.key in weights and not m.pair.around]
     found = directions(sampled(fp), [
         Relative(m.pair.relation, m.pair.direction, m.pair.direction_reasons, m.pair.layer_map, weights[m.entry.key])
         for m in known
