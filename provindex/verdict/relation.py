@@ -174,6 +174,12 @@ class Linked:
         ours, theirs = ({getattr(p, s) for p, _ in self.matches if p.stack == self.a.facts.main} for s in "ab")
         return not self.matches or len(ours) >= self.a.facts.layers or len(theirs) >= self.b.facts.layers
 
+    @property
+    def upcycled(self) -> bool:
+        """Whether one is a mixture of experts and the other is not: which was made of which, its layers do not tell."""
+        sides = [fp.hidden.keys for fp in (self.a, self.b) if fp.hidden is not None]
+        return {any(key.expert >= 0 for key in keys) for keys in sides} == {True, False}
+
     @cached_property
     def low_rank(self) -> bool | None:
         """Whether the two differ as a model and the same with a merged adapter do; None if that cannot be seen."""
@@ -196,6 +202,8 @@ class Linked:
             return self._by_samples()
         if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
             return "identical"
+        if self.upcycled:
+            return "related"
         special = self._other_shape() or self._equal() or self._on_a_grid()
         if special:
             return special
@@ -295,7 +303,7 @@ class Linked:
             return (Reason.of(Code.READ_IN_PART),)
         if relation == "identical" and self.a.content_sha256 != self.b.content_sha256:
             return (Reason.of(Code.DIFFERENCE_ELSEWHERE),)
-        if relation == "pruned":
+        if relation == "pruned" or (relation == "related" and self.upcycled):
             return (Reason.of(Code.GROWN_POSSIBLE),)
         if relation == "related" and self.by_gains:
             return Reason.of(Code.GAINS_ONLY), *self._start()
