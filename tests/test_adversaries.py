@@ -13,6 +13,7 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint
 
+from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
 from provindex.report.words import text, texts
 from provindex.roles import canonical
@@ -68,6 +69,14 @@ def upcycled(seed: int, noise: float) -> Fingerprint:
             tensors[f"{moe}.experts.{e}.{names[part]}.weight"] = grown.astype(np.float32)
         tensors[f"{moe}.gate.weight"] = rng.standard_normal((4, 128)).astype(np.float32)
     return fingerprint(base.with_tensors(tensors, model_type="mixtral", num_local_experts=4), f"seed {seed}")
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_a_mixture_of_experts_and_its_dense_source_have_no_direction(noise: float) -> None:
+    dense = fingerprint(zoo.llama(1, hidden=128, layers=4, intermediate=64))
+    found = compare(dense, upcycled(1, noise))
+    assert (found.verdict, found.relation, found.direction) == ("linked", "related", "unknown")
+    assert [reason.code for reason in found.reasons] == [Code.GROWN_POSSIBLE]
 
 
 def warm_started(seed: int, noise: float) -> Fingerprint:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zoo
+from prints import fingerprint
 from test_start import panel
 from trained_pairs import family
 
+from provindex.api import Index
+from provindex.common.reasons import Code
 from provindex.evidence import direction, token_rows
 from provindex.evidence.direction import Item, Structure
+from provindex.evidence.kin import Kin
 from provindex.evidence.merge import Values
+from provindex.fingerprint.record import Fingerprint
 from provindex.report.words import text
+from provindex.verdict.pair import compare
 
 ANCHORS = np.arange(10, 522, dtype=np.int32)
 
@@ -28,8 +35,6 @@ def side(**changes: object) -> Structure:
 
 
 STRUCTURES: tuple[tuple[str, Structure, str], ...] = (
-    ("pruned", side(layers=3), "fewer layers"),
-    ("pruned", side(neurons=48), "fewer neurons"),
     ("upscaled", side(layers=6), "repeats layers"),
     ("quantized", side(quantized=True), "grid"),
     ("recast", side(precision="bf16"), "half precision"),
@@ -50,6 +55,10 @@ def test_structure_names_the_child_whichever_comes_first(relation: str, child: S
     ("relation", "other"),
     [
         ("finetune", side(layers=3)),
+        ("pruned", side(layers=3)),  # or the other one was grown
+        ("pruned", side(neurons=48)),
+        ("upscaled", side(layers=3, precision="bf16")),  # one has more layers, the other less precision: siblings
+        ("vocabulary", side(vocabulary=599, precision="bf16")),
         ("recast", side(precision="")),
         ("recast", side()),
         ("vocabulary", side(vocabulary=500, anchor_ids=np.flip(ANCHORS))),
@@ -138,3 +147,74 @@ def test_witnesses_point_at_the_model_that_they_branch_from() -> None:
     assert direction.witness(models["x"], models["w"], [models["v"]]) is None  # siblings
     assert direction.witness(models["c"], models["x"], [models["c"], models["x"]]) is None  # inside the branch
     assert direction.witness(models["c"], models["x"], [{}]) is None
+
+
+# ---- several relatives ------------------------------------------------------------------------------------------
+
+
+def moved(parent: zoo.Checkpoint, size: float, seed: int) -> zoo.Checkpoint:
+    """A step away from a model, as training takes it: nearly orthogonal to the weights, which it does not shrink."""
+    rng = np.random.default_rng(seed)
+    tensors = {
+        name: value if value.ndim < 2 else (value + size * value.std() * rng.standard_normal(value.shape)).astype("f4")
+        for name, value in parent.tensors.items()
+    }
+    return replace(parent, tensors=tensors)
+
+
+@pytest.fixture(scope="module")
+def three_generations() -> dict[str, Fingerprint]:
+    base = zoo.llama(3, layers=4, hidden=64)
+    heavy = moved(base, 0.5, 1)
+    models = {
+        "base": base,
+        "heavy": heavy,
+        "light": moved(base, 0.2, 2),
+        "grandchild": moved(heavy, 0.3, 3),
+        "shallow": moved(zoo.drop_layers(base, (1,)), 0.3, 4),
+        "deep": moved(zoo.repeat_layers(base, (0, 1, 2, 1, 2, 3)), 0.3, 5),
+    }
+    return {name: fingerprint(model, name) for name, model in models.items()}
+
+
+FAMILY = ("base", "heavy", "light", "grandchild", "shallow", "deep")
+PARENTS = {"heavy": "base", "light": "base", "grandchild": "heavy", "shallow": "base", "deep": "base"}
+
+
+def ancestors(name: str) -> list[str]:
+    return [PARENTS[name], *ancestors(PARENTS[name])] if name in PARENTS else []
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_query_tells_ancestors_from_siblings_by_the_other_relatives(
+    three_generations: dict[str, Fingerprint], name: str
+) -> None:
+    found = Index.build(three_generations.values()).query(three_generations[name])
+    roles = {m.entry.model_id: m.direction for m in found.linked}
+    for other in set(FAMILY) - {name}:
+        expected = "ancestor" if other in ancestors(name) else "descendant" if name in ancestors(other) else "unknown"
+        assert roles[other] == expected, other
+    unknown = [m.pair.direction_reasons for m in found.linked if m.direction == "unknown"]
+    assert all([reason.code for reason in reasons] == [Code.SIBLINGS] for reasons in unknown)
+
+
+def test_a_pruned_model_alone_may_be_what_the_other_was_grown_from(three_generations: dict[str, Fingerprint]) -> None:
+    pair = compare(three_generations["base"], three_generations["shallow"])
+    assert (pair.relation, pair.direction) == ("pruned", "unknown")
+    assert any(reason.code is Code.GROWN_POSSIBLE for reason in pair.reasons)
+
+
+def test_repeated_layers_do_not_descend_from_a_sibling_that_moved_as_far(
+    three_generations: dict[str, Fingerprint],
+) -> None:
+    made = {name: compare(three_generations[name], three_generations["deep"]) for name in ("base", "heavy")}
+    assert [(p.relation, p.direction) for p in made.values()] == [("upscaled", "ancestor"), ("upscaled", "unknown")]
+    assert [reason.code for reason in made["heavy"].direction_reasons] == [Code.SIBLINGS]
+
+
+def test_kin_say_nothing_of_what_they_do_not_share() -> None:
+    rng = np.random.default_rng(0)
+    one, other = ({f"decoder.{i}.q.weight": rng.standard_normal(99) for i in range(5)} for _ in range(2))
+    kin = Kin.of([one, other, {}])  # other elements, and none
+    assert kin.backward(0, 1) is None and kin.towards(0, 1, 2) is None and not kin.older(0, 2)
+    assert kin.witnesses(1, 0, [2]) == 0

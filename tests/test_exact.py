@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from provindex.common.score import Outcome
 from provindex.evidence import bit_reuse, exact, hidden_units, panels, residual_basis
 from provindex.evidence.panels import HiddenPanels, PanelKey, ResidualPanel
 from provindex.report.words import joined
+from provindex.verdict.pair import compare
 
 F64 = NDArray[np.float64]
 SLACK = 3.3  # standard deviations that a count may lie above its bound: 1 in 2,000 for each of some 100 comparisons
@@ -196,6 +198,75 @@ def test_null_of_the_residual_test() -> None:
     log10_p = np.array([residual_basis.residual_test(panel(), panel()).log10_p for _ in range(3000)], float)
     for level in (0.05, 0.01, 1e-3):
         assert not too_many(int((log10_p <= math.log10(level)).sum()), len(log10_p), level)
+
+
+# ---- null: two models that were pruned with one mask ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "against", "p"), [(0, 0, 1.0), (3, 5, 1.0), (1, 0, 0.5), (3, 1, 5 / 16), (20, 0, 2.0**-20)]
+)
+def test_the_sign_tail_is_a_binomial(own: int, against: int, p: float) -> None:
+    assert 10 ** exact.log10_sign_tail(own, against) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("m", [2, 9, 200])
+def test_what_stands_against_is_the_mirror_image(m: int) -> None:
+    for name, c in similarities(m, m):
+        one, other = exact.ranked(c[None]), exact.ranked(-c[None])
+        assert one.places == exact.Places(*other.places[2:], *other.places[:2]), name
+        assert one.excess == pytest.approx(-other.excess) and one.squares == pytest.approx(other.squares), name
+        assert one.squares[0] == pytest.approx(float((np.diag(centred_ranks(c)) ** 2).sum())), name
+
+
+def pruned(seed: int, mask: int, mean: float, parts: int) -> HiddenPanels:
+    """Panels of a random model that was pruned to a tenth by a mask, which may be another model's as well.
+
+    mean: of the first matrix of each layer, in standard deviations: gates and two-matrix MLPs have no sign symmetry.
+    """
+    rng, width, made = np.random.default_rng((seed, 1)), 256, []
+    for layer in range(3):
+        kept = np.random.default_rng((mask, layer)).random((parts, 64, width)) < 0.1
+        raw = rng.standard_normal((parts, 64, width)) * np.exp(0.3 * rng.standard_normal((parts, 64, 1)))
+        raw[0] += mean
+        rows = [
+            panels.without_means(np.where(k, r, 0.0).astype(np.float32)).astype(float)
+            for k, r in zip(kept, raw, strict=True)
+        ]
+        made.append((PanelKey("mlp", "decoder", layer), panels.hidden_panel(rows, "mlp")))
+    found = panels.stack_panels(made, width)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("mean", [0.0, 0.3, 0.5])
+def test_one_mask_in_common_is_no_evidence(mean: float, parts: int) -> None:
+    draws = 60
+    results = [
+        hidden_units.hidden_tests(pruned(2 * i, i, mean, parts), pruned(2 * i + 1, i, mean, parts))
+        for i in range(draws)
+    ]
+    for level in (0.05, 0.01, 1e-3):
+        for outcomes in ([r.fixed for r in results], [r.aligned for r in results]):
+            assert not too_many(sum((o.log10_p or 0.0) <= math.log10(level) for o in outcomes), draws, level)
+
+
+@pytest.mark.parametrize("make", [zoo.llama, zoo.neox])
+def test_a_pruned_copy_is_linked_and_strangers_under_its_mask_are_not(make: Callable[..., zoo.Checkpoint]) -> None:
+    """In all exact tests together, those of the embedding too, and with LayerNorms too."""
+    first, second = make(1, hidden=96), make(2, hidden=96)
+    rng = np.random.default_rng(0)
+    masks = {name: rng.random(value.shape) < 0.1 for name, value in first.tensors.items() if value.ndim == 2}
+
+    def masked(model: zoo.Checkpoint) -> zoo.Checkpoint:
+        return replace(model, tensors={n: v * masks[n] if n in masks else v for n, v in model.tensors.items()})
+
+    one, other = fingerprint(masked(first)), fingerprint(masked(second))
+    assert compare(one, other).verdict == "unrelated"
+    found = compare(fingerprint(first), one).evidence
+    exact_tests = ("hidden_fixed_points", "hidden_alignment", "residual_fixed_points")
+    assert max(found[name].log10_p or 0.0 for name in exact_tests) < -12
 
 
 # ---- layer maps -------------------------------------------------------------------------------------------------

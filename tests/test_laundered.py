@@ -429,5 +429,23 @@ def test_a_change_of_low_rank_is_an_adapter(rank: int, expected: str) -> None:
 def test_a_change_like_rounding_is_no_adapter() -> None:
     """Float16 panels differ by rounding alone: that says nothing about rank."""
     one = fingerprint(wide())
-    assert not relation.low_rank(one.hidden, one.hidden, [])
-    assert judged(one, fingerprint(zoo.finetune_noise(wide(), 0.99999, 1)), None).relation == "finetune"
+    assert relation.low_rank(one.hidden, one.hidden, []) is None
+    unsure = judged(one, fingerprint(zoo.finetune_noise(wide(), 0.99999, 1)), None)
+    assert unsure.relation == "finetune" and unsure.reasons[-1].code is Code.OR_ADAPTER
+    assert all(reason.code is not Code.OR_ADAPTER for reason in judged(one, tuned(0), None).reasons)
+
+
+@pytest.mark.parametrize(
+    ("rank", "decay", "expected"), [(8, 0.0, "adapter"), (16, 0.0, "adapter"), (64, 0.5, "finetune")]
+)
+def test_a_spectrum_that_falls_fast_is_no_low_rank(rank: int, decay: float, expected: str) -> None:
+    """Short full trainings put nearly all of the difference into a quarter of the components, but not all of it."""
+    base, rng = wide(), np.random.default_rng(rank)
+    tensors = dict(base.tensors)
+    for name, w in tensors.items():
+        if "_proj" in name:
+            left, right = rng.standard_normal((w.shape[0], rank)), rng.standard_normal((rank, w.shape[1]))
+            delta = (left * np.exp(-decay / 4 * np.arange(rank))) @ right
+            tensors[name] = (w + 0.1 * delta * np.linalg.norm(w) / np.linalg.norm(delta)).astype(np.float32)
+    pair = judged(fingerprint(base), fingerprint(base.with_tensors(tensors)), None)
+    assert (pair.verdict, pair.relation) == ("linked", expected)

@@ -189,8 +189,12 @@ def check_pair(d: dict[str, Any]) -> None:
 def test_direction_is_the_candidates_role_in_a_query_and_a_s_in_a_comparison(
     documents: dict[str, dict[str, Any]], made: dict[str, Fingerprint]
 ) -> None:
-    assert documents["linked"]["relation"] == "pruned" and documents["linked"]["direction"] == "descendant"
-    asked = document.query_document(Index.build([made["org/parent"]]).query(made["org/pruned"]))
+    linked = documents["linked"]
+    assert (linked["relation"], linked["direction"]) == ("pruned", "unknown")  # or the parent was grown
+    deep = prints.fingerprint(zoo.repeat_layers(zoo.llama(0, layers=3, hidden=64), (0, 1, 0, 1, 2)), "org/deep")
+    shallow = prints.fingerprint(zoo.llama(0, layers=3, hidden=64), "org/shallow")
+    assert compare(deep, shallow).direction == "descendant"
+    asked = document.query_document(Index.build([shallow]).query(deep))
     assert [m["direction"] for m in asked["matches"]] == ["ancestor"]
 
 
@@ -233,7 +237,7 @@ def test_a_terminal_of_one_column_gets_sixty(documents: dict[str, dict[str, Any]
         ("inconclusive", "Not decided: 0 of 1 model could be tested."),
         ("inconclusive", "it clears nothing.\n1 of 1 could not be tested: residual widths differ"),
         ("empty", "Not decided: the index has no other model to compare with."),
-        ("linked", "Linked: org/pruned descends from org/parent (pruned, log10 p"),
+        ("linked", "Linked: org/pruned and org/parent share weights (pruned, log10 p"),
         ("linked", "peer-compatible, not decisive"),
         ("unrelated", "Unrelated: no evidence that org/child and org/stranger share weights"),
         ("untested", "Inconclusive: org/child and org/narrow could not be tested."),
@@ -341,7 +345,8 @@ def test_what_was_undone_and_what_tells_the_direction_is_said(documents: dict[st
     linked = documents["linked"]
     assert linked["undone"] == [] == documents["unrelated"]["undone"]
     said = text.render(
-        {**linked, "relation": "laundered", "log10_p": None, "direction_reasons": ["fewer layers"],
+        {**linked, "relation": "laundered", "direction": "descendant", "log10_p": None,
+         "direction_reasons": ["fewer layers"],
          "undone": ["neurons reordered", "residual basis rotated or norms folded"]}
     )  # fmt: skip
     assert "Linked: org/pruned descends from org/parent (laundered).\n" in said

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import prints
 import pytest
 import zoo
-from trained_pairs import family
+from trained_pairs import family, tied_family
 
 from provindex.common.errors import IndexFormatError
-from provindex.evidence import start, token_rows
+from provindex.common.reasons import Code
+from provindex.evidence import token_rows
+from provindex.evidence.norm_alignment import gains_of_pair
+from provindex.evidence.pairing import Pairing
 from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start, shared_start
 from provindex.evidence.token_rows import TokenRows
 from provindex.fingerprint.rows import from_row, to_row
 from provindex.report.words import texts
+from provindex.verdict.pair import compare
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -24,8 +30,10 @@ def panel(checkpoint: zoo.Checkpoint) -> TokenRows:
     return token_rows.token_rows(table[ids], ids)
 
 
-def gains(checkpoint: zoo.Checkpoint) -> dict[str, np.ndarray]:
-    return {name: value for name, value in checkpoint.tensors.items() if value.ndim == 1}
+def gains(a: zoo.Checkpoint, b: zoo.Checkpoint) -> float | None:
+    """As a verdict has it; these models have too few gains for it to say anything, so that rows alone tell."""
+    one, other = (prints.fingerprint(x) for x in (a, b))
+    return gains_of_pair(Pairing(one, other, frozenset({"decoder"})))
 
 
 def from_rows(a: zoo.Checkpoint, b: zoo.Checkpoint) -> Start:
@@ -33,7 +41,7 @@ def from_rows(a: zoo.Checkpoint, b: zoo.Checkpoint) -> Start:
     cosines = [c for name, c in zoo.cosines(a, b).items() if "proj" in name]
     return shared_start(
         panel(a), panel(b), hidden_cosine=min(float(np.median(cosines)), 0.5), sketch=(0.01, 0.07), agreement=0.0,
-        gains=start.gain_correlation(gains(a), gains(b)),
+        gains=gains(a, b),
     )  # fmt: skip
 
 
@@ -98,10 +106,54 @@ def test_gains_that_were_trained_together_keep_the_answer_open() -> None:
     a, b = panel(models["base"]), panel(models["same start"])
     open_ = shared_start(a, b, hidden_cosine=0.2, sketch=(0.0, 0.07), agreement=0.0, gains=0.5)
     assert open_.answer == CANNOT_TELL and "0.50" in texts(open_.reasons)[-1]
-    vectors = gains(models["base"])
-    assert start.gain_correlation(vectors, vectors) == pytest.approx(1.0)
-    assert start.gain_correlation(vectors, {}) is None
-    assert start.gain_correlation({"n": np.ones(64)}, {"n": np.arange(64.0)}) is None
+
+
+def by_gains(gains: float, cosine: float = 0.6, sketch: float = 0.3) -> Start:
+    """Of a pair without any row to look at."""
+    return shared_start(None, None, hidden_cosine=cosine, sketch=(sketch, 0.07), agreement=0.02, gains=gains)
+
+
+def test_gains_alone_tell_a_shared_start_from_descent() -> None:
+    assert by_gains(0.2).answer == SHARED and "0.20" in texts(by_gains(0.2).reasons)[0]
+    assert by_gains(0.7).answer == NOT_SHARED and "0.70" in texts(by_gains(0.7).reasons)[0]
+    assert by_gains(0.42).answer == CANNOT_TELL
+    for cosine, sketch in ((0.05, 0.3), (0.6, 0.6), (0.95, 0.3)):  # strangers; gains that were exchanged in a copy
+        assert by_gains(0.1, cosine, sketch).answer == CANNOT_TELL
+
+
+@pytest.mark.parametrize(("a", "b"), [("base", "twin"), ("twin", "child"), ("base", "child of the twin")])
+def test_twins_with_a_tied_head_are_no_relatives(a: str, b: str) -> None:
+    models = tied_family()
+    found = compare(*(prints.fingerprint(models[name]) for name in (a, b)))
+    assert (found.verdict, found.relation) == ("unrelated", "shared-init")
+
+
+@pytest.mark.parametrize(("a", "b"), [("base", "child"), ("twin", "child of the twin")])
+def test_children_with_a_tied_head_are_linked_without_a_doubt_about_their_start(a: str, b: str) -> None:
+    models = tied_family()
+    found = compare(*(prints.fingerprint(models[name]) for name in (a, b)))
+    assert found.verdict == "linked" and found.relation in ("finetune", "continued")
+    assert all(reason.code is not Code.START_NOT_EXCLUDED for reason in found.reasons)
+
+
+def test_an_undecided_pair_is_related_and_says_so_first() -> None:
+    """Gains that were exchanged without changing the function are unlike each other, and prove no shared start."""
+    base = tied_family()["child of the twin"]
+    rng, tensors = np.random.default_rng(0), dict(base.tensors)
+    for name in [n for n in tensors if n.endswith("layernorm.weight")]:
+        factor = np.exp(0.3 * rng.standard_normal(64)).astype(np.float32)
+        tensors[name] = tensors[name] * factor
+        layer = name.rsplit(".", 2)[0]
+        readers = (
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+            if "input" in name
+            else ("mlp.gate_proj", "mlp.up_proj")
+        )
+        for reader in readers:
+            tensors[f"{layer}.{reader}.weight"] = tensors[f"{layer}.{reader}.weight"] / factor
+    found = compare(prints.fingerprint(tied_family()["twin"]), prints.fingerprint(replace(base, tensors=tensors)))
+    assert (found.verdict, found.relation) == ("linked", "related")
+    assert found.reasons[0].code is Code.START_NOT_EXCLUDED
 
 
 @pytest.mark.parametrize("vocabulary", [1, 300, 512, 513, 1500, 32_000, 50_257, 151_936, 256_000])

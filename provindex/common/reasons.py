@@ -232,6 +232,8 @@ class Code(StrEnum):
     PATH = "path"
     ROWS_DECAYED = "rows-decayed"
     WITNESSES = "witnesses"
+    SIBLINGS = "siblings"
+    BRANCHED = "branched"
     # What a disguise changed
     NEURONS_REORDERED = "neurons-reordered"
     NEURONS_RESCALED = "neurons-rescaled"
@@ -243,6 +245,7 @@ class Code(StrEnum):
     SCALES_MOVED = "scales-moved"
     # What else a linked pair could be
     START_NOT_EXCLUDED = "start-not-excluded"
+    OR_ADAPTER = "or-adapter"
     GROWN_POSSIBLE = "grown-possible"
     PARTLY = "partly"
     READ_IN_PART = "read-in-part"

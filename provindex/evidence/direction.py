@@ -82,27 +82,39 @@ def direction(items: Sequence[Item]) -> Direction:
 def structure(a: Structure, b: Structure, relation: str) -> Item | None:
     """What the relation's own structure says; None where it says nothing.
 
-    Fewer layers or neurons than the other (pruned), more layers (upscaled), values on a quantization grid or at a lower
-    precision on which the other is not, rows of the vocabulary cut out or added: each makes its owner the descendant.
+    Repeated layers (upscaled), values on a quantization grid or at a lower precision on which the other is not, rows of
+    the vocabulary cut out or added: each makes its owner the descendant, unless another one says the opposite: then
+    both were changed, as siblings are. Fewer layers or neurons say nothing: a model that was grown looks the same, with
+    the roles exchanged.
     """
     found: tuple[bool, Code] | None = None
-    if relation == "pruned" and a.layers != b.layers:
-        found = a.layers < b.layers, Code.FEWER_LAYERS
-    elif relation == "pruned" and 0 < a.neurons != b.neurons > 0:
-        found = a.neurons < b.neurons, Code.FEWER_NEURONS
-    elif relation == "upscaled" and a.layers != b.layers:
+    if relation == "upscaled" and a.layers != b.layers:
         found = a.layers > b.layers, Code.LAYERS_REPEATED
     elif relation == "quantized" and a.quantized != b.quantized:
         found = a.quantized, Code.ON_GRID
-    elif relation == "recast" and "" not in (a.precision, b.precision):
-        if (a.precision == "f32") != (b.precision == "f32"):
-            found = b.precision == "f32", Code.HALF_PRECISION
+    elif relation == "recast":
+        found = _precision(a, b)
     elif relation == "vocabulary":
         found = _vocabulary(a, b)
     if found is None:
         return None
     descendant, why = found
+    if any(other is not None and other[0] != descendant for other in _changes(a, b, relation)):
+        return None
     return Item("structure", STRUCTURE if descendant else -STRUCTURE, Reason.of(why, side="A" if descendant else "B"))
+
+
+def _changes(a: Structure, b: Structure, relation: str) -> list[tuple[bool, Code] | None]:
+    """What else says which of the two was changed; precision says nothing of quantized values, often stored wider."""
+    precise = None if relation == "quantized" else _precision(a, b)
+    grid = (a.quantized, Code.ON_GRID) if a.quantized != b.quantized else None
+    return [precise, grid, _vocabulary(a, b)]
+
+
+def _precision(a: Structure, b: Structure) -> tuple[bool, Code] | None:
+    if "" in (a.precision, b.precision) or (a.precision == "f32") == (b.precision == "f32"):
+        return None
+    return b.precision == "f32", Code.HALF_PRECISION
 
 
 def made_of_grid(child: str) -> Item:

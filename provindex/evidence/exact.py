@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 LOG10_THRESHOLD = -6.0
-LARGE = 1 << 12  # flags of a block that is counted by itself
 MIN_UNITS = 8  # fewer comparable units can never reach the threshold by fixed points
 
 
@@ -25,6 +24,49 @@ def log10_fixed_points(k: int, blocks: int) -> float:
     if k == 0 or blocks == 0:
         return 0.0
     return min(0.0, k * math.log10(blocks) - math.lgamma(k + 1) / math.log(10))
+
+
+class Places(NamedTuple):
+    """Units whose largest similarity stands at their own place, by rows (across) and by columns (down); and those whose
+    smallest one does (against).
+    """
+
+    across: int = 0
+    down: int = 0
+    against_across: int = 0
+    against_down: int = 0
+
+    @property
+    def most(self) -> int:
+        """Fixed points by rows or by columns, whichever are more."""
+        return max(self.across, self.down)
+
+
+def log10_sign_tail(own: int, against: int) -> float:
+    """log10 of P(Binomial(own + against, 1/2) >= own).
+
+    own, against: units whose largest, and whose smallest, similarity is the one with their own place. Two models that
+    were pruned with one mask have units whose similarity at their own place is far from zero without any descent: but
+    it is negative as often as positive, because each unit of a random start may have its sign flipped. What descends
+    keeps the sign.
+    """
+    n = own + against
+    if own <= against:
+        return 0.0
+    logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(own, n + 1)]
+    largest = max(logs)
+    total = largest + math.log(math.fsum(math.exp(one - largest) for one in logs))
+    return min(0.0, (total - n * math.log(2)) / math.log(10))
+
+
+def log10_places(found: Places, blocks: int) -> float:
+    """log10 p of fixed points in that many blocks, of rows or of columns, whichever says more: two ways were tried.
+
+    Of each, the larger of the bound for exchangeable units and of what their signs say (`log10_sign_tail`).
+    """
+    across = max(log10_fixed_points(found.across, blocks), log10_sign_tail(found.across, found.against_across))
+    down = max(log10_fixed_points(found.down, blocks), log10_sign_tail(found.down, found.against_down))
+    return min(0.0, min(across, down) + math.log10(2))
 
 
 def log10_normal_tail(z: float) -> float:
@@ -58,40 +100,52 @@ def rank_alignment(similarity: F64) -> tuple[float, float]:
 
 
 class Ranked(NamedTuple):
-    """Of each block: fixed points of rows and of columns (as in `fixed_points`), excess of ranks; (n,) each."""
+    """Of each block, (n,) each: what its diagonal says.
+
+    across, down: fixed points of rows and of columns (as in `fixed_points`). against_across, against_down: rows and
+    columns whose smallest entry stands on the diagonal. excess: sum of the centered ranks of the diagonal; squares: sum
+    of their squares.
+    """
 
     across: NDArray[np.int64]
     down: NDArray[np.int64]
+    against_across: NDArray[np.int64]
+    against_down: NDArray[np.int64]
     excess: F64
+    squares: F64
+
+    @property
+    def places(self) -> Places:
+        """Counts of all blocks together."""
+        return Places(*(int(counts.sum()) for counts in self[:4]))
 
 
 def ranked(blocks: F64) -> Ranked:
     """What `fixed_points` and `rank_alignment` say of each of some similarities, (n, m, m), in one look.
 
-    Only sums are asked for, so entries are counted and none is sorted. Ranks are halves of whole numbers: their sum is
-    exact in any order. Where nothing ties with it, an entry is the first largest of its row if it equals the maximum;
-    blocks with ties or NaNs on the diagonal are left to argmax.
+    Entries are counted and none is sorted. Ranks are halves of whole numbers: their sum is exact in any order. Where
+    nothing ties with it, an entry is the first largest of its row if it equals the maximum; blocks with ties or NaNs on
+    the diagonal are left to argmax.
     """
     m = blocks.shape[-1]
     diagonal = np.diagonal(blocks, 0, 1, 2)
-    excess, tied = np.zeros(len(blocks)), np.isnan(diagonal).any(axis=1)
-    for own in (diagonal[:, :, None], diagonal[:, None, :]):
-        ties = _counted(blocks == own) - m
-        tied |= ties != 0
-        excess += 0.5 * (_counted(blocks < own) + 0.5 * ties - m * (m - 1) / 2)
+    ranks, tied = np.full(diagonal.shape, (1 - m) / 2), np.isnan(diagonal).any(axis=1)
+    for axis, own in ((2, diagonal[:, :, None]), (1, diagonal[:, None, :])):
+        ties = _counted(blocks == own, axis) - 1
+        tied |= (ties != 0).any(axis=1)
+        ranks += 0.5 * (_counted(blocks < own, axis) + 0.5 * ties)
     across, down = ((blocks.max(axis=axis) == diagonal).sum(axis=1) for axis in (2, 1))
+    against = [(blocks.min(axis=axis) == diagonal).sum(axis=1) for axis in (2, 1)]
     for i in np.flatnonzero(tied):
         across[i], down[i] = fixed_points(blocks[i])
-    return Ranked(across, down, excess)
+        against[0][i], against[1][i] = fixed_points(-blocks[i])
+    return Ranked(across, down, against[0], against[1], ranks.sum(axis=1), (ranks**2).sum(axis=1))
 
 
-def _counted(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many are set in each, (n, ...): large ones one at a time, because numpy counts whole arrays many times as
-    fast; small ones are added up, because they are many.
-    """
-    if not flags.size or flags.size > LARGE * len(flags):
-        return np.array([np.count_nonzero(block) for block in flags], np.int64)
-    return np.asarray(flags.reshape(len(flags), -1).view(np.int8).sum(axis=1, dtype=np.int64))
+def _counted(flags: NDArray[np.bool_], axis: int) -> NDArray[np.int64]:
+    """How many are set along an axis of (n, m, m); numpy adds int8 many times as fast as it adds flags."""
+    short = np.int8 if flags.shape[-1] < 1 << 7 else np.int16
+    return np.asarray(flags.view(np.int8).sum(axis=axis, dtype=short).astype(np.int64))
 
 
 def log10_alignment(excess: float, variance: float) -> float:

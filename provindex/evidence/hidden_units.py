@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +19,10 @@ from provindex.evidence.exact import (
     F64,
     LOG10_THRESHOLD,
     MIN_UNITS,
+    Places,
     log10_alignment,
     log10_binomial,
-    log10_fixed_points,
+    log10_places,
     monotone_matching,
     ranked,
     smallest_cosine,
@@ -37,6 +38,7 @@ from provindex.evidence.panels import (
     panel_height,
     repeated,
     stack_panels,
+    without_means,
 )
 from provindex.evidence.unnamed_units import has_inferred, unnamed_units
 from provindex.roles import canonical
@@ -231,13 +233,16 @@ def _blocks(left: _Side, right: _Side, pair: LayerPair) -> list[tuple[F64, F64]]
     return out
 
 
+_Seen = tuple[int, int, int, int, float, float, F64]  # of a block: the fields of `Ranked`, and its diagonal
+
+
 @dataclass(frozen=True)
 class _Measured:
     """What the blocks of one pair of layers say together, their sizes in order, the mean cosine of matched units."""
 
-    across: int = 0
-    down: int = 0
+    places: Places = field(default_factory=Places)
     excess: float = 0.0
+    squares: float = 0.0
     sizes: tuple[int, ...] = ()
     cosine: float = 0.0
 
@@ -249,7 +254,7 @@ def _measured(left: _Side, right: _Side, pairs: Sequence[LayerPair]) -> list[_Me
     for i, own in enumerate(blocks):
         for j, (a, _) in enumerate(own):
             places.setdefault(len(a), []).append((i, j))
-    seen: dict[tuple[int, int], tuple[int, int, float, F64]] = {}
+    seen: dict[tuple[int, int], _Seen] = {}
     for some in places.values():
         ours, theirs = (np.stack([blocks[i][j][side] for i, j in some]) for side in (0, 1))
         similarity = ours @ theirs.swapaxes(1, 2)
@@ -258,12 +263,12 @@ def _measured(left: _Side, right: _Side, pairs: Sequence[LayerPair]) -> list[_Me
     return [_together([seen[i, j] for j in range(len(own))]) for i, own in enumerate(blocks)]
 
 
-def _together(found: Sequence[tuple[int, int, float, F64]]) -> _Measured:
+def _together(found: Sequence[_Seen]) -> _Measured:
     if not found:
         return _Measured()
-    across, down, excess, diagonals = zip(*found, strict=True)
+    *counts, excess, squares, diagonals = zip(*found, strict=True)
     cosine = float(np.mean(np.concatenate(diagonals)))
-    return _Measured(sum(across), sum(down), sum(excess), tuple(map(len, diagonals)), cosine)
+    return _Measured(Places(*map(sum, counts)), sum(excess), sum(squares), tuple(map(len, diagonals)), cosine)
 
 
 def _test_map(
@@ -274,8 +279,8 @@ def _test_map(
     log10_cost: log10 of how many maps this one had to compete with.
     """
     sizes = [m for one in found for m in one.sizes]
-    across, down = sum(one.across for one in found), sum(one.down for one in found)
-    excess = sum((one.excess for one in found), 0.0)
+    points = Places(*(sum(counts) for counts in zip(*(one.places for one in found), strict=True)))
+    excess, squares = sum((one.excess for one in found), 0.0), sum((one.squares for one in found), 0.0)
     blocks, rows, ceiling = len(sizes), sum(sizes), sum(m * (m - 1) / 2 for m in sizes)
     variance = 0.0
     for m in sizes:  # not with sum, which rounds differently from Python 3.12 on
@@ -283,13 +288,12 @@ def _test_map(
     if rows < MIN_UNITS:
         why = Reason.of(Code.COMMON_UNITS_FEW, n=rows, needed=MIN_UNITS) if rows else NO_BLOCKS
         return HiddenResult(absent(why), absent(why))
-    points = max(across, down)
-    fixed_p = min(0.0, log10_fixed_points(points, blocks) + math.log10(2) + log10_cost)
-    aligned_p = min(0.0, log10_alignment(excess, variance) + log10_cost)
+    fixed_p = min(0.0, log10_places(points, blocks) + log10_cost)
+    aligned_p = min(0.0, log10_alignment(excess, max(variance, squares)) + log10_cost)
     noise = 1 / PROJECTION + 1 / max(left.panels.width, 1)
     smallest = smallest_cosine(variance, ceiling, log10_cost, noise)
     return HiddenResult(
-        Outcome(points / rows, rows, fixed_p, blocks / rows),
+        Outcome(points.most / rows, rows, fixed_p, blocks / rows),
         Outcome(excess / ceiling, rows, aligned_p, 0.0, smallest=smallest),
         tuple(pairs),
         tuple(one.cosine for one in found),
@@ -340,7 +344,8 @@ def of_weights(w: Weights) -> HiddenPanels | None:
         elif all(r.shape == (rows[0].shape[0], width) for r in rows):
             arch = stacks[key.stack]
             gain = canonical.find_gain(w.gains, key.stack, arch, "attn" if key.kind == "v" else "mlp", key.layer)
-            entries.append((key, hidden_panel([canonical.fold(r, arch, gain) for r in rows], key.kind)))
+            centered = [canonical.fold(without_means(r), arch, gain) for r in rows]
+            entries.append((key, hidden_panel(centered, key.kind)))
     if identities:
         w.absences["hidden_units"] = Reason.of(Code.UNITS_IDENTITY, n=identities, total=len(readers))
     made = stack_panels(entries, width)

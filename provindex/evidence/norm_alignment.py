@@ -43,6 +43,7 @@ BLOCK = 512  # coordinates that are compared with each other
 MOST_ORDERED = 0.25  # share of a model's vectors with an order, above which its axis has one
 LOG10_LINKED = -6.0
 MIN_HEAD = 4  # channels
+MIN_GAINS = 256  # values of gains whose correlation says something
 NO_WIDTH = Reason.of(Code.WIDTH_UNKNOWN)
 Pairs = list[tuple[int, int]]
 
@@ -83,9 +84,10 @@ def norm_alignment(a: Vectors | None, b: Vectors | None, widths: tuple[int, int]
 def gain_correlation(
     a: Vectors | None, b: Vectors | None, widths: tuple[int, int], stacks: Collection[str]
 ) -> float | None:
-    """Median rank correlation of the gains of two models, in [-1, 1]; None without any that are paired.
+    """Median rank correlation of the gains of two models, in [-1, 1]; None if fewer than 256 values are paired.
 
-    Gains start as ones, so what they have in common was trained, and is more than a random start.
+    Gains start as ones, so what they have in common was trained, and is more than a random start. Of fewer values
+    chance alone would correlate by more than a sixteenth.
     """
     width = 0 if a is None or b is None else _width(a, b, widths, stacks)
     if a is None or b is None or not width:
@@ -94,7 +96,7 @@ def gain_correlation(
     pairs = _by_place(x, y) or _by_values(x, y)
     pairs = [(i, j) for i, j in pairs if not x.addresses[i].endswith(".bias")]
     found = [float(x.ranks[i] @ y.ranks[j]) / x.ranks.shape[1] for i, j in pairs]
-    return float(np.median(found)) if found else None
+    return float(np.median(found)) if len(found) * x.ranks.shape[1] >= MIN_GAINS else None
 
 
 def _width(a: Vectors, b: Vectors, widths: tuple[int, int], stacks: Collection[str]) -> int:
@@ -163,9 +165,9 @@ def _of_pairs(x: Profile, y: Profile, pairs: Pairs, alone: Any, cost: float) -> 
         left, right = (
             rows / np.maximum(np.sqrt((rows**2).sum(axis=2, keepdims=True)), 1e-12) for rows in (left, right)
         )
-    across, down, gained = ranked(left @ right.swapaxes(1, 2))
-    points = max(int(across.sum()), int(down.sum()))
-    excess, variance = float(gained.sum()), count * m * m * (m + 1) / 12
+    found = ranked(left @ right.swapaxes(1, 2))
+    points = found.places.most
+    excess, variance = float(found.excess.sum()), count * m * m * (m + 1) / 12
     log10_p = min(log10_fixed_points(points, count), log10_alignment(excess, variance))
     return Outcome(points / (count * m), count * m, min(0.0, log10_p + cost), 1 / m)
 

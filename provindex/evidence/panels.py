@@ -19,7 +19,7 @@ from provindex.common.halves import halved
 from provindex.evidence.anchors import ANCHORS
 from provindex.roles.canonical import F32, F64, unit_rows
 
-PANELS_VERSION = 5  # goes into cache keys: what is kept, and how
+PANELS_VERSION = 6  # goes into cache keys: what is kept, and how
 PROJECTION = 128
 BLOCK = 16_384
 SAMPLE = 256
@@ -29,6 +29,7 @@ MIN_ANCHORS = 16
 MIN_DISTINCT = 64
 UNNAMED = "unknown"  # the stack of matrices whose names no table knows
 ALONE = ("rows", "columns")  # kinds of a panel of one such matrix, whose layer is unknown: what its units are
+SPARSE = 0.05  # share of zeros from which on a matrix counts as pruned
 
 
 def panel_height(layers: int) -> int:
@@ -74,6 +75,22 @@ class HiddenPanels:
     heights: NDArray[np.int32]
     values: NDArray[np.float16]
     width: int
+
+
+def without_means(rows: F32) -> F32:
+    """Rows (r, d) of which a pruning mask left some cells: each column less the mean of its nonzero cells.
+
+    Two strangers that were pruned with one mask would otherwise have each column's mean in common exactly where their
+    masks agree, at their own places. Matrices with fewer than one cell in twenty at zero are returned as they are: the
+    mean is then the same for every place, and says nothing.
+    """
+    kept = rows != 0
+    if not kept.size or kept.mean() > 1 - SPARSE:
+        return rows
+    counts = np.maximum(kept.sum(axis=0), 1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        means = rows.sum(axis=0, dtype=np.float64) / counts
+        return np.where(kept, rows - means, 0.0).astype(np.float32)
 
 
 def hidden_panel(matrices: Sequence[F64], kind: str) -> NDArray[np.float16]:
@@ -165,9 +182,11 @@ def residual_panel(
     centered: the model's norms are LayerNorms, which do not see the mean over coordinates. labels: what seeds the signs
     of each anchor: its string, so that renumbered vocabularies meet; or its id, for models without a tokenizer.
     """
-    table = anchor_table(rows, ids, centered=centered)
-    if table is None:
+    if anchor_table(rows, ids, centered=centered) is None:
         return None
+    sparse = without_means(rows.T).T if centered else rows
+    table = anchor_table(without_means(sparse), ids, centered=centered)
+    assert table is not None
     present = np.flatnonzero(ids >= 0)
     mixing = np.concatenate([signs(f"anchor/{labels[int(i)]}", 1, VIRTUAL_ANCHORS) for i in present]).astype(np.float64)
     mixed = mixing.T @ table[:, residual_coordinates(table.shape[1])]

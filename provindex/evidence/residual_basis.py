@@ -12,7 +12,7 @@ from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.common.tables import Panel, Test, array, number
 from provindex.evidence.anchors import ANCHORS, BY_ID, BY_STRING, AnchorRows, fixed_ids
-from provindex.evidence.exact import F64, MIN_UNITS, log10_alignment, log10_fixed_points, ranked, smallest_cosine
+from provindex.evidence.exact import F64, MIN_UNITS, log10_alignment, log10_places, ranked, smallest_cosine
 from provindex.evidence.panels import MIN_ANCHORS, RESIDUAL_COORDINATES, VIRTUAL_ANCHORS, ResidualPanel, residual_panel
 from provindex.roles.weights import Weights
 
@@ -36,13 +36,12 @@ def residual_test(a: ResidualPanel | None, b: ResidualPanel | None) -> Outcome:
     if m < MIN_UNITS:
         return absent(Reason.of(Code.COMMON_COORDINATES_FEW, n=m, total=int(live.size), needed=MIN_UNITS))
     similarity = ours[:, live].T @ theirs[:, live]
-    across, down, gained = ranked(similarity[None])
-    points, excess = max(int(across[0]), int(down[0])), float(gained[0])
-    variance = m * m * (m + 1) / 12
-    cost = math.log10(3)
-    log10_p = min(log10_fixed_points(points, 1), log10_alignment(excess, variance)) + cost
-    smallest = smallest_cosine(variance, m * (m - 1) / 2, cost, 1 / min(shared, VIRTUAL_ANCHORS))
-    return Outcome(points / m, m, min(0.0, log10_p), 1 / m, smallest=smallest)
+    found = ranked(similarity[None])
+    excess, bound = float(found.excess[0]), m * m * (m + 1) / 12
+    by_ranks = log10_alignment(excess, max(bound, float(found.squares[0]))) + math.log10(3)
+    log10_p = min(log10_places(found.places, 1) + math.log10(3 / 2), by_ranks)
+    smallest = smallest_cosine(bound, m * (m - 1) / 2, math.log10(3), 1 / min(shared, VIRTUAL_ANCHORS))
+    return Outcome(found.places.most / m, m, min(0.0, log10_p), 1 / m, smallest=smallest)
 
 
 def better(by_string: Outcome, by_id: Outcome) -> Outcome:

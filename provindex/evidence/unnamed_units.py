@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from provindex.evidence.exact import F64, log10_alignment, log10_fixed_points, ranked
+from provindex.evidence.exact import F64, Places, log10_alignment, log10_places, ranked
 from provindex.evidence.panels import ALONE, UNNAMED, HiddenPanels, repeated
 
 SHARING = 2  # matrices whose units share one permutation, where layers are unknown
@@ -147,16 +147,17 @@ def _blocks(left: _Side, right: _Side, pairs: Map) -> Iterator[F64]:
 
 
 def _measured(left: _Side, right: _Side, pairs: Map, cost: float, shared: int) -> Unnamed:
-    across = down = 0
-    excess = variance = 0.0
+    counts = np.zeros(4, np.int64)
+    excess = variance = squares = 0.0
     sizes = []
     for similarity in _blocks(left, right, pairs):
         m = len(similarity)
-        rows, columns, gained = ranked(similarity[None])
-        across, down, excess = across + int(rows[0]), down + int(columns[0]), excess + float(gained[0])
+        found = ranked(similarity[None])
+        counts += np.array(found.places, np.int64)
+        excess, squares = excess + float(found.excess[0]), squares + shared * float(found.squares[0])
         variance += shared * m * m * (m + 1) / 12
         sizes.append(m)
-    points = max(across, down)
-    fixed = log10_fixed_points(-(-points // shared), len(sizes)) + math.log10(2 * shared) + cost
-    aligned = (log10_alignment(excess, variance) if sizes else 0.0) + cost
-    return Unnamed(points, excess, tuple(sizes), min(0.0, fixed), min(0.0, aligned))
+    once = Places(*(-(-counts // shared)).tolist())
+    fixed = log10_places(once, len(sizes)) + math.log10(shared) + cost
+    aligned = (log10_alignment(excess, max(variance, squares)) if sizes else 0.0) + cost
+    return Unnamed(Places(*counts.tolist()).most, excess, tuple(sizes), min(0.0, fixed), min(0.0, aligned))

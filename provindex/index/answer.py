@@ -10,7 +10,7 @@ from provindex.common.reasons import Code, Reason, distinct
 from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.fingerprint.record import IMPORTED, Fingerprint
 from provindex.index.entries import Entry, IndexInfo, Key
-from provindex.verdict.descent import TRAINED_ON, Sampled, parents_of, sampled
+from provindex.verdict.descent import TRAINED_ON, Relative, Sampled, directions, parents_of, sampled
 from provindex.verdict.pair import Pair
 from provindex.verdict.quantized_source import source_among
 
@@ -137,6 +137,25 @@ def with_source(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sam
     """
     relatives = [(m.entry.label, m.pair, weights.get(m.entry.key, (None, None))[0]) for m in matches]
     return [replace(m, pair=pair) for m, pair in zip(matches, source_among(fp.blocks, relatives), strict=True)]
+
+
+def with_directions(fp: Fingerprint, matches: list[Match], weights: Mapping[Key, Sampled]) -> list[Match]:
+    """The same matches; their directions as far as they agree with what the other ones show.
+
+    Not those of a merge, nor where one of the two lies on quantization grids: rounding moved more than training.
+    """
+    if any(m.pair.relation == "merge" for m in matches):
+        return matches
+    known = [m for m in matches if m.entry.key in weights and not m.pair.around]
+    found = directions(sampled(fp), [
+        Relative(m.pair.relation, m.pair.direction, m.pair.direction_reasons, m.pair.layer_map, weights[m.entry.key])
+        for m in known
+    ])  # fmt: skip
+    roles = {m.entry.key: role for m, role in zip(known, found, strict=True)}
+    return [
+        replace(m, pair=replace(m.pair, direction=roles[m.entry.key][0], direction_reasons=roles[m.entry.key][1]))
+        if m.entry.key in roles else m for m in matches
+    ]  # fmt: skip
 
 
 SAMPLES_SAY = 0.1  # cosine of samples below which a laundered relative's order is another's: noise

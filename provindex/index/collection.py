@@ -40,6 +40,7 @@ from provindex.index.answer import (
     status_of,
     variant_rule,
     warnings_of,
+    with_directions,
     with_parents,
     with_source,
 )
@@ -64,7 +65,7 @@ from provindex.index.verify import verify_folder
 from provindex.signals import mfi, tfv
 from provindex.verdict.calibration import Calibration
 from provindex.verdict.calibration import load as load_calibration
-from provindex.verdict.descent import TRAINED_ON, Sampled, sampled
+from provindex.verdict.descent import KIN, Sampled, sampled
 from provindex.verdict.pair import compare
 
 EMBEDDED, FETCHED = "embedded", "fetched"  # what --index calls them
@@ -287,7 +288,8 @@ class Index:
         waiting = self._candidates(fp, own, candidates, also, by_claim)
         found, weights = self._verified(fp, waiting, progress)
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=closeness)
-        matches = sorted(with_source(fp, with_parents(fp, matches, weights), weights), key=closeness)
+        matches = with_directions(fp, with_parents(fp, matches, weights), weights)
+        matches = sorted(with_source(fp, matches, weights), key=closeness)
         rest = tuple(m for m in found if m.pair.verdict != "linked")
         look = Look.of(fp)
         neighbours = self.neighbours(fp, claims)
@@ -325,7 +327,7 @@ class Index:
             entry, rank, score = candidate
             other = entry.load()
             pair = compare(fp, other, models=len(self), calibration=calibration)
-            if pair.relation in TRAINED_ON or pair.relation == "quantized":
+            if pair.relation in KIN or pair.relation == "quantized":
                 weights[entry.key] = sampled(other)
             return Match(entry, variant_rule(fp, entry, pair), rank, score)
 

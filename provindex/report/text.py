@@ -94,12 +94,19 @@ def _headline(d: Document) -> list[str]:
         if best["direction"] == "descendant":
             lines.append(f"No ancestor in this index, but a descendant: {_label(best)} ({best['relation']}).")
         else:
+            twins = "; separate training from one random start is not excluded" if _perhaps_twins(best) else ""
             lines.append(
-                f"Shares weights with {_label(best)} ({best['relation']}); the weights do not say which came first."
+                f"Shares weights with {_label(best)} ({best['relation']}{twins}); the weights do not say which came "
+                "first."
             )
     if d["matches"] and d["matches"][0]["undone"]:
         lines.append(f"Undone to see it: {', '.join(d['matches'][0]['undone'])}.")
     return lines
+
+
+def _perhaps_twins(m: Document) -> bool:
+    """Whether the first thing to know of a pair is that it may share no more than its random start."""
+    return bool(m["reason_codes"]) and m["reason_codes"][0]["code"] == Code.START_NOT_EXCLUDED
 
 
 def _so_far(m: Document) -> str:
@@ -428,7 +435,8 @@ def _judged(d: Document) -> list[str]:
     more += [f"  {reason}" for reason in d["reasons"]]
     if d["relation"] == "identical":
         return [f"Linked: {a} and {b} have identical weights{_so_far(d)}{_p(d, ' (', ')')}.", *more]
-    return [f"Linked: {said} ({d['relation']}{_p(d, ', ')}){direction}.", *more]
+    twins = "; separate training from one random start is not excluded" if _perhaps_twins(d) else ""
+    return [f"Linked: {said} ({d['relation']}{twins}{_p(d, ', ')}){direction}.", *more]
 
 
 def _p(d: Document, before: str, after: str = "") -> str:

@@ -304,7 +304,9 @@ SENTENCES: Mapping[Code, Sentence] = {
         "{untouched} embedding rows are the same up to their scale, and of the {touched} trained ones only the start "
         "is common ({common:.1f} times it, where a descendant keeps at least {kept:.1f})"
     ),
-    C.GAINS_APART: Sentence("norm gains, which start as ones, were not trained together"),
+    C.GAINS_APART: Sentence(
+        "norm gains, which start as ones, were not trained together (a correlation of {value:.2f})"
+    ),
     C.LAYERS_APART: Sentence("what the layers compute on shared tokens is at chance level"),
     C.NEURONS_AGREE: Sentence("neurons agree in what they read and write ({share:.0%} of them)"),
     C.SKETCHES_AGREE: Sentence("the branch sketches agree ({value:.2f})"),
@@ -338,6 +340,10 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.ROWS_DECAYED: Sentence(
         "{n} untouched embedding rows are {factor:.5g} times as long in {side}: it decayed further"
     ),
+    C.SIBLINGS: Sentence(
+        "they may be siblings: what sets them apart did not grow from either of them as far as the weights tell"
+    ),
+    C.BRANCHED: Sentence("as {n} other relatives show, {younger} branched off from {older}"),
     C.WITNESSES: Sentence("{n} other relatives branch from {side}"),
     # What a disguise changed
     C.NEURONS_REORDERED: Sentence("neurons reordered"),
@@ -352,6 +358,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.START_NOT_EXCLUDED: Sentence(
         "a merge, or separate training from one random start, would look the same to these tests"
     ),
+    C.OR_ADAPTER: Sentence("or a merged adapter: the rank of the difference cannot be seen in what is kept"),
     C.GROWN_POSSIBLE: Sentence(
         "a model that was grown by new layers or neurons would look the same, with the roles exchanged"
     ),

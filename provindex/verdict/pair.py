@@ -25,7 +25,7 @@ from provindex.evidence.layers import LayerRange
 from provindex.evidence.norm_alignment import gains_of_pair
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LAYER
-from provindex.evidence.start import SHARED
+from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.record import IMPORTED, NORMS, ROLES, Fingerprint
 from provindex.signals import mfi, pipeline
@@ -42,6 +42,7 @@ LEAST_AGREEMENT = 0.1  # share of neurons found again, or correlation, that the 
 LEAST_POWER = 0.5  # share of neurons, or correlation, that E8 and E7 must be able to see: of a copy it is near 1
 TIERS = 5  # the exact one, E3, E5, E7 and E8: what a p-value of the aligned tier pays for
 TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either model, the ones that decide
+UNLESS_TWINS = frozenset({"finetune", "continued", "adapter"})  # what twins of one random start look like
 TOWERS = frozenset({"vision", "audio"})
 ANCHORS = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
 UNREAD = frozenset({Reason.of(Code.NEEDS_WEIGHTS), Reason.of(Code.TOKENIZER_UNREAD)})  # by the mode of reading
@@ -141,7 +142,7 @@ def compare(
     start = start_of(linked)
     if start.answer == SHARED and not _inferred(a, b):
         return replace(whole, relation="shared-init", reasons=start.reasons + towers)
-    relation = linked.relation
+    relation, caveats = _named(linked, start)
     role = role_of(linked, relation, start)
     return replace(
         whole,
@@ -153,7 +154,7 @@ def compare(
         layer_map=layers.ranges(linked.matches),
         closeness=linked.closeness,
         undone=linked.undone,
-        reasons=linked.caveats(relation) + _inferred(a, b) + towers,
+        reasons=caveats + _inferred(a, b) + towers,
         half_step=linked.sizes.half_step,
         around=linked.sizes.around,
     )
@@ -162,6 +163,21 @@ def compare(
 def _inferred(a: Fingerprint, b: Fingerprint) -> tuple[Reason, ...]:
     """Which of two models have roles that shapes alone tell, each reason about its model; empty if neither has."""
     return tuple(fp.absences[ROLES].about(fp.model_id) for fp in (a, b) if fp.roles == "inferred")
+
+
+def _named(linked: Linked, start: Start) -> tuple[str, tuple[Reason, ...]]:
+    """The relation of a linked pair, and what else it could be.
+
+    Where training would be the relation, and nothing tells it from a random start in common, it is `related`, and the
+    reasons say so first.
+    """
+    relation = linked.relation
+    if start.answer == CANNOT_TELL and relation in UNLESS_TWINS and not linked.imported:
+        return "related", (Reason.of(Code.START_NOT_EXCLUDED), *start.reasons)
+    caveats = linked.caveats(relation)
+    if start.answer == NOT_SHARED:
+        caveats = tuple(reason for reason in caveats if reason.code is not Code.START_NOT_EXCLUDED)
+    return relation, caveats
 
 
 def _significant(log10_p: float, models: int) -> bool:

@@ -21,17 +21,21 @@ from provindex.evidence.hidden_units import LayerPair
 from provindex.evidence.layers import Matches
 from provindex.evidence.panels import MIN_ANCHORS, HiddenPanels
 from provindex.evidence.sampled import Compared
-from provindex.evidence.start import GAINS as GAINS_TOGETHER
+from provindex.evidence.start import GAINS_TOGETHER
 from provindex.fingerprint.record import IMPORTED, Fingerprint
 
+F64 = NDArray[np.float64]
 LOG10_P_LINKED = -6.0
 EQUAL = 0.999  # share of blocks from which on two models count as equal
 APART = 0.1  # median cosine of the samples of a role, below which that role does not correspond
 FINETUNE = 0.9  # median cosine from which on a child counts as fine-tuned rather than continued
 FOUND_AGAIN = 0.5  # E3, E4: from which on what corresponds element by element can be expected to
 IN_ORDER = 0.95  # share of neurons in ascending order, from which on their order counts as kept
-LOW_RANK = 0.95  # share of a difference's energy in a quarter of its components
-ABOVE_NOISE = 30.0  # a difference's energy over that of float16 rounding
+BEYOND = 2e-4  # share of a difference's energy beyond its rank: adapters at most 1e-4, full training at least 7e-4
+MIN_RANK, MOST_RANK, MOST_PANELS, SCALINGS = 4, 16, 6, 6
+PANEL_ROUNDING = 2.0**-24 / 3 * 2  # of two rows stored as float16, in units of their squared length
+ROUNDING = {"bf16": 2.0**-18 / 3, "f16": 2.0**-24 / 3}  # of the matrices themselves
+HIDDEN_BY_ROUNDING = 5e-4  # share of a difference's energy that rounding may be, if its rank is to be seen
 SAME_SKETCH, OTHER_VALUES = 0.999, 0.99  # E4, and a cosine: where noise sets matrices apart, E4 is the cosine squared
 SKETCHED = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 STEPPED = frozenset({"quantized", "finetune", "continued", "adapter"})  # relations that leave every value its place
@@ -76,7 +80,7 @@ class Linked:
     @property
     def trained_together(self) -> bool:
         """Whether norm gains, which start as ones, have more in common than models of one random start."""
-        return self.gains is not None and self.gains > GAINS_TOGETHER
+        return self.gains is not None and self.gains >= GAINS_TOGETHER
 
     @property
     def by_gains(self) -> bool:
@@ -173,6 +177,26 @@ class Linked:
         return not self.matches or len(ours) >= self.a.facts.layers or len(theirs) >= self.b.facts.layers
 
     @property
+    def upcycled(self) -> bool:
+        """Whether one is a mixture of experts and the other is not: which was made of which, its layers do not tell."""
+        sides = [fp.hidden.keys for fp in (self.a, self.b) if fp.hidden is not None]
+        return {any(key.expert >= 0 for key in keys) for keys in sides} == {True, False}
+
+    @cached_property
+    def low_rank(self) -> bool | None:
+        """Whether the two differ as a model and the same with a merged adapter do; None if that cannot be seen."""
+        held = "bf16" if "bf16" in (self.sizes.held_a, self.sizes.held_b) else self.sizes.held_a
+        return low_rank(self.a.hidden, self.b.hidden, self.matches, held)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether every layer of the text tower stands where it stood, and no disguise changed anything."""
+        main = [(p.a, p.b) for p, _ in self.matches if p.stack == self.a.facts.main]
+        kept = {a for a, b in main if a == b}
+        there = all({a, b} <= kept for a, b in main)  # a layer that is its own may resemble another one besides
+        return self.a.facts.layers == self.b.facts.layers and self.whole and there and not self.undone
+
+    @property
     def relation(self) -> str:
         """One of the contract's relations."""
         a, b, sizes = self.a, self.b, self.sizes
@@ -180,6 +204,8 @@ class Linked:
             return self._by_samples()
         if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
             return "identical"
+        if self.upcycled:
+            return "related"
         special = self._other_shape() or self._equal() or self._on_a_grid()
         if special:
             return special
@@ -190,7 +216,7 @@ class Linked:
                 return "related"
             if self.new_vocabulary and self._renumbered():
                 return "vocabulary"
-            if low_rank(a.hidden, b.hidden, self.matches):
+            if self.low_rank:
                 return "adapter"
             return "finetune" if sizes.cosine >= FINETUNE else "continued"
         reused = self._log10_p("bit_reuse") <= LOG10_P_LINKED
@@ -279,14 +305,15 @@ class Linked:
             return (Reason.of(Code.READ_IN_PART),)
         if relation == "identical" and self.a.content_sha256 != self.b.content_sha256:
             return (Reason.of(Code.DIFFERENCE_ELSEWHERE),)
-        if relation == "pruned":
+        if relation == "pruned" or (relation == "related" and self.upcycled):
             return (Reason.of(Code.GROWN_POSSIBLE),)
         if relation == "related" and self.by_gains:
             return Reason.of(Code.GAINS_ONLY), *self._start()
         if relation == "related" and self.exact and not self.undone:
             return Reason.of(Code.PARTLY), Reason.of(Code.START_NOT_EXCLUDED)
         more = {"continued": (Reason.of(Code.START_NOT_EXCLUDED),), "related": (Reason.of(Code.PARTLY),)}
-        return more.get(relation, ()) + self._steps(relation)
+        adapter = (Reason.of(Code.OR_ADAPTER),) if relation == "finetune" and self.low_rank is None else ()
+        return more.get(relation, ()) + self._steps(relation) + adapter
 
     def _start(self) -> tuple[Reason, ...]:
         return () if self.trained_together else (Reason.of(Code.START_NOT_EXCLUDED),)
@@ -327,13 +354,22 @@ def _width(fp: Fingerprint) -> int:
 def _changed(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether two models of one size are known to differ in some element; a head more or less is no change.
 
-    Where one was read in part, files of the same sizes with other digests say so.
+    Where one was read in part, files of the same sizes with other digests say so. Hashes are of tensors as they are
+    stored: of another layout (q, k and v in one, gate and up in one) they differ, and say nothing.
     """
     if a.content_sha256 is not None and b.content_sha256 is not None:
-        return a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+        changed = a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+        return changed and not _laid_out_otherwise(a, b)
     ours, theirs = (sorted((f.size, str(f.sha256)) for f in fp.files if f.sha256) for fp in (a, b))
     whole = len(ours) == len(a.files) and len(theirs) == len(b.files)
     return whole and ours != theirs and [size for size, _ in ours] == [size for size, _ in theirs]
+
+
+def _laid_out_otherwise(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether the projections of two models of equal depth are stored in other numbers of tensors."""
+    if a.wvc is None or b.wvc is None or a.facts.layers != b.facts.layers:
+        return False
+    return len(a.wvc.names) != len(b.wvc.names)
 
 
 def _kept_order(neurons: Sequence[tuple[LayerPair, Agreement]]) -> bool:
@@ -355,25 +391,46 @@ def _flat_gains(fp: Fingerprint) -> bool | None:
     return bool(inner) and all(float(np.ptp(p)) < 1e-3 * max(float(np.abs(p).max()), 1e-9) for p in inner)
 
 
-def low_rank(a: HiddenPanels | None, b: HiddenPanels | None, matches: Matches) -> bool:
-    """Whether the differences of hidden units at equal places have low rank, as those of a merged adapter do.
+def low_rank(a: HiddenPanels | None, b: HiddenPanels | None, matches: Matches, held: str = "") -> bool | None:
+    """Whether the differences of units at equal places have low rank, as those of a merged adapter do; None if that
+    cannot be seen.
 
-    A quarter of the components of each panel's difference holds nearly all of its energy, in nine of ten panels that
-    differ by more than rounding; the difference of full training is spread over all of them.
+    held: the precision of the changed model's matrices. Only panels of one matrix are asked (values; MLPs without a
+    gate), up to six, and only where rounding hides no more than that. Their rows have length one, so each is first
+    brought back to the scale that makes the difference most nearly of low rank.
     """
     if a is None or b is None or a.width != b.width:
-        return False
+        return None
+    found = [share for x, y in _single(a, b, matches) if (share := _beyond_rank(x, y, held)) is not None]
+    return float(np.quantile(found, 0.9)) <= 0.0 if found else None
+
+
+def _single(a: HiddenPanels, b: HiddenPanels, matches: Matches) -> list[tuple[F64, F64]]:
+    """Panels at corresponding places that are of one matrix, (rows, 128) of both; up to six, evenly spread."""
     there = {(k.kind, k.stack, k.layer, k.expert): j for j, k in enumerate(b.keys)}
     to = {(p.stack, p.a): p.b for p, _ in matches}
-    shares = []
+    pairs = []
     for i, key in enumerate(a.keys):
         j = there.get((key.kind, key.stack, to.get((key.stack, key.layer), -1), key.expert))
-        if j is None:
-            continue
-        height = int(min(a.heights[i], b.heights[j]))
-        x, y = a.values[i, :height].astype(np.float64), b.values[j, :height].astype(np.float64)
-        energies = np.linalg.svd(x - y, compute_uv=False) ** 2
-        noise = 2.0**-24 / 3 * 2 * float((x**2).sum())
-        if energies.sum() > ABOVE_NOISE * noise:
-            shares.append(float(energies[: max(1, height // 4)].sum() / energies.sum()))
-    return bool(shares) and float(np.quantile(shares, 0.1)) >= LOW_RANK
+        if j is not None and key.kind == "v":
+            height = int(min(a.heights[i], b.heights[j]))
+            pairs.append((a.values[i, :height].astype(np.float64), b.values[j, :height].astype(np.float64)))
+    return pairs[:: -(-len(pairs) // MOST_PANELS) or 1]
+
+
+def _beyond_rank(x: F64, y: F64, held: str) -> float | None:
+    """Energy of the difference beyond a quarter of its components, less what rounding explains: above 0 if the rank is
+    higher; None where rounding could hide that it is.
+    """
+    rank = min(MOST_RANK, len(x) // 4)
+    noise = (PANEL_ROUNDING + ROUNDING.get(held, 0.0)) * float((x**2).sum())
+    scale = np.ones(len(x))
+    for _ in range(SCALINGS):
+        across = np.linalg.svd(scale[:, None] * y - x, full_matrices=False)[2][:rank]
+        left, right = (side - side @ across.T @ across for side in (x, y))
+        scale = (left * right).sum(axis=1) / np.maximum((right**2).sum(axis=1), 1e-30)
+    energies = np.linalg.svd(scale[:, None] * y - x, compute_uv=False) ** 2
+    total = float(energies.sum())
+    if rank < MIN_RANK or 2 * noise > HIDDEN_BY_ROUNDING * total:
+        return None
+    return float(energies[rank:].sum()) - BEYOND * total - 2 * noise
