@@ -2,26 +2,31 @@
 
 Real models are disguised, and grown by decoys (`zoo/attacks.py`), each under several seeds; every copy is compared with
 its source and with all models of other families, and asked for in an index of them and of the embedded models. With
---python, an environment with transformers, the copies answer a text as well. One file of JSON lines a copy is kept in
-DIR, so that the command resumes; the table goes between its markers in benchmark.md.
+--python, an environment with transformers, the copies answer a text as well. With --zoo, small trained strangers are
+given what strangers may share: one pruning mask, tied matrices, computed tables and a frozen vision tower. One file of
+JSON lines a copy is kept in DIR, so that the command resumes; the table goes between its markers in benchmark.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from build_index.benchmark import measured
+import numpy as np
+
+from build_index.benchmark import chance_levels, measured
 from build_index.zoo.attacks import ATTACKS, KEEP_FUNCTION
-from build_index.zoo.freedoms.draws import Refusal
+from build_index.zoo.freedoms.draws import Refusal, rng_of
+from build_index.zoo.parts import Parts
 from build_index.zoo.snapshot import Snapshot
 from provindex.api import Index
 from provindex.common.threads import one_blas_thread
@@ -46,6 +51,7 @@ FAMILIES = (
     "minilm|paraphrase-minilm", "e5-small", "rxnfp|rxnmapper", "whisper", "sudachi", "qwen2.5", "smollm2", "gemma3",
     "all-mpnet", "flan-t5", "fracast", "splade",
 )  # fmt: skip
+KEPT = 0.1  # share of cells that one pruning mask leaves
 PAGE, BEGIN, END = Path(__file__).with_name("benchmark.md"), "<!-- attacked -->", "<!-- /attacked -->"
 USABLE = Path(__file__).with_name("usable.py")
 
@@ -123,11 +129,78 @@ def _difference(python: Path | None, source: Path, folder: Path) -> float | None
     return said[0].get("difference") if said else None
 
 
+# --- strangers with something in common ---
+
+
+def one_mask(snapshot: Snapshot) -> Snapshot:
+    """A tenth of the cells of each matrix, the same in all models of one shape."""
+    tensors = {
+        name: (values * (rng_of(values.shape[0], name).random(values.shape) < KEPT)).astype(np.float32)
+        if values.ndim == 2 and "embed" not in name
+        else values
+        for name, values in snapshot.tensors.items()
+    }
+    return replace(snapshot, tensors=tensors)
+
+
+def tied(snapshot: Snapshot) -> Snapshot:
+    """Down is up transposed; and where there is a gate, it is up."""
+    parts = Parts(snapshot)
+    for block, _ in parts.mlps():
+        up = parts.read(block.key("up"))
+        parts.write(block.key("down"), up.T)
+        if block.key("gate") in parts.at:
+            parts.write(block.key("gate"), up)
+    return parts.snapshot("tied")
+
+
+def shared_tensors(snapshot: Snapshot) -> Snapshot:
+    """A rotary table, positions and a vision tower under names that no table knows."""
+    rng = rng_of(0, "tower")
+    angles = np.arange(512)[:, None] / 10_000 ** (np.arange(64) / 64)
+    more = {f"image_trunk.blocks.{i}.{n}": rng.standard_normal((96, 96)) for i in range(4) for n in ("attn", "mlp")}
+    more |= {
+        "freqs_cos": np.cos(angles),
+        "freqs_sin": np.sin(angles),
+        "table.index": np.arange(64.0 * 64).reshape(64, 64),
+    }
+    added = {name: values.astype(np.float32) for name, values in more.items()}
+    return replace(snapshot, tensors={**snapshot.tensors, **added})
+
+
+COMMON: Mapping[str, Callable[[Snapshot], Snapshot]] = {
+    "one mask of 10 %": one_mask, "tied MLPs": tied, "shared tables and tower": shared_tensors,
+}  # fmt: skip
+
+
+def generated(zoo: Path, rows: Path) -> None:
+    """All pairs of small strangers of one shape that have one thing in common."""
+    for what, change in COMMON.items():
+        path = rows / f"zoo@{what.replace(' ', '_')}.jsonl"
+        if path.exists():
+            continue
+        prints = [(p.name, _in_memory(change(Snapshot.read(p)))) for p in sorted((zoo / "calibration").iterdir())]
+        levels = chance_levels()
+        found: list[Row] = []
+        with one_blas_thread():
+            for (a, x), (b, y) in itertools.combinations(prints, 2):
+                if a.rpartition("-")[0] == b.rpartition("-")[0]:
+                    found.append({"common": what, "a": a, "b": b, **measured(compare(x, y, calibration=levels))})
+        path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+        print(path.name, len(found), file=sys.stderr, flush=True)
+
+
+def _in_memory(snapshot: Snapshot) -> Fingerprint:
+    with tempfile.TemporaryDirectory() as scratch:
+        return fingerprint_of(snapshot.write(Path(scratch) / "model"))
+
+
 # --- the table ---
 
 
 def text(rows: Sequence[Row]) -> str:
     """The part of benchmark.md."""
+    small = [r for r in rows if "common" in r]
     copied = [r for r in rows if r.get("stranger", 1) is None]
     strangers = [r for r in rows if r.get("stranger") is not None]
     refused = [r for r in rows if "refused" in r]
@@ -157,6 +230,15 @@ def text(rows: Sequence[Row]) -> str:
         f"the {len(ran):,} in which E3 or E4 runs {100 * clear / max(len(ran), 1):.1f} % are unrelated. Largest E7 "
         f"{_most(strangers, 'neuron_invariants')}, E8 {_most(strangers, 'neuron_signs')}.\n"
     )
+    if small:
+        lines.append("Small trained strangers of one shape with something in common:\n")
+        lines += ["| in common | pairs | linked | unrelated | inconclusive | smallest p |", "|---|--:|--:|--:|--:|--:|"]
+        for what in COMMON:
+            of = [r for r in small if r["common"] == what]
+            counted = [sum(r["verdict"] == v for r in of) for v in ("linked", "unrelated", "inconclusive")]
+            least = min((r["log10_p"] for r in of if r["log10_p"] is not None), default=0.0)
+            lines.append(f"| {what} | {len(of):,} | {' | '.join(f'{n:,}' for n in counted)} | 1e{least:.1f} |")
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -188,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--real", type=Path, nargs="+", required=True, help="folders of snapshots of real models")
     parser.add_argument("--work", type=Path, required=True, help="where measurements are kept")
     parser.add_argument("--python", type=Path, help="a python with torch and transformers, to ask the copies")
+    parser.add_argument("--zoo", type=Path, help="where build_index.zoo keeps its models, for strangers in numbers")
     parser.add_argument("--only", nargs="*", help="sources, if not all")
     options = parser.parse_args(arguments)
     rows = options.work / "attacked"
@@ -200,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, seeds in SOURCES.items():
         if name in folders and (options.only is None or name in options.only):
             rows_of(folders[name], originals, index, rows, seeds, options.python)
+    if options.zoo:
+        generated(options.zoo, rows)
     found = [json.loads(line) for path in sorted(rows.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
     page = PAGE.read_text(encoding="utf-8")
     if BEGIN not in page:

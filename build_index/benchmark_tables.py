@@ -22,6 +22,7 @@ SIGNALS = ("MFI", "TFV", "VOA", "EAS", "NLF", "LEP", "END", "WVC")
 TESTS = {
     "bit_reuse": "E0", "hidden_fixed_points": "E1", "hidden_alignment": "E1z", "residual_fixed_points": "E2",
     "triple_agreement": "E3", "branch_sketch": "E4", "norm_alignment": "E6", "bias_alignment": "E6b",
+    "neuron_invariants": "E7", "neuron_signs": "E8",
 }  # fmt: skip
 EXACT_P, RANK, LEAST = -6.0, -3.0, 0.1
 UNDER = ("none", "all")
@@ -130,8 +131,9 @@ def survives(row: Row, name: str) -> bool | None:
         return above if row.get(name) is not None else None
     if row.get(name) is None:
         return None
-    if name == "triple_agreement":
-        return bool(row[name] >= LEAST and (row[f"{name} rank"] or 0.0) <= RANK)
+    if name in ("triple_agreement", "neuron_invariants", "neuron_signs"):
+        ranked = row[name] >= LEAST and (row[f"{name} rank"] or 0.0) <= RANK
+        return bool(ranked and (name == "triple_agreement" or row[f"{name} p"] <= EXACT_P))
     if name == "branch_sketch":
         return bool((row[f"{name} rank"] or 0.0) <= RANK)
     return bool((row[f"{name} p"] or 0.0) <= EXACT_P)

@@ -366,7 +366,8 @@ def _of_structure(w: Weights, structure: Structure) -> HiddenPanels | None:
         if units.columns and not w.exact:
             continue
         part = Part(UNNAMED, UNNAMED, transposed=units.columns)
-        rows = [w.rows(w.layout.placements[name], part, 0, height).astype(np.float64) for name in units.names]
+        stored = [without_means(w.rows(w.layout.placements[name], part, 0, height)) for name in units.names]
+        rows = [one.astype(np.float64) for one in stored]
         if any(canonical.diagonal_stands_out(r.astype(np.float32), np.arange(len(r))) for r in rows):
             continue
         kind = "mlp" if structure.layers else ALONE[units.columns]
