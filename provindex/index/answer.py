@@ -179,10 +179,7 @@ def closeness(match: Match) -> tuple[bool, bool, float, bool, float, float, floa
         -round(near, 2),
         imported,
         -round(near, 4),
-        *(
-            -_value(pair, test) if pair.undone else 0.0
-            for test in ("triple_agreement", "branch_sketch", "neuron_signs")
-        ),
+        *(-_value(pair, test) if pair.undone else 0.0 for test in IN_DISGUISE),
         pair.log10_p or 0.0,
         match.entry.label,
     )
