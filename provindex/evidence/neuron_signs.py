@@ -22,6 +22,7 @@ from provindex.evidence.sketch import LayerKey
 from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, layer_pairs, picked, unpacked
 
 MATCHED = 256  # neurons of a layer that are looked for: a tenth of them is far above chance
+KEPT = 1 << 15  # neurons of a model whose signs are kept unpacked: 50 MB at either naming
 FIRST = 48  # so many in every pair of layers; 256 in the pair in which most are found
 
 
@@ -29,7 +30,9 @@ def signs_of(w: WholeLayers, naming: str, key: LayerKey) -> F32:
     """The neurons of a layer under a naming that the model has, (P, n, 64) of -1 and 1."""
     made = w.seen.get((naming, key))
     if made is None:
-        made = w.seen[naming, key] = unpacked(getattr(w, naming)[w.places[key]])
+        made = unpacked(getattr(w, naming)[w.places[key]])
+        if int(w.heights.sum()) <= KEPT:
+            w.seen[naming, key] = made
     return made  # type: ignore[return-value]
 
 
