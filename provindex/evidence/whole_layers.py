@@ -29,6 +29,7 @@ WHOLE = 4_096  # neurons of a model of which every layer is kept
 MOST = 1 << 20  # neurons that are kept of a model
 MAX_LAYERS = 1 << 13
 EVERY, MOST_PAIRS = 4, 256  # times as many layers as the other model: then all pairs are compared, if they are no more
+APART = 3  # pairs of layers of one model that show what strangers have in common
 NUMBERS = {3: 5, 2: 3}  # invariants of a neuron, by its parts
 
 
@@ -87,6 +88,13 @@ def layer_pairs(pair: Pairing) -> list[tuple[LayerKey, LayerKey]]:
         if EVERY * len(few) <= len(many) and len(few) * len(many) <= MOST_PAIRS:
             found |= dict.fromkeys(itertools.product(x, y))
     return list(found)
+
+
+def apart(w: WholeLayers) -> list[tuple[LayerKey, LayerKey]]:
+    """A few pairs of different layers of one model: what they have in common is no descent."""
+    keys = [key for key in w.keys if key[0] == w.keys[0][0]]
+    middle = len(keys) // 2
+    return [(keys[i], keys[i + middle]) for i in picked(middle, APART).tolist()]
 
 
 def _nearest(
