@@ -28,9 +28,9 @@ from build_index.zoo.attacks import ATTACKS, KEEP_FUNCTION
 from build_index.zoo.freedoms.draws import Refusal, rng_of
 from build_index.zoo.parts import Parts
 from build_index.zoo.snapshot import Snapshot
-from provindex.api import Index
+from provindex.api import Index, Resolved, query
 from provindex.common.threads import one_blas_thread
-from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.extract.model import fingerprint_model, with_every_layer
 from provindex.fingerprint.record import Fingerprint
 from provindex.models.source import open_model
 from provindex.verdict.pair import compare
@@ -102,12 +102,13 @@ def _name(source: str, attack: str, seed: int) -> str:
 
 
 def _measured(about: Row, folder: Path, originals: Mapping[str, Fingerprint], index: Index) -> Iterator[Row]:
-    """The copy against its source, with what a query says, then against all models of other families."""
-    fp = fingerprint_of(folder)
-    own = about["source"]
+    """The copy against its source, with what a query says, then against all models of other families; by all layers."""
+    model, own = open_model(str(folder)), about["source"]
+    kept = fingerprint_model(model)
+    fp = with_every_layer(model, kept) or kept
     with one_blas_thread():
         pair = compare(fp, originals[own], calibration=index.calibration)
-        answer = index.query(fp)
+        _, answer = query(index, Resolved(kept, "copy", model))
         first = next((m.entry.model_id for m in answer.linked), None)
         family = first is not None and family_of(first) == family_of(own)
         yield {**about, "stranger": None, "first": first, "first_family": family, **measured(pair)}

@@ -31,7 +31,7 @@ from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
 from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
-from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.extract.model import fingerprint_model, with_every_layer
 from provindex.fingerprint.extract.slices import slices
 from provindex.fingerprint.parquet import write_fingerprint
 from provindex.fingerprint.record import IMPORTED, MODES, Fingerprint
@@ -99,18 +99,20 @@ class Index(collection.Index):
         *,
         also: Sequence[str] = (),
         claims: Mapping[str, Sequence[str]] | None = None,
+        deeper: Fingerprint | None = None,
         progress: Progress | None = None,
     ) -> QueryResult:
         """The likely relatives of a model, given as a fingerprint or as any model reference.
 
         top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also: ids
         that are compared whatever retrieval says. claims: who claims which parent; None: what the model says. The
-        query's own row is left out; another id with equal content is a match.
+        query's own row is left out; another id with equal content is a match. deeper: the same model with more layers,
+        for the first candidates and for what is asked for.
         """
         if not isinstance(fp, Fingerprint):
             asked = resolve(fp, index=self)
             fp, claims = asked.fingerprint, asked.claims if claims is None else claims
-        found = super().query(fp, top, candidates, also=also, claims=claims, progress=progress)
+        found = super().query(fp, top, candidates, also=also, claims=claims, deeper=deeper, progress=progress)
         assert isinstance(found, QueryResult)
         return found
 
@@ -160,6 +162,12 @@ class Resolved:
         made = fingerprint_model(self.model, mode="sampled", progress=progress)
         kept = {name: first.more[name] for name in ("slices",) if name in first.more}
         return replace(self, fingerprint=replace(made, more={**made.more, **kept}))
+
+    def deeper(self) -> Fingerprint | None:
+        """The fingerprint with all neurons of every layer, for when two of them show no link; None if there is no more,
+        or the weights are not at hand.
+        """
+        return None if self.model is None else with_every_layer(self.model, self.fingerprint)
 
 
 def in_words(reason: Reason | Code) -> str:
@@ -268,7 +276,9 @@ def query(
     progress: Progress | None = None,
 ) -> tuple[Resolved, QueryResult]:
     """The likely relatives of a resolved model. If stage 1 of sampled reading finds no link, stage 2 is read; so it is
-    when rows are asked about by their ids (`also`), because a link to one of them may be seen there only.
+    when rows are asked about by their ids (`also`), because a link to one of them may be seen there only. A model of
+    which every byte was read is then compared by all of its layers with the first candidates, and with what is asked
+    about: layers that were put between the others may hide the two that a row keeps.
 
     beside: ids of further rows that are compared whatever retrieval says. reading: told how far stage 2 is. progress:
     told how many candidates were compared. What was asked with comes back too.
@@ -276,12 +286,19 @@ def query(
     if _samples_lacking(asked) and _has_imported(index, asked.fingerprint.facts.hidden):
         asked = with_slices(asked)
 
-    def ask(fp: Fingerprint) -> QueryResult:
-        return index.query(fp, top, candidates, also=(*also, *beside), claims=asked.claims, progress=progress)
+    def ask(fp: Fingerprint, deeper: Fingerprint | None = None) -> QueryResult:
+        return index.query(
+            fp, top, candidates, also=(*also, *beside), claims=asked.claims, deeper=deeper, progress=progress
+        )
 
     result = ask(asked.fingerprint)
     further = None if result.linked and not also else asked.further(reading)
-    return (asked, result) if further is None else (further, ask(further.fingerprint))
+    if further is not None:
+        return further, ask(further.fingerprint)
+    named = {entry.key for reference in also for entry in index.named(reference)}
+    unseen = not result.linked or any(m.entry.key in named for m in result.candidates)
+    deeper = asked.deeper() if unseen else None
+    return asked, result if deeper is None else ask(asked.fingerprint, deeper)
 
 
 def query_fetching(
@@ -491,6 +508,8 @@ def compare_resolved(
 ) -> Pair:
     """The verdict on two resolved references; VOA is exact if both vocabularies are at hand.
 
+    Where two layers of each show no link, all are read of those whose weights are at hand, as `query` does.
+
     index: whose chance levels are used; the default one if None. deep: adds the evidence `deep_agreement`. UsageError
     if the weights of one of them are not at hand, which is told before anything is compared. offline: never ask the Hub
     for the weights of an indexed model.
@@ -501,14 +520,16 @@ def compare_resolved(
     both = (ours, theirs) if ours is not None and theirs is not None else None
     if a.fingerprint.mode == IMPORTED or b.fingerprint.mode == IMPORTED:
         a, b = with_slices(a), with_slices(b)
-    with one_blas_thread():
-        return compare_fingerprints(
-            a.fingerprint,
-            b.fingerprint,
-            calibration=calibration_of() if index is None else index.calibration,
-            vocabularies=both,
-            deep=settled(reads, lambda: deep_agreement(*opened)) if deep else None,
-        )
+    found = settled(reads, lambda: deep_agreement(*opened)) if deep else None
+    levels = calibration_of() if index is None else index.calibration
+
+    def compared(x: Fingerprint, y: Fingerprint) -> Pair:
+        with one_blas_thread():
+            return compare_fingerprints(x, y, calibration=levels, vocabularies=both, deep=found)
+
+    pair = compared(a.fingerprint, b.fingerprint)
+    whole = [None, None] if pair.verdict == "linked" else [a.deeper(), b.deeper()]
+    return compared(whole[0] or a.fingerprint, whole[1] or b.fingerprint) if any(whole) else pair
 
 
 def weights_of(found: Resolved, *, offline: bool = False) -> Model:

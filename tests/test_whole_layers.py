@@ -14,9 +14,11 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint
 
+import provindex as pv
 from build_index.zoo import attacks
 from build_index.zoo.disguises import disguise
 from build_index.zoo.snapshot import Snapshot
+from provindex import api
 from provindex.common.errors import IndexFormatError
 from provindex.common.reasons import Code
 from provindex.common.score import Outcome
@@ -302,3 +304,23 @@ def replace_anchors(fp: Fingerprint) -> Fingerprint:
     """As if there were no tokenizer."""
     whole = replace(fp.value("whole_layers"), by_string=None)
     return replace(fp, sketches=None, more={**fp.more, "whole_layers": whole})
+
+
+def test_layers_in_between_hide_no_two_layers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoys everywhere, and two layers kept of each: the query reads every layer where those show nothing."""
+    monkeypatch.setattr(whole_layers, "WHOLE", 100)
+    source = zoo.llama(1, layers=9)
+    made = attacks.ATTACKS["decoys everywhere"](Snapshot("m", source.tensors, source.config, source.tokenizer or ""), 7)
+    assert isinstance(made, Snapshot)
+    folders = [zoo.write(source, tmp_path / "source"), made.write(tmp_path / "copy")]
+    kept = [pv.fingerprint(folder) for folder in folders]
+    assert compare(*kept, calibration=calibration_of(())).verdict != "linked", "else this test says nothing"
+    assert pv.compare(*folders).verdict == "linked"
+    index = pv.Index.build([replace(kept[0], model_id="org/source"), fingerprint(zoo.llama(2, layers=9), "org/other")])
+    asked = api.resolve(folders[1], index=index)
+    _, found = api.query(index, asked)
+    assert [m.entry.model_id for m in found.linked] == ["org/source"]
+    _, gated = api.query(index, asked, also=["org/source"], candidates=1)
+    assert [m.entry.model_id for m in gated.linked] == ["org/source"]
+    stranger = api.resolve(zoo.write(zoo.llama(3, layers=9), tmp_path / "stranger"), index=index)
+    assert not api.query(index, stranger)[1].linked

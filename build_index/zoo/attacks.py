@@ -156,13 +156,19 @@ _LAYER = re.compile(r"(.*?\.(?:layers|layer|h|blocks)\.)(\d+)(\..*)")
 
 
 def decoy_layers(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
-    """Insert a layer that writes nothing after every third, made of the matrices of others; not in post-norm models."""
+    """Put layers that write nothing in front of the first, and one after every third; not in post-norm models.
+
+    They are made of the matrices of other layers.
+    """
     parts, rng = Parts(snapshot), rng_of(seed, "layers")
     arch = parts.arch(parts.layout.main)
     if arch.norm_place == "post" or len(parts.stacks) != 1:
         return Refusal("a norm closes every layer, or there are several stacks")
     depth = int(parts.config["num_hidden_layers"])
-    sources = [s for i in range(depth) for s in ((i, None), *(((i, int(rng.integers(depth))),) if i % 3 == 2 else ()))]
+    drawn = rng.integers(depth, size=2 * depth).tolist()
+    sources: list[tuple[int, int | None]] = [(0, drawn.pop()) for _ in range(max(1, depth // 6))]
+    for own in range(depth):
+        sources += [(own, None), *([(own, drawn.pop())] if own % 3 == 2 else [])]
     silent = {parts.at[b.key("o")][0] for b, _ in parts.attentions()}
     silent |= {parts.at[b.key("down")][0] for b, _ in parts.mlps()}
     tensors = {}

@@ -9,6 +9,7 @@ neurons that were dropped hide the others. Residual and MLP may have any width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,9 +20,10 @@ from provindex.evidence.aligned import MIN_NEURONS, NO_NEURONS, OTHER_KIND, WORT
 from provindex.evidence.exact import LOG10_THRESHOLD
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LayerKey
-from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, layer_pairs, picked, unpacked
+from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, apart, layer_pairs, picked, unpacked
 
 MATCHED = 256  # neurons of a layer that are looked for: a tenth of them is far above chance
+KEPT = 1 << 15  # neurons of a model whose signs are kept unpacked: 50 MB at either naming
 FIRST = 48  # so many in every pair of layers; 256 in the pair in which most are found
 
 
@@ -29,7 +31,9 @@ def signs_of(w: WholeLayers, naming: str, key: LayerKey) -> F32:
     """The neurons of a layer under a naming that the model has, (P, n, 64) of -1 and 1."""
     made = w.seen.get((naming, key))
     if made is None:
-        made = w.seen[naming, key] = unpacked(getattr(w, naming)[w.places[key]])
+        made = unpacked(getattr(w, naming)[w.places[key]])
+        if int(w.heights.sum()) <= KEPT:
+            w.seen[naming, key] = made
     return made  # type: ignore[return-value]
 
 
@@ -58,6 +62,15 @@ def _by_chance(a: F32, b: F32, expected: float) -> float:
     return max(expected, *(found_again(a[..., order] * own, b)[0] for order, own in turns()))
 
 
+def _apart(w: WholeLayers, naming: str) -> float:
+    """The largest share of the neurons of one layer that another layer of the same model has."""
+    if ("apart", naming) not in w.seen:
+        pairs = [(signs_of(w, naming, x), signs_of(w, naming, y)) for x, y in apart(w)]
+        found = [found_again(p, q) for x, y in pairs for p, q in ((x, y), (y, x))]
+        w.seen["apart", naming] = max((count / n for count, n, _ in found), default=0.0)
+    return w.seen["apart", naming]  # type: ignore[return-value]
+
+
 def _run(pair: Pairing) -> Outcome:
     """The pair of layers and naming of the anchors in which most are found; all of them, both ways, are paid for."""
     a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
@@ -83,7 +96,9 @@ def _run(pair: Pairing) -> Outcome:
     tried = [(naming, x, y) for naming in namings for x, y in pairs]
     cost = math.log10(2 * len(tried))
     best = min(tried, key=lambda one: at_first(*one))
-    outcomes = [_outcome(p, q, cost) for p, q in both_ways(*best)]
+    outcomes = [
+        _outcome(p, q, cost, lambda: max(_apart(side, best[0]) for side in (a, b))) for p, q in both_ways(*best)
+    ]
     return max(outcomes, key=lambda o: (o.value or 0.0, -(o.log10_p or 0.0)))
 
 
@@ -92,11 +107,13 @@ def _share(a: F32, b: F32) -> float:
     return count / n
 
 
-def _outcome(a: F32, b: F32, cost: float) -> Outcome:
-    """Of the neurons of one layer in another. cost: log10 of what was tried."""
+def _outcome(a: F32, b: F32, cost: float, share_apart: Callable[[], float]) -> Outcome:
+    """Of the neurons of one layer in another. cost: log10 of what was tried. share_apart: what other layers of either
+    model have in common.
+    """
     count, n, expected = found_again(a, b)
     if log10_poisson_tail(count, expected) + cost <= WORTH_ROTATING:
-        expected = _by_chance(a, b, expected)
+        expected = max(_by_chance(a, b, expected), share_apart() * n)
     log10_p = min(0.0, log10_poisson_tail(count, expected) + cost)
     return Outcome(count / n, n, log10_p, min(1.0, expected / n), smallest=_least(n, expected, cost))
 

@@ -8,6 +8,7 @@ rows and d the down column they are log |g|, log |u||d|, |cos(g, u)|, cos(u, d) 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,8 @@ U64 = NDArray[np.uint64]
 WHOLE = 4_096  # neurons of a model of which every layer is kept
 MOST = 1 << 20  # neurons that are kept of a model
 MAX_LAYERS = 1 << 13
+EVERY, MOST_PAIRS = 4, 256  # times as many layers as the other model: then all pairs are compared, if they are no more
+APART = 3  # pairs of layers of one model that show what strangers have in common
 NUMBERS = {3: 5, 2: 3}  # invariants of a neuron, by its parts
 
 
@@ -66,7 +69,8 @@ def picked(n: int, most: int) -> NDArray[np.int64]:
 
 
 def layer_pairs(pair: Pairing) -> list[tuple[LayerKey, LayerKey]]:
-    """Which layers to compare: those of one number, those of one place among the kept, and the nearest by sketch.
+    """Which layers to compare: those of one number, those of one place among the kept, and the nearest by sketch; all,
+    where every layer of one model is at hand, and few of the other.
 
     Stacks are paired by name; where no name is common (an encoder and a decoder) the first of each.
     """
@@ -81,7 +85,16 @@ def layer_pairs(pair: Pairing) -> list[tuple[LayerKey, LayerKey]]:
         same = [(key, (theirs, key[1])) for key in x if (theirs, key[1]) in b.places]
         found |= dict.fromkeys(same + [(i, j) if few is x else (j, i) for i, j in ordinal])
         found |= dict.fromkeys(_nearest(x, y, pair.namings.values()))
+        if EVERY * len(few) <= len(many) and len(few) * len(many) <= MOST_PAIRS:
+            found |= dict.fromkeys(itertools.product(x, y))
     return list(found)
+
+
+def apart(w: WholeLayers) -> list[tuple[LayerKey, LayerKey]]:
+    """A few pairs of different layers of one model: what they have in common is no descent."""
+    keys = [key for key in w.keys if key[0] == w.keys[0][0]]
+    middle = len(keys) // 2
+    return [(keys[i], keys[i + middle]) for i in picked(middle, APART).tolist()]
 
 
 def _nearest(

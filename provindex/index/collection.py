@@ -69,6 +69,7 @@ from provindex.verdict.descent import KIN, Sampled, sampled
 from provindex.verdict.pair import compare
 
 EMBEDDED, FETCHED = "embedded", "fetched"  # what --index calls them
+DEEPER = 5  # candidates that are compared by every layer of the query, where two layers of each show no link
 ROWS_PER_SHARD = 256  # so that copying a large index holds about 1 GB of fingerprints at a time
 Progress = Callable[[int, int], None]
 
@@ -271,14 +272,16 @@ class Index:
         *,
         also: Sequence[str] = (),
         claims: Mapping[str, Sequence[str]] | None = None,
+        deeper: Fingerprint | None = None,
         progress: Progress | None = None,
     ) -> QueryResult:
         """The likely relatives of a model.
 
-        top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also:
-        ids that are compared whatever retrieval says. claims: who claims which parent, by its id; None: what the
-        fingerprint says, whose claims are the card's. The query's own row is left out; another id with equal content
-        is a match.
+        top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also: ids
+        that are compared whatever retrieval says. claims: who claims which parent, by its id; None: what the
+        fingerprint says, whose claims are the card's. deeper: the same model with more layers, for the first candidates
+        and for what is asked for.
+        The query's own row is left out; another id with equal content is a match.
         """
         if top < 1 or candidates < 1:
             raise UsageError(f"--top and --candidates must be at least 1, not {top} and {candidates}.")
@@ -286,7 +289,8 @@ class Index:
         by_claim = [entry for name in claims for entry in self.spelled(name) if entry is not own]
         claimed = {entry.model_id for entry in by_claim}
         waiting = self._candidates(fp, own, candidates, also, by_claim)
-        found, weights = self._verified(fp, waiting, progress)
+        named = {entry.key for reference in also for entry in self.named(reference)}
+        found, weights = self._verified(fp, waiting, progress, deeper, named)
         matches = sorted((m for m in found if m.pair.verdict == "linked"), key=closeness)
         matches = with_directions(fp, with_parents(fp, matches, weights), weights)
         matches = sorted(with_source(fp, matches, weights), key=closeness)
@@ -318,15 +322,24 @@ class Index:
         )
 
     def _verified(
-        self, fp: Fingerprint, waiting: Candidates, progress: Progress | None
+        self,
+        fp: Fingerprint,
+        waiting: Candidates,
+        progress: Progress | None,
+        deeper: Fingerprint | None,
+        named: Collection[Key],
     ) -> tuple[list[Match], dict[Key, Sampled]]:
-        """Candidates compared in full, in their order; and samples of those that training or rounding may have made."""
+        """Candidates compared in full, in their order; and samples of those that training or rounding may have made.
+
+        deeper: with what the first are compared, and those that are named; None: with `fp` as all.
+        """
         calibration, weights = self.calibration, dict[Key, Sampled]()
 
         def verified(candidate: Ranked) -> Match:
             entry, rank, score = candidate
             other = entry.load()
-            pair = compare(fp, other, models=len(self), calibration=calibration)
+            asked = deeper if 0 < rank <= DEEPER or entry.key in named else None
+            pair = compare(asked or fp, other, models=len(self), calibration=calibration)
             if pair.relation in KIN or pair.relation == "quantized":
                 weights[entry.key] = sampled(other)
             return Match(entry, variant_rule(fp, entry, pair), rank, score)

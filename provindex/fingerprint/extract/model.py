@@ -21,7 +21,7 @@ from provindex.evidence import anchors, sketch, token_rows
 from provindex.evidence.bit_reuse import two_blocks
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract.scan import Meter, Progress, scan
-from provindex.fingerprint.extract.units import Anchors, Branched, branches
+from provindex.fingerprint.extract.units import Anchors, Branched, branches, every_layer
 from provindex.fingerprint.panels import PANELS
 from provindex.fingerprint.record import ROLES, Facts, Fingerprint, kept_as
 from provindex.formats.ranged import settled
@@ -64,26 +64,32 @@ def fingerprint_model(
         return settled(model.reads, lambda: _fingerprint_model(model, mode, stage, None, None), progress)
 
 
+def with_every_layer(model: Model, made: Fingerprint) -> Fingerprint | None:
+    """The same fingerprint with all neurons of every layer, for comparing it, not for keeping it; None where it has
+    them, or where it was not made of every byte.
+
+    model: what it was made of. The MLPs are read once more.
+    """
+    kept = made.value("whole_layers")
+    if kept is None or made.mode != "exact" or len(kept.keys) >= made.facts.layers:
+        return None
+    w = _opened(model, "exact")
+    w.made.update({anchors.BY_STRING: anchors.at_strings(w), anchors.BY_ID: anchors.at_ids(w)})
+    with one_blas_thread(), ThreadPoolExecutor(workers()) as pool:
+        whole = every_layer(w, _virtual(w), pool)
+    return None if whole is None else replace(made, more={**made.more, "whole_layers": whole})
+
+
 def _fingerprint_model(
     model: Model, mode: str, stage: int, progress: Progress | None, digests: dict[str, str] | None
 ) -> Fingerprint:
     for file in model.reads:
         file.restart()
-    layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
     norms = mode == "norms"
     unread = TokenizerAbsence(Reason(Code.TOKENIZER_UNREAD))
     read = unread if norms else read_tokenizer(model.tokenizer_files, model.config)
-    w = Weights(
-        tensors=model.tensors,
-        layout=layout,
-        places=_weights(model, layout),
-        scans={},
-        absences={},
-        exact=mode == "exact",
-        config=model.config,
-        tokenizer=read if isinstance(read, Tokenizer) else None,
-    )
-    if (inferred := layout.structure) is not None:
+    w = _opened(model, mode, read)
+    if (inferred := w.layout.structure) is not None:
         w.absences[ROLES] = Reason.of(Code.ROLES_INFERRED, hidden=inferred.hidden, width=inferred.width)
     total = sum(t.nbytes for t in model.tensors.values())
     if norms:
@@ -122,6 +128,22 @@ def _without_what_it_amends(made: Fingerprint, w: Weights) -> Fingerprint:
         return made
     facts, absences = replace(made.facts, hidden=adapter.hidden), {**made.absences, **adapter.absences}
     return replace(made, lep={}, wvc=None, facts=facts, absences=absences)
+
+
+def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None = None) -> Weights:
+    """A model as the extractors see it. read: its tokenizer, or why there is none; None: not read yet."""
+    layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
+    tokenizer = read_tokenizer(model.tokenizer_files, model.config) if read is None else read
+    return Weights(
+        tensors=model.tensors,
+        layout=layout,
+        places=_weights(model, layout),
+        scans={},
+        absences={},
+        exact=mode == "exact",
+        config=model.config,
+        tokenizer=tokenizer if isinstance(tokenizer, Tokenizer) else None,
+    )
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
@@ -180,10 +202,7 @@ def _has_row_norms(shape: tuple[int, ...]) -> bool:
 
 def _branches(w: Weights, pool: ThreadPoolExecutor, before: Callable[[tuple[str, int]], None]) -> None:
     """Make the sketches and neuron panels, by string and by id."""
-    centered = w.arch is not None and w.arch.norm == "layer"
-    rows: list[anchors.AnchorRows | None] = [w.made[anchors.BY_STRING], w.made[anchors.BY_ID]]
-    virtual = [None if r is None else sketch.virtual_anchors(r.rows, r.ids, r.labels, centered=centered) for r in rows]
-    made: Branched = branches(w, Anchors(*virtual), pool, before)
+    made: Branched = branches(w, _virtual(w), pool, before)
     missing = Reason.of(Code.NO_BRANCHES)
     if made.by_string is None and made.by_id is None:
         noted = (w.absences[n] for n in (anchors.BY_STRING, anchors.BY_ID) if n in w.absences)
@@ -193,6 +212,14 @@ def _branches(w: Weights, pool: ThreadPoolExecutor, before: Callable[[tuple[str,
     if made.whole is None:
         w.absences["whole_layers"] = missing
     w.made.update(sketches=made.by_string, sketches_by_id=made.by_id, neurons=made.neurons, whole_layers=made.whole)
+
+
+def _virtual(w: Weights) -> Anchors:
+    """The virtual anchors of a model whose anchor rows were read."""
+    centered = w.arch is not None and w.arch.norm == "layer"
+    rows: list[anchors.AnchorRows | None] = [w.made[anchors.BY_STRING], w.made[anchors.BY_ID]]
+    virtual = [None if r is None else sketch.virtual_anchors(r.rows, r.ids, r.labels, centered=centered) for r in rows]
+    return Anchors(*virtual)
 
 
 def _content_digest(w: Weights) -> str:

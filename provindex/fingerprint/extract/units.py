@@ -100,6 +100,19 @@ def branches(w: Weights, anchors: Anchors, pool: Executor, before: Callable[[Lay
     )
 
 
+def every_layer(w: Weights, anchors: Anchors, pool: Executor) -> whole_layers.WholeLayers | None:
+    """All neurons of all layers of the text tower's stacks, which no row keeps of a large model."""
+    layers = _layers(w)
+    both = (anchors.by_string, anchors.by_id)
+
+    def read(key: LayerKey) -> WholeLayer | None:
+        with np.errstate(invalid="ignore", over="ignore"):
+            return whole_layer(w, both, key, layers[key])
+
+    made = zip(layers, pool.map(read, layers), strict=True)
+    return panel({key: found for key, found in made if found is not None})
+
+
 def _layers(w: Weights) -> dict[LayerKey, dict[str, Found]]:
     """The parts of every layer by role, of the stacks that are as wide as the text tower."""
     width = w.arch.hidden if w.arch else 0
