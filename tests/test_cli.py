@@ -129,7 +129,7 @@ def test_a_gate_that_fails_says_why_even_if_quiet(models: Path, index: Path) -> 
     assert denied.splitlines() == [
         f"denied {LONG}: linked (finetune)",
         "denied a/b: it is neither a model nor a family of the index",
-        "denied narrow: could not be tested: residual widths differ (64 and 32); triple_agreement: the MLPs are of "
+        "denied narrow: could not be tested: residual widths differ (64 and 32); neuron_signs: the MLPs are of "
         "different kinds (with and without a gate)",
     ]
     expected = said("compare", models / "child", models / "stranger", "--expect", "linked")
@@ -169,7 +169,7 @@ def test_inconclusive_says_what_could_not_be_computed_line_by_line(models: Path,
     lines = ran.out.splitlines()
     assert lines[:4] == [
         "Not decided: 0 of 1 model could be tested. This index has no llama model; it clears nothing.",
-        "1 of 1 could not be tested: residual widths differ; triple_agreement: the MLPs are of different kinds.",
+        "1 of 1 could not be tested: residual widths differ; neuron_signs: the MLPs are of different kinds.",
         NOTHING_ALIKE, "",
     ]  # fmt: skip
     assert "which is no evidence of descent" in lines[4] and lines[6].split()[0] == "narrow"

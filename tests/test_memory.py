@@ -65,7 +65,8 @@ def _llama(layers: int, width: int, inner: int, rows: int) -> Iterator[tuple[str
 def test_a_sampled_seven_billion_model(tmp_path: Path) -> None:
     made, used = peak(sparse(tmp_path, *llama(16, 4096, 14336, 250_000)), "sampled")
     assert made.facts.parameters > 4_000_000_000
-    assert made.bytes_read < made.bytes_total / 100
+    two_layers = 2 * 3 * 4096 * 14336 * 2  # the neurons of which are read, tokens or not
+    assert made.bytes_read < made.bytes_total / 100 + two_layers
     assert used < LIMIT
 
 

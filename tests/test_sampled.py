@@ -539,8 +539,8 @@ def test_a_local_model_in_sampled_mode_gets_its_samples_and_no_row_keeps_them(tm
     given = api.with_slices(asked)
     assert [one.sliced for one in given.fingerprint.more["slices"]] == [False] and api.with_slices(given) is given
     assert to_row(given.fingerprint)["row_sha256"] == to_row(asked.fingerprint)["row_sha256"]
-    assert api.with_slices(api.resolve(tmp_path / "model")).fingerprint.more.keys() == {"vectors"}
-    assert api.with_slices(replace(asked, model=None)).fingerprint.more.keys() == {"vectors"}
+    assert api.with_slices(api.resolve(tmp_path / "model")).fingerprint.more.keys() == {"vectors", "whole_layers"}
+    assert api.with_slices(replace(asked, model=None)).fingerprint.more.keys() == {"vectors", "whole_layers"}
     opened = open_model(tmp_path / "model")
     assert isinstance(slices(opened, sliced=False), Slices)
 

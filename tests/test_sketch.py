@@ -469,14 +469,16 @@ def test_sampled_mode_reads_two_layers_as_exact_mode_does(make: Callable[..., zo
             assert np.array_equal(getattr(exact.neurons, name)[ours], getattr(sampled.neurons, name)[theirs]), name
 
 
-def test_large_models_keep_fewer_neurons_of_each_layer_and_the_longest_of_them() -> None:
+def test_large_models_keep_fewer_neurons_of_each_layer_and_those_that_do_the_most() -> None:
     checkpoint = zoo.llama(1, layers=16, intermediate=200)
     made = fingerprint(checkpoint).neurons
-    assert made is not None and set(made.heights.tolist()) == {aligned.neurons_kept(16)} == {128}
+    assert made is not None and set(made.heights.tolist()) == {aligned.neurons_kept(16)} == {96}
     gate = checkpoint.tensors["model.layers.3.mlp.gate_proj.weight"].astype(np.float64)
     gain = checkpoint.tensors["model.layers.3.post_attention_layernorm.weight"].astype(np.float64)
-    longest = np.argsort(-np.linalg.norm(gate * gain, axis=1), kind="stable")[:128]
-    assert np.array_equal(made.units[made.places[("decoder", 3)]], longest)
+    up, down = (checkpoint.tensors[f"model.layers.3.mlp.{n}_proj.weight"].astype(np.float64) for n in ("up", "down"))
+    lengths = [np.linalg.norm(rows, axis=1) for rows in (gate * gain, up * gain, down.T)]
+    most = np.argsort(-np.prod(lengths, axis=0), kind="stable")[:96]
+    assert np.array_equal(made.units[made.places[("decoder", 3)]], most)
 
 
 def test_the_order_of_experts_does_not_count() -> None:

@@ -254,9 +254,14 @@ def test_every_architecture_links_its_children(make: Callable[[int], zoo.Checkpo
 
 
 def test_the_layer_map_of_depth_up_scaling() -> None:
-    """Layers 0-11 and then 4-15 of one parent, as SOLAR was made, tuned on afterwards."""
+    """Layers 0-11 and then 4-15 of one parent, as SOLAR was made, tuned on afterwards: steps add to what is there."""
     deep = zoo.llama(3, layers=16, hidden=64)
-    child = zoo.finetune_noise(zoo.repeat_layers(deep, (*range(12), *range(4, 16))), 0.9, 1)
+    repeated = zoo.repeat_layers(deep, (*range(12), *range(4, 16)))
+    rng = np.random.default_rng(1)
+    steps = {
+        n: 0.48 * v.std() * rng.standard_normal(v.shape, np.float32) for n, v in repeated.tensors.items() if v.ndim > 1
+    }
+    child = repeated.with_tensors({n: v + steps.get(n, 0) for n, v in repeated.tensors.items()})
     pair = compared(fingerprint(deep), fingerprint(child))
     assert label(pair) == ("linked", "upscaled", "ancestor")
     assert [(r.a, r.b) for r in pair.layer_map] == [((0, 11), (0, 11)), ((4, 15), (12, 23))]

@@ -19,11 +19,11 @@ from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND, TIED
 from provindex.evidence.exact import LOG10_THRESHOLD, log10_normal_tail
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LayerKey
-from provindex.evidence.whole_layers import F64, PANEL, WholeLayers, apart, layer_pairs, picked
+from provindex.evidence.whole_layers import F64, PANEL, WholeLayers, elsewhere_pairs, layer_pairs, picked
 
 MATCHED = 512  # neurons of a layer that are matched
 MIN_NEURONS = 48  # of a layer; fewer are hardly matched right
-BUILT_ALIKE = 0.25  # correlation between layers of one model above which its numbers follow from each other
+BUILT_ALIKE = 3.5  # z of layers that do not correspond, above which the numbers follow from each other
 MATCHING = {5: 3, 3: 2}  # of so many numbers, how many match; the others are held out
 
 Prepared = tuple[F64, F64]
@@ -98,22 +98,19 @@ def _run(pair: Pairing) -> Outcome:
     sets = [[one] for one in found.values()]
     same = [one for (x, y), one in found.items() if x == y]
     sets += [same] if len(same) > 1 else []
-    z, value, n = max(((_together(s)) for s in sets), key=lambda t: t[0])
-    by_structure = max(_apart(a), _apart(b))
+    by_structure = _elsewhere(a, b, *max(found, key=lambda one: found[one][0]))
     if by_structure > BUILT_ALIKE:
         return absent(TIED)
-    z *= max(0.0, value - by_structure) / value if value > 0 else 0.0
+    z, value, n = max((_together(s, by_structure) for s in sets), key=lambda t: t[0])
     cost = math.log10(len(sets))
     needed = math.sqrt(2 * math.log(10) * (cost - LOG10_THRESHOLD))  # a little more than the normal tail asks for
     return Outcome(value, n, min(0.0, log10_normal_tail(z) + cost), 0.0, smallest=needed / math.sqrt(weight))
 
 
-def _apart(w: WholeLayers) -> float:
-    """The largest correlation between different layers of one model: how neurons are built, and no descent."""
-    if "apart" not in w.seen:
-        pairs = [(prepared(w, x), prepared(w, y)) for x, y in apart(w)]
-        w.seen["apart"] = max((_of_layers(x, y)[1] for x, y in pairs if x is not None and y is not None), default=0.0)
-    return w.seen["apart"]  # type: ignore[return-value]
+def _elsewhere(a: WholeLayers, b: WholeLayers, x: LayerKey, y: LayerKey) -> float:
+    """The largest z, of either sign, of two layers with others that do not correspond: how neurons are built."""
+    both = ((prepared(a, p), prepared(b, q)) for p, q in elsewhere_pairs(a, b, x, y))
+    return max((abs(_of_layers(p, q)[0]) for p, q in both if p is not None and q is not None), default=0.0)
 
 
 def _of_layers(a: Prepared, b: Prepared) -> tuple[float, float, int]:
@@ -127,9 +124,10 @@ def _of_layers(a: Prepared, b: Prepared) -> tuple[float, float, int]:
     return z, value, count
 
 
-def _together(layers: list[tuple[float, float, int]]) -> tuple[float, float, int]:
+def _together(layers: list[tuple[float, float, int]], by_structure: float) -> tuple[float, float, int]:
+    """z of some pairs of layers, without what each would have anyway; mean correlation; neurons."""
     values = [value for _, value, _ in layers]
-    z = sum(one for one, _, _ in layers) / math.sqrt(len(layers))
+    z = sum(one - by_structure for one, _, _ in layers) / math.sqrt(len(layers))
     return z, sum(values) / len(values), sum(n for _, _, n in layers)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from provindex.evidence.aligned import MIN_NEURONS, NO_NEURONS, OTHER_KIND, WORT
 from provindex.evidence.exact import LOG10_THRESHOLD
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LayerKey
-from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, apart, layer_pairs, picked, unpacked
+from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, elsewhere_pairs, layer_pairs, picked, unpacked
 
 MATCHED = 256  # neurons of a layer that are looked for: a tenth of them is far above chance
 KEPT = 1 << 15  # neurons of a model whose signs are kept unpacked: 50 MB at either naming
@@ -62,15 +63,6 @@ def _by_chance(a: F32, b: F32, expected: float) -> float:
     return max(expected, *(found_again(a[..., order] * own, b)[0] for order, own in turns()))
 
 
-def _apart(w: WholeLayers, naming: str) -> float:
-    """The largest share of the neurons of one layer that another layer of the same model has."""
-    if ("apart", naming) not in w.seen:
-        pairs = [(signs_of(w, naming, x), signs_of(w, naming, y)) for x, y in apart(w)]
-        found = [found_again(p, q) for x, y in pairs for p, q in ((x, y), (y, x))]
-        w.seen["apart", naming] = max((count / n for count, n, _ in found), default=0.0)
-    return w.seen["apart", naming]  # type: ignore[return-value]
-
-
 def _run(pair: Pairing) -> Outcome:
     """The pair of layers and naming of the anchors in which most are found; all of them, both ways, are paid for."""
     a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
@@ -95,10 +87,14 @@ def _run(pair: Pairing) -> Outcome:
 
     tried = [(naming, x, y) for naming in namings for x, y in pairs]
     cost = math.log10(2 * len(tried))
-    best = min(tried, key=lambda one: at_first(*one))
-    outcomes = [
-        _outcome(p, q, cost, lambda: max(_apart(side, best[0]) for side in (a, b))) for p, q in both_ways(*best)
-    ]
+    naming, x, y = min(tried, key=lambda one: at_first(*one))
+    others = [(naming, *one) for one in elsewhere_pairs(a, b, x, y)]
+
+    def elsewhere(way: int) -> float:
+        counted = [found_again(*both_ways(*other)[way]) for other in others]
+        return max((count / n for count, n, _ in counted), default=0.0)
+
+    outcomes = [_outcome(*p, cost, partial(elsewhere, way)) for way, p in enumerate(both_ways(naming, x, y))]
     return max(outcomes, key=lambda o: (o.value or 0.0, -(o.log10_p or 0.0)))
 
 
@@ -107,13 +103,13 @@ def _share(a: F32, b: F32) -> float:
     return count / n
 
 
-def _outcome(a: F32, b: F32, cost: float, share_apart: Callable[[], float]) -> Outcome:
-    """Of the neurons of one layer in another. cost: log10 of what was tried. share_apart: what other layers of either
-    model have in common.
+def _outcome(a: F32, b: F32, cost: float, elsewhere: Callable[[], float]) -> Outcome:
+    """Of the neurons of one layer in another. cost: log10 of what was tried. elsewhere: the share that layers have in
+    common which do not correspond.
     """
     count, n, expected = found_again(a, b)
     if log10_poisson_tail(count, expected) + cost <= WORTH_ROTATING:
-        expected = max(_by_chance(a, b, expected), share_apart() * n)
+        expected = max(_by_chance(a, b, expected), elsewhere() * n)
     log10_p = min(0.0, log10_poisson_tail(count, expected) + cost)
     return Outcome(count / n, n, log10_p, min(1.0, expected / n), smallest=_least(n, expected, cost))
 

@@ -29,7 +29,7 @@ WHOLE = 4_096  # neurons of a model of which every layer is kept
 MOST = 1 << 20  # neurons that are kept of a model
 MAX_LAYERS = 1 << 13
 EVERY, MOST_PAIRS = 4, 256  # times as many layers as the other model: then all pairs are compared, if they are no more
-APART = 3  # pairs of layers of one model that show what strangers have in common
+OTHERS = 2  # layers of each model that do not correspond, to compare with
 NUMBERS = {3: 5, 2: 3}  # invariants of a neuron, by its parts
 
 
@@ -90,11 +90,11 @@ def layer_pairs(pair: Pairing) -> list[tuple[LayerKey, LayerKey]]:
     return list(found)
 
 
-def apart(w: WholeLayers) -> list[tuple[LayerKey, LayerKey]]:
-    """A few pairs of different layers of one model: what they have in common is no descent."""
-    keys = [key for key in w.keys if key[0] == w.keys[0][0]]
-    middle = len(keys) // 2
-    return [(keys[i], keys[i + middle]) for i in picked(middle, APART).tolist()]
+def elsewhere_pairs(a: WholeLayers, b: WholeLayers, x: LayerKey, y: LayerKey) -> list[tuple[LayerKey, LayerKey]]:
+    """A few pairs of one of two layers with others of the other model: what those have in common is no descent."""
+    ours, theirs = ([key for key in w.keys if key[0] == at[0] and key != at] for w, at in ((a, x), (b, y)))
+    chosen = [[keys[i] for i in picked(len(keys), OTHERS).tolist()] for keys in (ours, theirs)]
+    return [*((other, y) for other in chosen[0]), *((x, other) for other in chosen[1])]
 
 
 def _nearest(

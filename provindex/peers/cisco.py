@@ -63,7 +63,7 @@ SAVE_EVERY = 8  # rows a shard: with deep signals one takes some 10 MB of memory
 CATALOGUE = Path(__file__).parent / "cisco_catalogue.json"  # by `python -m build_index.peer_catalogue`
 IMPORTER = 1  # raise it where rows change that are made of the same files: whoever has pulled them makes them again
 
-PANELS = ("hidden", "residual", "residual_by_id", "branches", "neurons", "token_rows", "blocks")
+PANELS = ("hidden", "residual", "residual_by_id", "branches", "neurons", "whole_layers", "token_rows", "blocks")
 SIGNALS = ("EAS", "END", "NLF", "LEP", "WVC")
 CLASH = "Other features are in the index as {name}. Import into a new folder."
 

@@ -326,12 +326,16 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
 def _seen_anywhere(evidence: Mapping[str, Outcome], *, named: bool) -> list[Reason]:
     """What would have been seen of a copy in any order, basis and scale; empty if nothing would. named: whether both
     models have anchors at their strings.
+
+    E7 alone clears nobody: a tenth of added neurons, or split ones, can hide the others from it.
     """
     e7, e8 = evidence["neuron_invariants"], evidence["neuron_signs"]
     least = [None if o.conformal is None else o.smallest for o in (e8, e7)]
     shares = [None if x is None or x > LEAST_POWER else max(x, LEAST_AGREEMENT) for x in least]
-    found = [] if shares[0] is None or not named else [Reason.of(Code.SEEN_NEURONS, share=shares[0])]
-    return found + ([] if shares[1] is None else [Reason.of(Code.SEEN_INVARIANTS, correlation=shares[1])])
+    if shares[0] is None or not named:
+        return []
+    more = [] if shares[1] is None else [Reason.of(Code.SEEN_INVARIANTS, correlation=shares[1])]
+    return [Reason.of(Code.SEEN_NEURONS, share=shares[0]), *more]
 
 
 def _without_strings(pair: Pairing) -> tuple[Reason, ...]:

@@ -401,7 +401,8 @@ def low_rank(a: HiddenPanels | None, b: HiddenPanels | None, matches: Matches, h
     """
     if a is None or b is None or a.width != b.width:
         return None
-    found = [share for x, y in _single(a, b, matches) if (share := _beyond_rank(x, y, held)) is not None]
+    both_ways = [(_beyond_rank(x, y, held), _beyond_rank(y, x, held)) for x, y in _single(a, b, matches)]
+    found = [max(there, back) for there, back in both_ways if there is not None and back is not None]
     return float(np.quantile(found, 0.9)) <= 0.0 if found else None
 
 

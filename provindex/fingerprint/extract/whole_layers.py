@@ -1,6 +1,7 @@
 """From a model's tensors to all neurons of a few layers (`evidence/whole_layers.py`).
 
-A block of neurons at a time is held: its gate rows, up rows and down columns. Down is read once for each block.
+The down columns of a block of neurons are held, and of a few of them at a time the gate and up rows. Down is read once
+for each block.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from provindex.roles.canonical import F32, F64, fold, fold_writer
 from provindex.roles.names import Arch
 from provindex.roles.weights import Found, Weights
 
-BLOCK = 1 << 24  # elements of one part that are held: 64 MB of float32
+BLOCK = 1 << 22  # elements of down that are held: 16 MB of float32
+AT_ONCE = 1 << 18  # of each part that are worked on: 2 MB of float64
 ROLES = ("gate", "up", "down")
-STEP = 1 << 20  # elements read at a time
+STEP = 1 << 18  # elements read at a time
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _fits(w: Weights, arch: Arch, role: str, found: Found) -> bool:
 
 
 def _blocks(w: Weights, arch: Arch, roles: Mapping[str, Found], parts: list[str]) -> Iterator[dict[str, F32]]:
-    """Blocks of neurons: (b, d) float32 by role."""
+    """A few neurons at a time, in order: (b, d) float32 by role."""
     for expert, (place, part) in enumerate(roles["down"]):
         d, n = w.shape(place, part)
         size = max(1, BLOCK // d)
@@ -78,8 +80,11 @@ def _blocks(w: Weights, arch: Arch, roles: Mapping[str, Found], parts: list[str]
             for start in range(0, d, step):
                 piece = w.rows(place, part, start, start + step)
                 columns[:, start : start + len(piece)] = piece[:, first:stop].T
-            readers = {role: w.rows(*roles[role][expert], first, stop) for role in parts[:-1]}
-            yield {**readers, "down": columns}
+            few = max(1, AT_ONCE // d)
+            for start in range(first, stop, few):
+                end = min(start + few, stop)
+                readers = {role: w.rows(*roles[role][expert], start, end) for role in parts[:-1]}
+                yield {**readers, "down": columns[start - first : end - first]}
 
 
 def panel(made: Mapping[LayerKey, WholeLayer]) -> WholeLayers | None:
