@@ -2,20 +2,22 @@
 
 Each neuron of one model is matched to the nearest of the other by some of its invariants (lengths, and the angle of
 gate and up), and tested on those that were held out. A held-out number that the matching ones predict would agree
-between strangers, so what they predict is taken off before.
+between strangers, so what they predict is taken off before, and what the next nearest neurons have as well.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.common.tables import Test
-from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND, TIED
+from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND, WORTH_ROTATING
 from provindex.evidence.exact import LOG10_THRESHOLD, log10_normal_tail
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LayerKey
@@ -23,7 +25,8 @@ from provindex.evidence.whole_layers import F64, PANEL, WholeLayers, elsewhere_p
 
 MATCHED = 512  # neurons of a layer that are matched
 MIN_NEURONS = 48  # of a layer; fewer are hardly matched right
-BUILT_ALIKE = 3.5  # z of layers that do not correspond, above which the numbers follow from each other
+NEAR = 50  # neurons around one whose held-out numbers are what any neuron like it has
+ROUNDED = 0.004  # between the quartiles of a held-out number: less, and rounding is what is left of it
 MATCHING = {5: 3, 3: 2}  # of so many numbers, how many match; the others are held out
 
 Prepared = tuple[F64, F64]
@@ -49,6 +52,7 @@ def _prepared(numbers: F64) -> Prepared | None:
     ranks = _ranks(whole)
     terms = _terms(ranks[:, :count])
     held = ranks[:, count:] - terms @ np.linalg.lstsq(terms, ranks[:, count:], rcond=None)[0]
+    held *= np.ptp(np.quantile(whole[:, count:], (0.25, 0.75), axis=0), axis=0) > ROUNDED
     return match, held
 
 
@@ -69,14 +73,35 @@ def _terms(ranks: F64) -> F64:
     return np.stack(columns, axis=1)
 
 
-def agreement(a: Prepared, b: Prepared) -> tuple[F64, int]:
-    """Correlation of each held-out number between the neurons of A and their nearest in B, and how many these are."""
+def agreement(a: Prepared, b: Prepared, *, local: bool) -> tuple[F64, int]:
+    """Correlation of each held-out number between the neurons of A and their nearest in B, and how many these are.
+
+    local: without the mean of the next nearest, of B and of A itself. What all neurons of one length, or of one kind,
+    have in common is in those as well; only what one neuron has in common with one other is left.
+    """
     chosen = picked(len(a[0]), MATCHED)
     match, held = a[0][chosen], a[1][chosen]
-    best = (np.square(b[0]).sum(axis=1) - 2 * match @ b[0].T).argmin(axis=1)
-    left, right = held - held.mean(axis=0), b[1][best] - b[1][best].mean(axis=0)
+    distances = _distances(match, b[0])
+    best = distances.argmin(axis=1)
+    left, right = held, b[1][best]
+    if local:
+        right = right - _around(distances, best, b[1])
+        left = left - _around(_distances(match, a[0]), chosen, a[1])
+    left, right = left - left.mean(axis=0), right - right.mean(axis=0)
     spread = np.sqrt(np.square(left).sum(axis=0) * np.square(right).sum(axis=0))
     return (left * right).sum(axis=0) / np.where(spread > 0, spread, 1.0), int(np.unique(best).size)
+
+
+def _distances(match: F64, others: F64) -> F64:
+    """Squared distances but for a constant of each row, (n, m)."""
+    return np.asarray(np.square(others).sum(axis=1) - 2 * match @ others.T, np.float64)
+
+
+def _around(distances: F64, own: NDArray[np.int64], held: F64) -> F64:
+    """Mean of the held-out numbers of the nearest neurons but one's own, (n, k); own: which that is."""
+    near = max(2, min(NEAR, distances.shape[1] // 8))
+    distances[np.arange(len(own)), own] = np.inf
+    return np.asarray(held[np.argpartition(distances, near, axis=1)[:, :near]].mean(axis=1), np.float64)
 
 
 def _run(pair: Pairing) -> Outcome:
@@ -86,49 +111,46 @@ def _run(pair: Pairing) -> Outcome:
         return absent(NO_NEURONS)
     if a.parts != b.parts:
         return absent(OTHER_KIND)
-    found: dict[tuple[LayerKey, LayerKey], tuple[float, float, int]] = {}
-    weight = 1
-    for x, y in layer_pairs(pair):
-        ours, theirs = prepared(a, x), prepared(b, y)
-        if ours is not None and theirs is not None:
-            found[x, y] = _of_layers(ours, theirs)
-            weight = max(weight, min(len(ours[0]), len(theirs[0]), MATCHED) * ours[1].shape[1])
-    if not found:
+    both = {(x, y): (prepared(a, x), prepared(b, y)) for x, y in layer_pairs(pair)}
+    layers = {at: (p, q) for at, (p, q) in both.items() if p is not None and q is not None}
+    if not layers:
         return absent(Reason.of(Code.COMMON_NEURONS_FEW, needed=MIN_NEURONS))
-    sets = [[one] for one in found.values()]
-    same = [one for (x, y), one in found.items() if x == y]
+    first = {at: _of_layers(*sides, local=False)[0] for at, sides in layers.items()}
+    sets = [[max(first, key=lambda at: (first[at], min(at), max(at)))]]
+    same = [at for at in layers if at[0] == at[1]]
     sets += [same] if len(same) > 1 else []
-    by_structure = _elsewhere(a, b, *max(found, key=lambda one: found[one][0]))
-    if by_structure > BUILT_ALIKE:
-        return absent(TIED)
-    z, value, n = max((_together(s, by_structure) for s in sets), key=lambda t: t[0])
-    cost = math.log10(len(sets))
+    z, value, n, count = max((*_together([layers[at] for at in chosen]), len(chosen)) for chosen in sets)
+    cost = math.log10(len(layers) + 1)
+    if log10_normal_tail(z) + cost <= WORTH_ROTATING:
+        z -= math.sqrt(count) * _elsewhere(a, b, *sets[0][0])
     needed = math.sqrt(2 * math.log(10) * (cost - LOG10_THRESHOLD))  # a little more than the normal tail asks for
+    weight = max(min(len(p[0]), len(q[0]), MATCHED) * p[1].shape[1] for p, q in layers.values())
     return Outcome(value, n, min(0.0, log10_normal_tail(z) + cost), 0.0, smallest=needed / math.sqrt(weight))
 
 
 def _elsewhere(a: WholeLayers, b: WholeLayers, x: LayerKey, y: LayerKey) -> float:
     """The largest z, of either sign, of two layers with others that do not correspond: how neurons are built."""
     both = ((prepared(a, p), prepared(b, q)) for p, q in elsewhere_pairs(a, b, x, y))
-    return max((abs(_of_layers(p, q)[0]) for p, q in both if p is not None and q is not None), default=0.0)
+    found = [_of_layers(p, q, local=True)[0] for p, q in both if p is not None and q is not None]
+    return max(map(abs, found), default=0.0)
 
 
-def _of_layers(a: Prepared, b: Prepared) -> tuple[float, float, int]:
+def _of_layers(a: Prepared, b: Prepared, *, local: bool) -> tuple[float, float, int]:
     """z, mean correlation and neurons of two layers: the mean of both directions, which nearly repeat each other."""
     z, value, count = 0.0, 0.0, 0
     for left, right in ((a, b), (b, a)):
-        correlations, distinct = agreement(left, right)
+        correlations, distinct = agreement(left, right, local=local)
         z += float(correlations.sum()) * math.sqrt(distinct / correlations.size) / 2
         value += float(correlations.mean()) / 2
         count = max(count, distinct)
     return z, value, count
 
 
-def _together(layers: list[tuple[float, float, int]], by_structure: float) -> tuple[float, float, int]:
-    """z of some pairs of layers, without what each would have anyway; mean correlation; neurons."""
-    values = [value for _, value, _ in layers]
-    z = sum(one - by_structure for one, _, _ in layers) / math.sqrt(len(layers))
-    return z, sum(values) / len(values), sum(n for _, _, n in layers)
+def _together(layers: Sequence[tuple[Prepared, Prepared]]) -> tuple[float, float, int]:
+    """z of some pairs of layers, mean correlation and neurons."""
+    found = [_of_layers(p, q, local=True) for p, q in layers]
+    z = sum(one for one, _, _ in found) / math.sqrt(len(found))
+    return z, sum(value for _, value, _ in found) / len(found), sum(n for _, _, n in found)
 
 
 TEST = Test("neuron_invariants", _run, "aligned", "whole_layers")
