@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.common.tables import Test
-from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND, WORTH_ROTATING
+from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND, TIED, WORTH_ROTATING
 from provindex.evidence.exact import LOG10_THRESHOLD, log10_normal_tail
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LayerKey
@@ -26,6 +26,7 @@ from provindex.evidence.whole_layers import F64, PANEL, WholeLayers, elsewhere_p
 MATCHED = 512  # neurons of a layer that are matched
 MIN_NEURONS = 48  # of a layer; fewer are hardly matched right
 NEAR = 50  # neurons around one whose held-out numbers are what any neuron like it has
+BUILT_ALIKE = 4.0  # z of layers that do not correspond, above which the numbers follow from each other
 ROUNDED = 0.004  # between the quartiles of a held-out number: less, and rounding is what is left of it
 MATCHING = {5: 3, 3: 2}  # of so many numbers, how many match; the others are held out
 
@@ -81,7 +82,7 @@ def agreement(a: Prepared, b: Prepared, *, local: bool) -> tuple[F64, int]:
     """
     chosen = picked(len(a[0]), MATCHED)
     match, held = a[0][chosen], a[1][chosen]
-    distances = _distances(match, b[0])
+    distances = _distances(match, b[0])  # at most 512 by 65,536 of float64: MAX_HEIGHT of whole_layers
     best = distances.argmin(axis=1)
     left, right = held, b[1][best]
     if local:
@@ -122,7 +123,10 @@ def _run(pair: Pairing) -> Outcome:
     z, value, n, count = max((*_together([layers[at] for at in chosen]), len(chosen)) for chosen in sets)
     cost = math.log10(len(layers) + 1)
     if log10_normal_tail(z) + cost <= WORTH_ROTATING:
-        z -= math.sqrt(count) * _elsewhere(a, b, *sets[0][0])
+        by_structure = _elsewhere(a, b, *sets[0][0])
+        if by_structure > BUILT_ALIKE:
+            return absent(TIED)
+        z -= math.sqrt(count) * by_structure
     needed = math.sqrt(2 * math.log(10) * (cost - LOG10_THRESHOLD))  # a little more than the normal tail asks for
     weight = max(min(len(p[0]), len(q[0]), MATCHED) * p[1].shape[1] for p, q in layers.values())
     return Outcome(value, n, min(0.0, log10_normal_tail(z) + cost), 0.0, smallest=needed / math.sqrt(weight))

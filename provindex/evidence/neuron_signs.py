@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
@@ -25,6 +26,7 @@ from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, elsewhere_p
 
 MATCHED = 256  # neurons of a layer that are looked for: a tenth of them is far above chance
 KEPT = 1 << 15  # neurons of a model whose signs are kept unpacked: 50 MB at either naming
+BLOCK = 1 << 13  # neurons of the other layer at a time: 25 MB of inner products
 FIRST = 48  # so many in every pair of layers; 256 in the pair in which most are found
 
 
@@ -45,13 +47,24 @@ def found_again(a: F32, b: F32, most: int = MATCHED) -> tuple[int, int, float]:
     targets of the product of in-degrees / n^(P - 1).
     """
     chosen = a[:, picked(a.shape[1], most)]
-    scores = chosen @ b.transpose(0, 2, 1)
-    scores[-2:] = np.abs(scores[-2:])
-    best = scores.argmax(axis=2)
+    best = _nearest(chosen, b)
     agree = (best == best[0]).all(axis=0)
     degrees = np.prod([np.bincount(one, minlength=b.shape[1]).astype(np.float64) for one in best], axis=0)
     n = chosen.shape[1]
     return int(np.unique(best[0][agree]).size), n, float(degrees.sum()) / n ** (len(best) - 1)
+
+
+def _nearest(a: F32, b: F32) -> NDArray[np.int64]:
+    """The neuron of B that each part of each neuron of A is most like, (P, n); a block of B at a time."""
+    best, at = np.full(a.shape[:2], -np.inf, np.float32), np.zeros(a.shape[:2], np.int64)
+    for start in range(0, b.shape[1], BLOCK):
+        scores = a @ b[:, start : start + BLOCK].transpose(0, 2, 1)
+        scores[-2:] = np.abs(scores[-2:])
+        here = scores.argmax(axis=2)
+        top = np.take_along_axis(scores, here[..., None], axis=2)[..., 0]
+        at = np.where(top > best, here + start, at)
+        best = np.maximum(best, top)
+    return at
 
 
 def _by_chance(a: F32, b: F32, expected: float) -> float:
@@ -95,7 +108,7 @@ def _run(pair: Pairing) -> Outcome:
         return max((count / n for count, n, _ in counted), default=0.0)
 
     outcomes = [_outcome(*p, cost, partial(elsewhere, way)) for way, p in enumerate(both_ways(naming, x, y))]
-    return max(outcomes, key=lambda o: (o.value or 0.0, -(o.log10_p or 0.0)))
+    return max(outcomes, key=lambda o: (o.value or 0.0, -(o.log10_p or 0.0), o.smallest or math.inf))
 
 
 def _share(a: F32, b: F32) -> float:

@@ -26,7 +26,8 @@ F64 = NDArray[np.float64]
 U64 = NDArray[np.uint64]
 
 WHOLE = 4_096  # neurons of a model of which every layer is kept
-MOST = 1 << 20  # neurons that are kept of a model
+MOST = 1 << 18  # neurons that are kept of a model
+MAX_HEIGHT = 1 << 16  # of a layer, its experts together: twice the widest
 MAX_LAYERS = 1 << 13
 EVERY, MOST_PAIRS = 4, 256  # times as many layers as the other model: then all pairs are compared, if they are no more
 OTHERS = 2  # layers of each model that do not correspond, to compare with
@@ -161,7 +162,7 @@ def _of_row(row: Mapping[str, Any]) -> WholeLayers | None:
     keys, heights, parts = layer_keys(row["whole_keys"]), row["whole_heights"], row["whole_parts"]
     if not keys:
         return None
-    if parts not in NUMBERS or len(keys) != heights.size or (heights < 1).any():
+    if parts not in NUMBERS or len(keys) != heights.size or (heights < 1).any() or (heights > MAX_HEIGHT).any():
         raise ValueError("whole layers whose counts do not fit together")
     n = int(heights.astype(np.int64).sum())
     by_string, by_id = (

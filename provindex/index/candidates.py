@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from provindex.catalogue.table import known
 from provindex.common.reasons import Code, Reason
 from provindex.index.answer import Match
@@ -20,39 +18,26 @@ SEARCHED = 1_000  # rows of the search that are looked at: as many copies of one
 MOST_CANDIDATES = 200  # groups that are compared although nobody named them
 LAST = 10  # of a batch: if one of them links, another batch is compared
 Ranked = tuple[Entry, int, float]  # row, rank (0: named, and not found by the search), score
-Group = tuple[Ranked, ...]  # rows of equal content and equal search vector, the one to name first
+Group = tuple[Ranked, ...]  # rows of one hash, the one to name first
 
 
 def grouped(ranked: Iterable[Ranked]) -> list[Group]:
-    """Rows in the order of the search, those that say that they are copies in the place of the nearest.
+    """Rows in the order of the search, those that are equal in all but who they are in the place of the nearest.
 
-    Of a group the model that the catalogue knows is named first. Content is looked at only where scores are equal: it
-    may have to be read.
+    A row's hash covers all that is compared, and is checked when a row is read: what a row says of its content does not
+    make it a copy. Of a group the model that the catalogue knows is named first.
     """
-    alike: dict[float, list[list[Ranked]]] = {}
-    groups: list[list[Ranked]] = []
+    groups: dict[str, list[Ranked]] = {}
     for one in ranked:
-        there = alike.setdefault(one[2], [])
-        group = next((g for g in there if _copies(g[0][0], one[0])), None)
-        if group is None:
-            group = []
-            there.append(group)
-            groups.append(group)
-        group.append(one)
-    return [tuple(sorted(group, key=lambda r: (known(r[0].model_id) is None, r[1]))) for group in groups]
-
-
-def _copies(a: Entry, b: Entry) -> bool:
-    content = a.row["content_sha256"]
-    return content is not None and content == b.row["content_sha256"] and np.array_equal(a.vector, b.vector)
+        groups.setdefault(one[0].row_sha256, []).append(one)
+    return [tuple(sorted(group, key=lambda r: (known(r[0].model_id) is None, r[1]))) for group in groups.values()]
 
 
 @dataclass
 class Candidates:
     """groups: of the search. named: rows that are compared in any case. count: groups of a batch.
 
-    Of a group the first is compared, and if it links the others are its copies. If it does not, those whose rows differ
-    from it in anything are compared as well, because content is what a row says of itself.
+    Of a group the first is compared; the others are its copies.
     """
 
     groups: Sequence[Group]
@@ -66,14 +51,7 @@ class Candidates:
         """What is to be compared next; empty at the end. found: what was compared until now."""
         if not found:
             return [*self.named, *self._further()]
-        others = [one for m in found if m.pair.verdict != "linked" for one in self._released(m.entry)]
-        return others or (self._further() if self._links_on(found) else [])
-
-    def _released(self, head: Entry) -> list[Ranked]:
-        """Rows of a group that are no longer taken for copies, since its first does not link."""
-        group = self.copies.get(head.key, ())
-        self.copies[head.key] = tuple(one for one in group if one[0].row_sha256 == head.row_sha256)
-        return [one for one in group if one[0].row_sha256 != head.row_sha256]
+        return self._further() if self._links_on(found) else []
 
     def _further(self) -> list[Ranked]:
         most = max(MOST_CANDIDATES, self.count)

@@ -264,7 +264,9 @@ def _why_absent(a: Fingerprint, b: Fingerprint, name: str) -> tuple[Reason, ...]
 def _ranked(name: str, outcome: Outcome, calibration: Calibration, stratum: str) -> Outcome:
     """An outcome with its rank among unrelated pairs, which is its p-value where it has no other."""
     assert outcome.value is not None  # its only caller looked
-    rank, _ = calibration.conformal(name, outcome.value, stratum)
+    rank, pairs = calibration.conformal(name, outcome.value, stratum)
+    if not pairs:
+        return outcome  # nobody knows what strangers score
     if (
         name == "branch_sketch"
     ):  # of few layers it is noisier than the calibration's: the projection's own noise bounds it

@@ -45,7 +45,7 @@ def whole_layer(
     counts = {role: [w.shape(place, part)[role == "down"] for place, part in roles[role]] for role in parts}
     if parts[-2:] != ["up", "down"] or len({tuple(c) for c in counts.values()}) > 1:
         return None
-    if not 0 < sum(counts["up"]) <= whole_layers.MOST or not all(_fits(w, arch, r, roles[r]) for r in parts):
+    if not 0 < sum(counts["up"]) <= whole_layers.MAX_HEIGHT or not all(_fits(w, arch, r, roles[r]) for r in parts):
         return None
     gains = {role: w.gain(role, *key) for role in parts}
     signs: list[list[np.ndarray]] = [[], []]
@@ -91,6 +91,8 @@ def panel(made: Mapping[LayerKey, WholeLayer]) -> WholeLayers | None:
     """The panel of a model's layers; only those of the kind that the most parts have."""
     widest = max((layer.numbers.shape[1] for layer in made.values()), default=0)
     keys = sorted(key for key, layer in made.items() if layer.numbers.shape[1] == widest)
+    while sum(len(made[key].numbers) for key in keys) > whole_layers.MOST:
+        keys.pop()
     if not keys:
         return None
     layers = [made[key] for key in keys]
