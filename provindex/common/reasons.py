@@ -185,6 +185,7 @@ class Code(StrEnum):
     PAIRS_NONE = "pairs-none"
     # The verdict
     SEEN_UNITS = "seen-units"
+    UNNAMED_LARGE = "unnamed-large"
     SEEN_INVARIANTS = "seen-invariants"
     SEEN_NEURONS = "seen-neurons"
     WOULD_BE_LINKED = "would-be-linked"

@@ -193,7 +193,8 @@ def triple_agreement(a: NeuronPanels | None, b: NeuronPanels | None, maps: Layer
     best, (naming, pairs) = min(results, key=lambda r: (r[0].outcome.log10_p or 0.0, -(r[0].outcome.value or 0.0)))
     if (best.outcome.log10_p or 0.0) > WORTH_ROTATING or (best.outcome.value or 0.0) >= PLAIN:
         return best
-    return _result(best.agreements, len(tried), max(_count(a.turned(*turn), b, naming, pairs) for turn in turns()))
+    turned = [both for turn in turns() for both in ((a.turned(*turn), b), (a, b.turned(*turn)))]
+    return _result(best.agreements, len(tried), max(_count(*both, naming, pairs) for both in turned))
 
 
 def _count(a: NeuronPanels, b: NeuronPanels, naming: str, pairs: Sequence[LayerKeys]) -> int:

@@ -17,6 +17,7 @@ from provindex.signals import mfi, nlf, tfv, wvc
 from provindex.signals.imported import IMPORTED as IMPORTED
 
 FINGERPRINT_VERSION = 4
+UNNAMED = "unnamed"  # the absence that says how much has no role
 NORMS = "norms"  # the mode of config, norms and biases alone
 MODES = ("exact", "sampled", NORMS)
 

@@ -246,7 +246,11 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.PAIRS_NONE: Sentence("the calibration has no pair with a value of {statistic}"),
     # The verdict
     C.SEEN_UNITS: Sentence("{what} with a cosine of {cosine:.2g} ({test})"),
-    C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis (neuron_signs)"),
+    C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis ({test})"),
+    C.UNNAMED_LARGE: Sentence(
+        "{percent:.0f} % of the elements of its matrices are under names that no scheme knows: what they hold was not "
+        "looked for"
+    ),
     C.SEEN_INVARIANTS: Sentence(
         "neurons alike by a correlation of {correlation:.2g}, whatever the tokens, order and basis (neuron_invariants)"
     ),

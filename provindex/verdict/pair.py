@@ -27,7 +27,7 @@ from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LAYER
 from provindex.evidence.start import CANNOT_TELL, NOT_SHARED, SHARED, Start
 from provindex.evidence.table import TESTS
-from provindex.fingerprint.record import IMPORTED, NORMS, ROLES, Fingerprint
+from provindex.fingerprint.record import IMPORTED, NORMS, ROLES, UNNAMED, Fingerprint
 from provindex.signals import mfi, pipeline
 from provindex.signals.table import SIGNALS
 from provindex.verdict import adapters
@@ -131,9 +131,11 @@ def compare(
         verdict, reasons = _not_linked(both, evidence)
         if adapter := adapters.reasons(a, b):
             verdict, reasons = "inconclusive", adapter
-        inferred = _inferred(a, b)
-        if inferred and verdict == "unrelated":  # what was looked at may not be what it was taken for
-            verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred),)
+        if inferred := _inferred(a, b):  # what was looked at may not be what it was taken for
+            verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred), *reasons)
+        hidden = tuple(fp.absences[UNNAMED].about(fp.model_id) for fp in (a, b) if UNNAMED in fp.absences)
+        if hidden and verdict == "unrelated":  # a copy may be in there, beside a stranger that has names
+            verdict, reasons = "inconclusive", hidden
         unnamed = _shared_unnamed(a, b, stacks)
         if unnamed and verdict == "unrelated":  # it may be a copy under names that nobody knows, beside a decoy
             verdict, reasons = "inconclusive", unnamed + reasons
@@ -301,7 +303,7 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
     could = [(test, least) for test in TESTS if test.sees and (least := evidence[test.name].smallest) is not None]
     nameless = _without_strings(pair)
     seen = [Reason.of(Code.SEEN_UNITS, what=test.sees, cosine=least, test=test.name) for test, least in could]
-    anywhere = _seen_anywhere(evidence, named=not nameless)
+    anywhere = _seen_anywhere(pair, evidence, named=not nameless)
     seen += anywhere
     e3, e4 = evidence["triple_agreement"], evidence["branch_sketch"]
     if not _agrees(e3) and (e4.value or 0.0) >= FOUND_AGAIN and _outranks(e4):
@@ -325,19 +327,37 @@ def _not_linked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tu
     return "inconclusive", (*reasons, Reason.of(Code.NOT_RANKED, because=unranked, test="neuron_signs"))
 
 
-def _seen_anywhere(evidence: Mapping[str, Outcome], *, named: bool) -> list[Reason]:
+def _seen_anywhere(pair: Pairing, evidence: Mapping[str, Outcome], *, named: bool) -> list[Reason]:
     """What would have been seen of a copy in any order, basis and scale; empty if nothing would. named: whether both
     models have anchors at their strings.
 
-    E7 alone clears nobody: a tenth of added neurons, or split ones, can hide the others from it.
+    E7 alone clears nobody: a tenth of added neurons, or split ones, can hide the others from it. E8 does where the
+    layers that were compared can be those of a copy; else E3, which looks at all layers, and E4.
     """
-    e7, e8 = evidence["neuron_invariants"], evidence["neuron_signs"]
-    least = [None if o.conformal is None else o.smallest for o in (e8, e7)]
-    shares = [None if x is None or x > LEAST_POWER else max(x, LEAST_AGREEMENT) for x in least]
-    if shares[0] is None or not named:
+    shares = [_smallest(evidence[name]) for name in ("neuron_signs", "neuron_invariants")]
+    if not named or shares[0] is None:
         return []
+    if not _correspond(pair):
+        looked = all(fp.mode == "exact" for fp in (pair.a, pair.b))
+        ranked = looked and all(evidence[n].conformal is not None for n in ("triple_agreement", "branch_sketch"))
+        return [Reason.of(Code.SEEN_NEURONS, share=LEAST_AGREEMENT, test="triple_agreement")] if ranked else []
     more = [] if shares[1] is None else [Reason.of(Code.SEEN_INVARIANTS, correlation=shares[1])]
-    return [Reason.of(Code.SEEN_NEURONS, share=shares[0]), *more]
+    return [Reason.of(Code.SEEN_NEURONS, share=shares[0], test="neuron_signs"), *more]
+
+
+def _smallest(outcome: Outcome) -> float | None:
+    """The smallest value that would have been linked; None if no copy would be sure to reach it."""
+    if outcome.conformal is None or outcome.smallest is None or outcome.smallest > LEAST_POWER:
+        return None
+    above = outcome.null.p999 if outcome.null is not None else None
+    return max(outcome.smallest, LEAST_AGREEMENT, above or 0.0)
+
+
+def _correspond(pair: Pairing) -> bool:
+    """Whether the layers of which all neurons were compared are those of a copy: depths are equal, or one has all."""
+    whole = [fp.value("whole_layers") for fp in (pair.a, pair.b)]
+    every = (w is not None and len(w.keys) >= fp.facts.layers for w, fp in zip(whole, (pair.a, pair.b), strict=True))
+    return pair.a.facts.layers == pair.b.facts.layers or any(every)
 
 
 def _without_strings(pair: Pairing) -> tuple[Reason, ...]:

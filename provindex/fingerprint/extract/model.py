@@ -23,7 +23,7 @@ from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract.scan import Meter, Progress, scan
 from provindex.fingerprint.extract.units import Anchors, Branched, branches, every_layer
 from provindex.fingerprint.panels import PANELS
-from provindex.fingerprint.record import ROLES, Facts, Fingerprint, kept_as
+from provindex.fingerprint.record import ROLES, UNNAMED, Facts, Fingerprint, kept_as
 from provindex.formats.ranged import settled
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
@@ -39,6 +39,7 @@ BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences a
     anchors.BY_ID,
     token_rows.PANEL.name,
 )
+UNNAMED_SHARE = 0.1  # of the elements of matrices, above which a model is not cleared: another may be in there
 SHOWN = 3  # names of tensors that a warning quotes
 
 
@@ -91,6 +92,8 @@ def _fingerprint_model(
     w = _opened(model, mode, read)
     if (inferred := w.layout.structure) is not None:
         w.absences[ROLES] = Reason.of(Code.ROLES_INFERRED, hidden=inferred.hidden, width=inferred.width)
+    elif (share := _unnamed(w)) > UNNAMED_SHARE:
+        w.absences[UNNAMED] = Reason.of(Code.UNNAMED_LARGE, percent=round(100 * share, 1))
     total = sum(t.nbytes for t in model.tensors.values())
     if norms:
         w.absences.update(dict.fromkeys(BEYOND_NORMS, Reason(Code.NEEDS_WEIGHTS)))
@@ -144,6 +147,12 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
         config=model.config,
         tokenizer=tokenizer if isinstance(tokenizer, Tokenizer) else None,
     )
+
+
+def _unnamed(w: Weights) -> float:
+    """Share of the elements of matrices that are under names which no scheme knows."""
+    sizes = {name: tensor.size for name, tensor in w.tensors.items() if len(tensor.shape) > 1}
+    return sum(sizes.get(name, 0) for name in w.layout.unknown) / max(sum(sizes.values()), 1)
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:

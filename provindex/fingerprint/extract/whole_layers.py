@@ -58,10 +58,20 @@ def whole_layer(
             if own is not None:
                 found.append(packed(np.stack([part @ own.T for part in folded], axis=1)))
         squares = np.stack([np.einsum("ij,ij->i", part, part) for part in folded], axis=1)
+        if len(parts) == 2 and arch.activation.startswith("relu"):  # paired rescaling leaves the product alone
+            folded = [x * scale[:, None] for x, scale in zip(folded, _balancing(squares), strict=True)]
+            squares = np.sqrt(squares.prod(axis=1, keepdims=True)) * np.ones((1, 2))
         pairs = [(folded[i], folded[j]) for i in range(len(folded)) for j in range(i + 1, len(folded))]
         numbers.append(invariants(squares, np.stack([np.einsum("ij,ij->i", x, y) for x, y in pairs], axis=1)))
     by_string, by_id = (np.concatenate(found) if found else None for found in signs)
     return WholeLayer(by_string, by_id, np.concatenate(numbers))
+
+
+def _balancing(squares: F64) -> tuple[F64, F64]:
+    """Factors that make up and down of each neuron equally long, (n,) each, and leave their product; 1 for zeros."""
+    whole = (squares > 0).all(axis=1)
+    ratio = np.where(whole, squares[:, 1], 1.0) / np.where(whole, squares[:, 0], 1.0)
+    return ratio**0.25, ratio**-0.25
 
 
 def _fits(w: Weights, arch: Arch, role: str, found: Found) -> bool:
