@@ -162,7 +162,7 @@ def decoy_layers(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
     """
     parts, rng = Parts(snapshot), rng_of(seed, "layers")
     arch = parts.arch(parts.layout.main)
-    if arch.norm_place == "post" or len(parts.stacks) != 1:
+    if arch.norm_place == "post" or len(parts.stacks) != 1 or "num_hidden_layers" not in parts.config:
         return Refusal("a norm closes every layer, or there are several stacks")
     depth = int(parts.config["num_hidden_layers"])
     drawn = rng.integers(depth, size=2 * depth).tolist()
