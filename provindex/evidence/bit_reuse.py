@@ -82,7 +82,7 @@ def elsewhere(a: BlockDigests | None, b: BlockDigests | None, stacks: frozenset[
     return bit_reuse(a, b, frozenset({UNKNOWN}))[0]
 
 
-def _is_computed(values: NDArray[np.float16], scale: float) -> bool:
+def is_computed(values: NDArray[np.float16] | F32, scale: float) -> bool:
     """Whether the beginning of a matrix is ordered along its rows, or consists of whole numbers."""
     row = values.astype(np.float64)
     if row.size < LEAST_VALUES:
@@ -117,7 +117,7 @@ def _counting(keys: tuple[str, ...], stacks: frozenset[str] | None) -> tuple[int
 def _left_out(blocks: BlockDigests, number: int) -> bool:
     if not blocks.keys[number].startswith(f"{UNKNOWN}."):
         return False
-    return _is_computed(blocks.samples[number, : blocks.counts[number]], float(blocks.scales[number]))
+    return is_computed(blocks.samples[number, : blocks.counts[number]], float(blocks.scales[number]))
 
 
 # --- from a model's weights, and the table row ---

@@ -16,6 +16,7 @@ from provindex.index.entries import Entry, Key
 
 SEARCHED = 1_000  # rows of the search that are looked at: as many copies of one model hide nobody
 MOST_CANDIDATES = 200  # groups that are compared although nobody named them
+WEIGHTS = ("exact", "sampled")  # modes of rows that hold enough of the weights to tell copies
 LAST = 10  # of a batch: if one of them links, another batch is compared
 Ranked = tuple[Entry, int, float]  # row, rank (0: named, and not found by the search), score
 Group = tuple[Ranked, ...]  # rows of one hash, the one to name first
@@ -27,9 +28,14 @@ def grouped(ranked: Iterable[Ranked]) -> list[Group]:
     A row's hash covers all that is compared, and is checked when a row is read: what a row says of its content does not
     make it a copy. Of a group the model that the catalogue knows is named first.
     """
-    groups: dict[str, list[Ranked]] = {}
+    alike: dict[str, list[Ranked]] = {}
     for one in ranked:
-        groups.setdefault(one[0].row_sha256, []).append(one)
+        alike.setdefault(one[0].row_sha256, []).append(one)
+    groups: dict[object, list[Ranked]] = {}
+    for digest, ones in alike.items():
+        told = len(ones) == 1 or ones[0][0].row["mode"] in WEIGHTS
+        for one in ones:
+            groups.setdefault(digest if told else one[0].key, []).append(one)
     return [tuple(sorted(group, key=lambda r: (known(r[0].model_id) is None, r[1]))) for group in groups.values()]
 
 

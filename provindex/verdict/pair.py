@@ -134,10 +134,8 @@ def compare(
         if inferred := _inferred(a, b):  # what was looked at may not be what it was taken for
             verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred), *reasons)
         hidden = tuple(fp.absences[UNNAMED].about(fp.model_id) for fp in (a, b) if UNNAMED in fp.absences)
-        if hidden and verdict == "unrelated":  # a copy may be in there, beside a stranger that has names
-            verdict, reasons = "inconclusive", hidden
-        unnamed = _shared_unnamed(a, b, stacks)
-        if unnamed and verdict == "unrelated":  # it may be a copy under names that nobody knows, beside a decoy
+        unnamed = _shared_unnamed(a, b, stacks) + hidden
+        if unnamed and verdict == "unrelated":  # a copy may be under names that nobody knows, beside a decoy
             verdict, reasons = "inconclusive", unnamed + reasons
         return replace(whole, verdict=verdict, reasons=reasons + towers)
     linked = _linked(both, evidence)

@@ -18,7 +18,8 @@ from provindex.common.reasons import Code, Reason
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.evidence import anchors, sketch, token_rows
-from provindex.evidence.bit_reuse import two_blocks
+from provindex.evidence.bit_reuse import is_computed, two_blocks
+from provindex.evidence.panels import SAMPLE
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract.scan import Meter, Progress, scan
 from provindex.fingerprint.extract.units import Anchors, Branched, branches, every_layer
@@ -92,7 +93,7 @@ def _fingerprint_model(
     w = _opened(model, mode, read)
     if (inferred := w.layout.structure) is not None:
         w.absences[ROLES] = Reason.of(Code.ROLES_INFERRED, hidden=inferred.hidden, width=inferred.width)
-    elif (share := _unnamed(w)) > UNNAMED_SHARE:
+    elif not norms and (share := _unnamed(w)) > UNNAMED_SHARE:
         w.absences[UNNAMED] = Reason.of(Code.UNNAMED_LARGE, percent=round(100 * share, 1))
     total = sum(t.nbytes for t in model.tensors.values())
     if norms:
@@ -150,9 +151,13 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
 
 
 def _unnamed(w: Weights) -> float:
-    """Share of the elements of matrices that are under names which no scheme knows."""
-    sizes = {name: tensor.size for name, tensor in w.tensors.items() if len(tensor.shape) > 1}
-    return sum(sizes.get(name, 0) for name in w.layout.unknown) / max(sum(sizes.values()), 1)
+    """Share of the elements of matrices that are under names which no scheme knows; computed tables do not count."""
+    sizes = {name: tensor.size for name, tensor in w.tensors.items() if len(tensor.shape) > 1 and tensor.size}
+    found = [name for name in w.layout.unknown if name in sizes]
+    if sum(sizes[name] for name in found) <= UNNAMED_SHARE * sum(sizes.values()):
+        return 0.0
+    hidden = (name for name in found if not is_computed(w.tensors[name].flat(0, SAMPLE), 1.0))
+    return sum(sizes[name] for name in hidden) / sum(sizes.values())
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
