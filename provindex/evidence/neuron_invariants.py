@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.common.tables import Test
-from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND, TIED, WORTH_ROTATING
+from provindex.evidence.aligned import TIED, WORTH_ROTATING
 from provindex.evidence.exact import LOG10_THRESHOLD, log10_normal_tail
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LayerKey
-from provindex.evidence.whole_layers import F64, PANEL, WholeLayers, elsewhere_pairs, layer_pairs, picked
+from provindex.evidence.whole_layers import F64, WholeLayers, elsewhere_pairs, layer_pairs, picked, sides_of
 
 MATCHED = 512  # neurons of a layer that are matched
 MIN_NEURONS = 48  # of a layer; fewer are hardly matched right
+AT_ONCE = 1 << 21  # distances at a time: 16 MB
 NEAR = 50  # neurons around one whose held-out numbers are what any neuron like it has
 BUILT_ALIKE = 4.0  # z of layers that do not correspond, above which the numbers follow from each other
 ROUNDED = 0.004  # between the quartiles of a held-out number: less, and rounding is what is left of it
 MATCHING = {5: 3, 3: 2}  # of so many numbers, how many match; the others are held out
 
+I64 = NDArray[np.int64]
 Prepared = tuple[F64, F64]
 
 
@@ -81,37 +83,39 @@ def agreement(a: Prepared, b: Prepared, *, local: bool) -> tuple[F64, int]:
     have in common is in those as well; only what one neuron has in common with one other is left.
     """
     chosen = picked(len(a[0]), MATCHED)
-    match, held = a[0][chosen], a[1][chosen]
-    distances = _distances(match, b[0])  # at most 512 by 65,536 of float64: MAX_HEIGHT of whole_layers
-    best = distances.argmin(axis=1)
-    left, right = held, b[1][best]
+    best, there = _nearest(a[0][chosen], b, None, local=local)
+    left, right = a[1][chosen], b[1][best]
     if local:
-        right = right - _around(distances, best, b[1])
-        left = left - _around(_distances(match, a[0]), chosen, a[1])
+        left, right = left - _nearest(a[0][chosen], a, chosen, local=True)[1], right - there
     left, right = left - left.mean(axis=0), right - right.mean(axis=0)
     spread = np.sqrt(np.square(left).sum(axis=0) * np.square(right).sum(axis=0))
     return (left * right).sum(axis=0) / np.where(spread > 0, spread, 1.0), int(np.unique(best).size)
 
 
-def _distances(match: F64, others: F64) -> F64:
-    """Squared distances but for a constant of each row, (n, m)."""
-    return np.asarray(np.square(others).sum(axis=1) - 2 * match @ others.T, np.float64)
-
-
-def _around(distances: F64, own: NDArray[np.int64], held: F64) -> F64:
-    """Mean of the held-out numbers of the nearest neurons but one's own, (n, k); own: which that is."""
-    near = max(2, min(NEAR, distances.shape[1] // 8))
-    distances[np.arange(len(own)), own] = np.inf
-    return np.asarray(held[np.argpartition(distances, near, axis=1)[:, :near]].mean(axis=1), np.float64)
+def _nearest(match: F64, others: Prepared, own: I64 | None, *, local: bool) -> tuple[I64, F64]:
+    """Of each row the nearest neuron, (n,), or `own` if that is known; and the mean of the held-out numbers of those
+    around it, (n, k), zeros unless `local`. A few rows at a time.
+    """
+    squares = np.square(others[0]).sum(axis=1)
+    near = max(2, min(NEAR, len(squares) // 8))
+    best, around = np.zeros(len(match), np.int64), np.zeros((len(match), others[1].shape[1]))
+    step = max(1, AT_ONCE // len(squares))
+    for start in range(0, len(match), step):
+        some = slice(start, start + step)
+        distances = squares - 2 * match[some] @ others[0].T
+        best[some] = distances.argmin(axis=1) if own is None else own[some]
+        if local:
+            distances[np.arange(len(distances)), best[some]] = np.inf
+            around[some] = others[1][np.argpartition(distances, near, axis=1)[:, :near]].mean(axis=1)
+    return best, around
 
 
 def _run(pair: Pairing) -> Outcome:
     """E7 of the pair of layers that agrees most, and of all layers of one number together; both are paid for."""
-    a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
-    if a is None or b is None:
-        return absent(NO_NEURONS)
-    if a.parts != b.parts:
-        return absent(OTHER_KIND)
+    sides = sides_of(pair)
+    if isinstance(sides, Reason):
+        return absent(sides)
+    a, b = sides
     both = {(x, y): (prepared(a, x), prepared(b, y)) for x, y in layer_pairs(pair)}
     layers = {at: (p, q) for at, (p, q) in both.items() if p is not None and q is not None}
     if not layers:

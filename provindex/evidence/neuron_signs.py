@@ -18,11 +18,20 @@ from numpy.typing import NDArray
 from provindex.common.reasons import Code, Reason
 from provindex.common.score import Outcome, absent
 from provindex.common.tables import Test
-from provindex.evidence.aligned import MIN_NEURONS, NO_NEURONS, OTHER_KIND, WORTH_ROTATING, log10_poisson_tail, turns
+from provindex.evidence.aligned import MIN_NEURONS, WORTH_ROTATING, log10_poisson_tail, turns
 from provindex.evidence.exact import LOG10_THRESHOLD
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import LayerKey
-from provindex.evidence.whole_layers import F32, PANEL, WholeLayers, elsewhere_pairs, layer_pairs, picked, unpacked
+from provindex.evidence.whole_layers import (
+    F32,
+    PANEL,
+    WholeLayers,
+    elsewhere_pairs,
+    layer_pairs,
+    picked,
+    sides_of,
+    unpacked,
+)
 
 MATCHED = 256  # neurons of a layer that are looked for: a tenth of them is far above chance
 KEPT = 1 << 15  # neurons of a model whose signs are kept unpacked: 50 MB at either naming
@@ -78,11 +87,10 @@ def _by_chance(a: F32, b: F32, expected: float) -> float:
 
 def _run(pair: Pairing) -> Outcome:
     """The pair of layers and naming of the anchors in which most are found; all of them, both ways, are paid for."""
-    a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
-    if a is None or b is None:
-        return absent(NO_NEURONS)
-    if a.parts != b.parts:
-        return absent(OTHER_KIND)
+    sides = sides_of(pair)
+    if isinstance(sides, Reason):
+        return absent(sides)
+    a, b = sides
     namings = [n for n in ("by_string", "by_id") if getattr(a, n) is not None and getattr(b, n) is not None]
     if not namings:
         return absent(Reason.of(Code.NO_COMMON_ANCHORS))

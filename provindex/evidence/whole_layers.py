@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.reasons import Reason
 from provindex.common.tables import Panel, Row, array, number, some
+from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND
 from provindex.evidence.pairing import Pairing
 from provindex.evidence.sketch import ANCHORS_KEPT, BranchSketches, LayerKey, layer_keys, similarities
 
@@ -67,6 +69,14 @@ class WholeLayers:
 def picked(n: int, most: int) -> NDArray[np.int64]:
     """At most so many of n neurons, evenly spaced."""
     return np.arange(min(n, most), dtype=np.int64) * n // max(min(n, most), 1)
+
+
+def sides_of(pair: Pairing) -> tuple[WholeLayers, WholeLayers] | Reason:
+    """The panels of both models; or why they cannot be compared."""
+    a, b = pair.a.value(PANEL.name), pair.b.value(PANEL.name)
+    if a is None or b is None:
+        return NO_NEURONS
+    return (a, b) if a.parts == b.parts else OTHER_KIND
 
 
 def layer_pairs(pair: Pairing) -> list[tuple[LayerKey, LayerKey]]:
