@@ -21,7 +21,7 @@ from provindex.common.reasons import Reason
 from provindex.common.tables import Panel, Row, array, number, some
 from provindex.evidence.aligned import NO_NEURONS, OTHER_KIND
 from provindex.evidence.pairing import Pairing
-from provindex.evidence.sketch import ANCHORS_KEPT, BranchSketches, LayerKey, layer_keys, similarities
+from provindex.evidence.sketch import ANCHORS_KEPT, LAYER, BranchSketches, LayerKey, layer_keys, similarities
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -32,6 +32,7 @@ MOST = 1 << 18  # neurons that are kept of a model
 MAX_HEIGHT = 1 << 16  # of a layer, its experts together: twice the widest
 MAX_LAYERS = 1 << 13
 EVERY, MOST_PAIRS = 4, 256  # times as many layers as the other model: then all pairs are compared, if they are no more
+ALIKE = 4 / LAYER**0.5  # inner product of sketches: four times the noise of their projection
 OTHERS = 2  # layers of each model that do not correspond, to compare with
 NUMBERS = {3: 5, 2: 3}  # invariants of a neuron, by its parts
 
@@ -111,17 +112,19 @@ def elsewhere_pairs(a: WholeLayers, b: WholeLayers, x: LayerKey, y: LayerKey) ->
 def _nearest(
     x: list[LayerKey], y: list[LayerKey], sketches: Iterable[tuple[BranchSketches | None, BranchSketches | None]]
 ) -> list[tuple[LayerKey, LayerKey]]:
-    """For each layer of either list the one of the other whose branch sketch is nearest, under either naming."""
+    """For each layer of either list the one of the other whose sketch is nearest, if nearer than a stranger is."""
     found = []
     for p, q in sketches:
         if p is None or q is None:
             continue
-        rows = [i for i, key in enumerate(p.keys) if key in x]
-        columns = [j for j, key in enumerate(q.keys) if key in y]
+        ours, theirs = set(x), set(y)
+        rows = [i for i, key in enumerate(p.keys) if key in ours]
+        columns = [j for j, key in enumerate(q.keys) if key in theirs]
         if rows and columns:
             scores = similarities(p, q)[np.ix_(rows, columns)]
-            found += [(p.keys[rows[i]], q.keys[columns[int(j)]]) for i, j in enumerate(scores.argmax(axis=1))]
-            found += [(p.keys[rows[int(i)]], q.keys[columns[j]]) for j, i in enumerate(scores.argmax(axis=0))]
+            best = {(i, int(j)) for i, j in enumerate(scores.argmax(axis=1))}
+            best |= {(int(i), j) for j, i in enumerate(scores.argmax(axis=0))}
+            found += [(p.keys[rows[i]], q.keys[columns[j]]) for i, j in sorted(best) if scores[i, j] >= ALIKE]
     return found
 
 
