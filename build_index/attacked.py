@@ -48,8 +48,8 @@ SOURCES: Mapping[str, int] = {
 }
 # What descends from what among the snapshots: pairs inside a line are never strangers.
 FAMILIES = (
-    "minilm|paraphrase-minilm", "e5-small", "rxnfp|rxnmapper", "whisper", "sudachi", "qwen2.5", "smollm2", "gemma3",
-    "all-mpnet", "flan-t5", "fracast", "splade",
+    "minilm", "e5-small", "rxnfp|rxnmapper", "whisper", "sudachi", "qwen2.5", "smollm2", "gemma-?3", "mpnet",
+    "t5|traceforge", "fracast", "splade",
 )  # fmt: skip
 KEPT = 0.1  # share of cells that one pruning mask leaves
 PAGE, BEGIN, END = Path(__file__).with_name("benchmark.md"), "<!-- attacked -->", "<!-- /attacked -->"
@@ -57,8 +57,8 @@ USABLE = Path(__file__).with_name("usable.py")
 
 
 def family_of(name: str) -> str:
-    """The family of a snapshot by its name; its name where none is listed."""
-    return next((f for f in FAMILIES if re.match(f, name)), name)
+    """The family of a snapshot, or of a model id, by its name; the name where none is listed."""
+    return next((f for f in FAMILIES if re.search(f, name.lower())), name)
 
 
 def fingerprint_of(folder: Path) -> Fingerprint:

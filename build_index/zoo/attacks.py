@@ -289,18 +289,16 @@ class _Grown:
 
 
 def _then(*steps: Disguise) -> Disguise:
-    """One attack after the other; what an architecture does not allow is left out, unless that is all."""
+    """One attack after the other; of those after the first, what an architecture does not allow is left out."""
 
     def attack(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
-        made, done = snapshot, 0
-        refusal = Refusal("nothing")
-        for step in steps:
+        made = steps[0](snapshot, seed)
+        for step in steps[1:]:
+            if isinstance(made, Refusal):
+                break
             found = step(made, seed)
-            if isinstance(found, Refusal):
-                refusal = found
-            else:
-                made, done = found, done + 1
-        return made if done else refusal
+            made = made if isinstance(found, Refusal) else found
+        return made
 
     return attack
 
