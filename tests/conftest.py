@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
         HF_UPDATE_DOWNLOAD_COUNTS="0",
         PROVINDEX_CACHE=str(folder / "cache"),
     )
+    if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: more threads of BLAS would wait
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -251,7 +251,7 @@ KINDS = {"llama": zoo.llama, "qwen2": zoo.qwen2}
 
 @cache
 def original(kind: str = "llama") -> Snapshot:
-    made = KINDS[kind](1, layers=6)
+    made = KINDS[kind](1, layers=4)
     return Snapshot("model", made.tensors, made.config, made.tokenizer or "")
 
 
@@ -259,14 +259,16 @@ def printed(snapshot: Snapshot, model_id: str = "model") -> Fingerprint:
     return fingerprint(zoo.Checkpoint(dict(snapshot.config), snapshot.tensors, snapshot.tokenizer or None), model_id)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("attack", attacks.ATTACKS)
+UNDER = [(attack, "llama") for attack in attacks.ATTACKS] + [("padded", "qwen2"), ("decoys everywhere", "qwen2")]
+
+
+@pytest.mark.parametrize(("attack", "kind"), UNDER)
 def test_no_attack_hides_a_model(attack: str, kind: str) -> None:
     made = attacks.ATTACKS[attack](original(kind), 7)
     assert isinstance(made, Snapshot), made
     pair = compare(printed(made), printed(original(kind)), calibration=calibration_of(()))
     assert pair.verdict == "linked"
-    stranger = compare(printed(made), fingerprint(KINDS[kind](2, layers=6)), calibration=calibration_of(()))
+    stranger = compare(printed(made), fingerprint(KINDS[kind](2, layers=4)), calibration=calibration_of(()))
     assert stranger.verdict == "unrelated" and not stranger.plain_order_only
 
 
@@ -282,7 +284,7 @@ def test_a_copy_with_another_vocabulary_is_found() -> None:
     }
     assert fresh
     other = Snapshot("copy", {**made.tensors, **fresh}, {**made.config, "vocab_size": 321}, "")
-    strangers = [fingerprint(zoo.llama(100 + i, layers=6), f"org/stranger{i}") for i in range(20)]
+    strangers = [fingerprint(zoo.llama(100 + i, layers=4), f"org/stranger{i}") for i in range(10)]
     index = Index.build([printed(original(), "org/parent"), *strangers])
     answer = index.query(printed(other, "copy"), candidates=3)
     (match,) = answer.linked
@@ -293,7 +295,7 @@ def test_a_copy_with_another_vocabulary_is_found() -> None:
 
 def test_without_common_tokens_invariants_clear_nobody() -> None:
     """They would have seen a copy with another vocabulary, and not one with other neurons besides."""
-    a, b = (replace_anchors(fingerprint(zoo.llama(seed, layers=6))) for seed in (1, 2))
+    a, b = (replace_anchors(fingerprint(zoo.llama(seed, layers=4))) for seed in (1, 2))
     pair = compare(a, b, calibration=calibration_of(()))
     assert pair.evidence["neuron_invariants"].conformal is not None
     assert pair.verdict == "inconclusive" or pair.plain_order_only
