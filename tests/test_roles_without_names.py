@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prints import fingerprint
 
+from build_index.zoo.descendants import add_noise
 from build_index.zoo.freedoms.draws import Refusal
-from build_index.zoo.renames import RENAMES, noisy
+from build_index.zoo.renames import RENAMES
 from build_index.zoo.snapshot import Snapshot
 from provindex.common.reasons import Code
 from provindex.evidence.panels import UNNAMED
@@ -36,7 +37,7 @@ def snapshot(family: str, seed: int) -> Snapshot:
 
 def read(model: Snapshot, rename: str = "", noise: bool = True) -> Fingerprint:
     if rename:
-        renamed = RENAMES[rename](noisy(model, 1) if noise else model, 2)
+        renamed = RENAMES[rename](add_noise(model, 0.05, 1) if noise else model, 2)
         assert not isinstance(renamed, Refusal)
         model = renamed
     return fingerprint(zoo.Checkpoint(dict(model.config), model.tensors), model.name)

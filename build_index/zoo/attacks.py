@@ -16,6 +16,7 @@ import numpy as np
 
 from provindex.roles.canonical import PartKey
 
+from .descendants import add_noise
 from .disguises import everything, int8
 from .freedoms.draws import F64, Disguise, Refusal, rng_of, rotation, scales
 from .freedoms.heads import mix_queries, mix_values
@@ -23,7 +24,7 @@ from .freedoms.stream import EPS_KEYS
 from .parts import Parts
 from .snapshot import Snapshot
 
-NOISE = 0.05  # standard deviations of each matrix
+NOISE = 0.05  # of the root mean square of each matrix
 DECOYS, STRENGTH = 128, 4.0  # neurons a layer, and how long their rows are in units of the longest
 PAIRED = 1.5  # the same of pairs that cancel: much more, and rounding would not cancel
 COPIES = 4  # of each neuron that is split
@@ -33,14 +34,8 @@ MLP_WIDTHS: Mapping[str, Any] = dict.fromkeys(("intermediate_size", "encoder_ffn
 
 
 def noise(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:
-    """Add noise of 5 % of a matrix's standard deviation to each of its values."""
-    rng = rng_of(seed, "noise")
-    tensors = {n: _noisy(t, rng) if t.ndim > 1 else t for n, t in snapshot.tensors.items()}
-    return replace(snapshot, name=f"{snapshot.name}+noise", tensors=tensors)
-
-
-def _noisy(values: Any, rng: np.random.Generator) -> Any:
-    return values + np.float32(NOISE * values.std()) * rng.standard_normal(values.shape, np.float32)
+    """Add noise of 5 % of a matrix's root mean square to each of its values."""
+    return replace(add_noise(snapshot, NOISE, seed), name=f"{snapshot.name}+noise")
 
 
 def int4(snapshot: Snapshot, seed: int) -> Snapshot | Refusal:

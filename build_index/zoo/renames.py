@@ -269,13 +269,3 @@ RENAMES: Mapping[str, Disguise] = {
     "scrambled": scrambled,
     "random": random_names,
 }
-
-
-def noisy(snapshot: Snapshot, seed: int, share: float = 0.05) -> Snapshot:
-    """Every tensor with normal noise of that share of its standard deviation, so that no block is equal."""
-    rng = rng_of(seed, "noise")
-    tensors = {
-        name: (t + share * t.std() * rng.standard_normal(t.shape)).astype(np.float32)
-        for name, t in snapshot.tensors.items()
-    }
-    return replace(snapshot, name=f"{snapshot.name}+noise", tensors=tensors)

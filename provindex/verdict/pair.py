@@ -128,15 +128,7 @@ def compare(
     )  # fmt: skip
     towers = _shared_towers(a, b, stacks)
     if log10_p is None or not _significant(log10_p, models):
-        verdict, reasons = _not_linked(both, evidence)
-        if adapter := adapters.reasons(a, b):
-            verdict, reasons = "inconclusive", adapter
-        if inferred := _inferred(a, b):  # what was looked at may not be what it was taken for
-            verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred), *reasons)
-        hidden = tuple(fp.absences[UNNAMED].about(fp.model_id) for fp in (a, b) if UNNAMED in fp.absences)
-        unnamed = _shared_unnamed(a, b, stacks) + hidden
-        if unnamed and verdict == "unrelated":  # a copy may be under names that nobody knows, beside a decoy
-            verdict, reasons = "inconclusive", unnamed + reasons
+        verdict, reasons = _unlinked(both, evidence)
         return replace(whole, verdict=verdict, reasons=reasons + towers)
     linked = _linked(both, evidence)
     start = start_of(linked)
@@ -158,6 +150,21 @@ def compare(
         half_step=linked.sizes.half_step,
         around=linked.sizes.around,
     )
+
+
+def _unlinked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tuple[Reason, ...]]:
+    """The verdict on a pair that no test links, and why; `unrelated` only if all of both models was looked at."""
+    a, b = pair.a, pair.b
+    verdict, reasons = _not_linked(pair, evidence)
+    if adapter := adapters.reasons(a, b):
+        verdict, reasons = "inconclusive", adapter
+    if inferred := _inferred(a, b):  # what was looked at may not be what it was taken for
+        verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred), *reasons)
+    hidden = tuple(fp.absences[UNNAMED].about(fp.model_id) for fp in (a, b) if UNNAMED in fp.absences)
+    unnamed = _shared_unnamed(a, b, pair.stacks) + hidden
+    if unnamed and verdict == "unrelated":  # a copy may be under names that nobody knows, beside a decoy
+        verdict, reasons = "inconclusive", unnamed + reasons
+    return verdict, reasons
 
 
 def _inferred(a: Fingerprint, b: Fingerprint) -> tuple[Reason, ...]:
