@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 from provindex.common.bounded_json import JsonError, load_object
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
-from provindex.formats import registry
 
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
@@ -53,26 +52,43 @@ def look_at(path: Path) -> Folder:
     return Folder(path, name or str(real), None, (real,))
 
 
-def list_names(folder: Folder) -> tuple[str, ...]:
-    """Names of the files in a folder, sorted; dangling links are left out.
-
-    Where no safetensors files are among them, also those one level below, as "sub/name", so that an error can say where
-    they are.
+def list_sizes(folder: Folder) -> dict[str, int]:
+    """Bytes of the files in a folder and below it, by "sub/name", sorted; dangling links and hidden folders are left
+    out. A name that ends with "/" is a folder that may not be listed, or a link to one, which is not followed.
     """
-    names = _files_in(folder.path, "")
-    if not any(registry.is_of(registry.SAFETENSORS, name) for name in names):
-        for below in sorted(item for item in folder.path.iterdir() if os.access(item, os.R_OK | os.X_OK)):
-            if below.is_dir() and not below.is_symlink() and len(names) < MAX_NAMES:
-                names += _files_in(below, below.name + "/")
-    return tuple(sorted(names))
+    sizes: dict[str, int] = {}
+    ahead = [""]
+    while ahead:
+        prefix = ahead.pop()
+        try:
+            with os.scandir(folder.path / prefix) as found:
+                for item in itertools.islice(found, MAX_NAMES + 1 - len(sizes)):
+                    name = prefix + item.name
+                    if item.is_file():
+                        sizes[name] = item.stat().st_size
+                    elif item.is_dir() and item.is_symlink() and not item.name.startswith("."):
+                        sizes[name + "/"] = 0
+                    elif item.is_dir() and not item.name.startswith("."):
+                        ahead.append(name + "/")
+        except PermissionError:
+            if not prefix:
+                raise
+            sizes[prefix] = 0
+        if len(sizes) + len(ahead) > MAX_NAMES:
+            raise ModelError(f"{folder.path} holds more than {MAX_NAMES} files.", "Name the model's own folder.")
+    return dict(sorted(sizes.items()))
 
 
-def _files_in(directory: Path, prefix: str) -> list[str]:
-    with os.scandir(directory) as found:
-        names = [prefix + item.name for item in itertools.islice(found, MAX_NAMES + 1) if item.is_file()]
-    if len(names) > MAX_NAMES:
-        raise ModelError(f"{directory} holds more than {MAX_NAMES} files.", "Name the model's own folder.")
-    return names
+def beginning(folder: Folder, name: str, size: int) -> bytes:
+    """The first bytes of a file; none of one that may not be read, or leaves the folder."""
+    try:
+        path = find(folder, name)
+        if path is None:
+            return b""
+        with opened(path) as file:
+            return file.read(size)
+    except (ModelError, PermissionError):
+        return b""
 
 
 def find(folder: Folder, name: str) -> Path | None:
