@@ -93,12 +93,13 @@ def weight_norm(name: str, gains: Tensor, directions: Tensor) -> Tensor:
     def make(start: int, stop: int) -> F32:
         values = directions.flat(start * shape[-1], stop * shape[-1]).reshape(-1, shape[-1])
         if axis is None:
-            return values * factors()[0]
-        if axis == len(shape) - 1:
-            return values * factors()
-        of = np.arange(start, stop) // math.prod(shape[axis + 1 : -1]) % shape[axis]
-        scaled: F32 = values * factors()[of][:, None]
-        return scaled
+            values = values * factors()[0]
+        elif axis == len(shape) - 1:
+            values = values * factors()
+        else:
+            of = np.arange(start, stop) // math.prod(shape[axis + 1 : -1]) % shape[axis]
+            values = values * factors()[of][:, None]
+        return values
 
     return ComputedTensor(name, "WEIGHT_NORM", shape, make, (gains, directions))
 
