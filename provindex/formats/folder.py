@@ -53,7 +53,7 @@ def weight_files(names: Collection[str], label: str) -> Weights:
     there are others, so that no parameter counts twice. ModelError when there is nothing to read, or a shard
     is missing.
     """
-    here = sorted(name for name in names if "/" not in name)
+    here = sorted(name for name in names if "/" not in name and not name.startswith("._"))  # macOS keeps notes there
     for row in filter(registry.is_read, registry.FORMATS):
         choose = _CHOICES.get(row.name)
         found = choose(here, names, label) if choose else _only(_named(row, here), label, f"{row.name} files")
@@ -248,24 +248,40 @@ def _check_numbering(files: list[str], label: str) -> None:
 def _nothing(names: Collection[str], label: str) -> ModelError:
     """Why a folder has no weights that we read, and what to do."""
     here = sorted(name for name in names if "/" not in name)
-    below = sorted({name.split("/")[0] for name in names if "/" in name and registry.is_of(SAFETENSORS, name)})
+    below = _below(names)
     unread = _unread(here)
     if unread:
         name, row, (why, way_out) = unread
         return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
     if below:
         return ModelError(
-            f"{label} has no weights of its own, but its folder {below[0]} has.", f"Name {below[0]} itself."
+            f"{label} has no weights of its own, but its folder {below[0].rpartition('/')[0]} has.",
+            f"Name {' or '.join(f'{label}/{place}' for place in below[:3])}{' ...' if len(below) > 3 else ''}.",
         )
-    if not here:
+    deeper = _unread(sorted(names))
+    if deeper:
+        name, row, (why, way_out) = deeper
+        return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
+    if not names:
         return ModelError(f"{label} is empty.", "Name a folder with config.json and weights, or a weight file.")
     return ModelError(f"{label} has no weight file.", "Name a folder with config.json and weights, or a weight file.")
 
 
+def _below(names: Collection[str]) -> list[str]:
+    """What to name of the folders below that have weights: the one file of each, else the folder, the nearest first."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted(names):
+        place, _, last = name.rpartition("/")
+        if place and registry.is_read(registry.by_name(last)) and not last.startswith(_TRAINING):
+            folders.setdefault(place, []).append(name)
+    ordered = sorted(folders.items(), key=lambda found: (found[0].count("/"), found[0]))
+    return [files[0] if len(files) == 1 else place for place, files in ordered]
+
+
 def _unread(here: list[str]) -> tuple[str, Format, Refusal] | None:
     """The file that is most likely the model, in a format that is not read: one that can be nothing else goes first."""
-    rows = ((name, registry.refusal_of(name)) for name in here if not name.startswith(_TRAINING))
-    found = [(name, *told) for name, told in rows if told]
+    rows = ((name, registry.refusal_of(name)) for name in here if not PurePosixPath(name).name.startswith(_TRAINING))
+    found = [(name, *told) for name, told in rows if told and told[0].name != registry.NOTES]
     return min(found, key=lambda one: one[1].generic, default=None)
 
 

@@ -20,8 +20,11 @@ from provindex.formats import registry
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
 MAX_NAMES = 100_000  # files of one folder that are listed
+MAX_FOLDERS = 1000  # of one folder that are looked into
+DEEPEST = 3  # levels below a folder in which weights are looked for
 
 _CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD = re.compile(r"(?P<key>license|base_model)\s*:\s*(?P<value>.*)")
 _ITEM = re.compile(r"\s*-\s+(?P<value>.+)")
@@ -56,15 +59,61 @@ def look_at(path: Path) -> Folder:
 def list_names(folder: Folder) -> tuple[str, ...]:
     """Names of the files in a folder, sorted; dangling links are left out.
 
-    Where no safetensors files are among them, also those one level below, as "sub/name", so that an error can say where
-    they are.
+    Where no safetensors files are among them, also those one level below, as "sub/name"; where there is still nothing
+    that is read, those of DEEPEST levels, so that an error can say where they are.
     """
     names = _files_in(folder.path, "")
-    if not any(registry.is_of(registry.SAFETENSORS, name) for name in names):
-        for below in sorted(item for item in folder.path.iterdir() if os.access(item, os.R_OK | os.X_OK)):
-            if below.is_dir() and not below.is_symlink() and len(names) < MAX_NAMES:
-                names += _files_in(below, below.name + "/")
+    level = [(folder.path, "")]
+    for depth in range(DEEPEST):
+        if any(_is_enough(name, depth) for name in names):
+            break
+        level = [found for place, prefix in level for found in _folders_in(place, prefix)]
+        for below, prefix in level:
+            if len(names) < MAX_NAMES:
+                names += _files_in(below, prefix)
     return tuple(sorted(names))
+
+
+def _is_enough(name: str, depth: int) -> bool:
+    """Whether a file makes it needless to look for weights further below."""
+    row = registry.by_name(name)
+    return row is registry.SAFETENSORS if depth == 0 else registry.is_read(row)
+
+
+def _folders_in(place: Path, prefix: str) -> list[tuple[Path, str]]:
+    found = itertools.islice(place.iterdir(), MAX_FOLDERS)
+    here = sorted(
+        item for item in found if item.is_dir() and not item.is_symlink() and os.access(item, os.R_OK | os.X_OK)
+    )
+    return [(item, f"{prefix}{item.name}/") for item in here]
+
+
+def snapshot_in(path: Path) -> Path:
+    """The snapshot of a repository's folder in a Hub cache (models--org--name); any other folder is itself.
+
+    The commit that `main` was last seen at, else the only one. ModelError if it cannot be told which.
+    """
+    if not _CACHE_REPO.fullmatch(path.absolute().name) or not (path / "snapshots").is_dir():
+        return path
+    commits = commits_of(path)
+    main = path / "refs" / "main"
+    said = read_bounded(main, 1 << 10).decode("ascii", "replace").strip() if main.is_file() else ""
+    if said in commits or len(commits) == 1:
+        return path / "snapshots" / (said if said in commits else commits[0])
+    if not commits:
+        raise ModelError(f"{path} is a repository in a Hub cache without a snapshot.", "Download the model again.")
+    places = " or ".join(str(path / "snapshots" / commit) for commit in commits[:3])
+    raise ModelError(
+        f"{path} is a repository in a Hub cache that does not say which of its commits is main.", f"Name {places}."
+    )
+
+
+def commits_of(storage: Path) -> list[str]:
+    """The commits of which a repository's folder in a Hub cache has a snapshot, the last one first."""
+    places = storage / "snapshots"
+    listed = itertools.islice(places.iterdir(), MAX_FOLDERS) if places.is_dir() else ()
+    found = [place for place in listed if _COMMIT.fullmatch(place.name) and place.is_dir()]
+    return [place.name for place in sorted(found, key=lambda place: (-place.stat().st_mtime, place.name))]
 
 
 def _files_in(directory: Path, prefix: str) -> list[str]:

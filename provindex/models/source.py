@@ -149,6 +149,7 @@ def _is_usable(path: Path) -> bool:
 
 
 def _open_folder(path: Path, warnings: tuple[Reason, ...] = ()) -> Model:
+    path = local_files.snapshot_in(path)
     place = local_files.look_at(path)
     names = local_files.list_names(place)
     chosen = layout.weight_files(names, str(path))
@@ -204,6 +205,10 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
         online = () if asked.revision == commit else (Reason.of(Code.CACHED, commit=commit),)
         return _open_snapshot(cached.folder, asked, online)
     if offline:
+        commits = hub.commits_of(asked.repo)
+        if commits and asked.revision is None:
+            what = f"The Hub cache does not say which commit of {asked.repo} is main, or not all of it is there."
+            raise NetworkError(what, f"Name one that is: {' or '.join(f'{asked.repo}@{c}' for c in commits[:3])}.")
         what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
         raise NetworkError(
             what, "Run once without --offline and HF_HUB_OFFLINE (above 1 GB with --mode exact), or name a folder."
@@ -393,7 +398,7 @@ def _mapped(path: Path) -> Mapped:
 
 
 def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] | None) -> None:
-    """A shard has exactly the tensors that the index says."""
+    """A shard has exactly the tensors that the index says: what an index leaves out would be left out unseen."""
     if expected is None:
         return
     names = {tensor.name for tensor in found}
@@ -401,12 +406,22 @@ def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] |
     extra = sorted(names - set(expected))
     if absent:
         raise ModelError(
-            f"{path} lacks tensor {shown(absent[0])}, which the index says it has.", "Download the model again."
+            f"{path} lacks tensor {shown(absent[0])}, which the index says it has{_more(absent)}.", _WRONG_INDEX
         )
     if extra:
         raise ModelError(
-            f"{path} has tensor {shown(extra[0])}, which the index does not list.", "Download the model again."
+            f"{path} has tensor {shown(extra[0])}, which the index does not list there{_more(extra)}.", _WRONG_INDEX
         )
+
+
+_WRONG_INDEX = (
+    "Download this file and the index again. If both are as published, the index is wrong: move it out of the folder, "
+    "and all shards are read as they are."
+)
+
+
+def _more(names: Sequence[str]) -> str:
+    return f", and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _needed(place: Folder, name: str) -> Path:
