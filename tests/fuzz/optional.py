@@ -310,6 +310,10 @@ def quantized_seeds() -> list[bytes]:
             "mlp.experts.down_proj_scales": ("U8", (2, 4, 1), 8),
         }
     )
+    mlx = safetensors_file(
+        {"l.weight": ("U32", (8, 6), 192), "l.scales": ("F16", (8, 1), 16), "l.biases": ("F16", (8, 1), 16)}
+    )
+    mlx_floats = safetensors_file({"l.weight": ("U32", (8, 8), 256), "l.scales": ("U8", (8, 2), 16)})
     configs = (
         {"quant_method": "gptq", "bits": 4, "group_size": 32},
         {"quant_method": "awq", "bits": 4, "group_size": 32},
@@ -322,8 +326,10 @@ def quantized_seeds() -> list[bytes]:
         },
         {"quant_method": "modelopt"},
         {"quant_method": "mxfp4"},
+        {"bits": 3, "group_size": 64, "l": {"bits": 6, "group_size": 32}},
+        {"mode": "mxfp4"},
     )
-    files = (gptq, awq, bnb, nf4, fp8, packed, nv, mx)
+    files = (gptq, awq, bnb, nf4, fp8, packed, nv, mx, mlx, mlx_floats)
     return [
         joined({"config.json": {"quantization_config": config}, "model.safetensors": file})
         for config, file in zip(configs, files, strict=True)
