@@ -142,9 +142,9 @@ def test_a_named_file_of_the_hub_is_refused_before_it_is_fetched(hub: Hub) -> No
 
 @pytest.mark.parametrize("mode", ["exact", "sampled"])
 def test_a_refusal_by_content_keeps_its_way_out_on_the_hub(mode: str, hub: Hub) -> None:
-    repo = f"org/ct2-{mode}"
-    hub.publish(repo, {"config.json": b"{}", "model.bin": begun(Magic(6, b"WhisperSpec\0"))})
-    with pytest.raises(UnreadFormatError, match="is a CTranslate2 model") as caught:
+    repo = f"org/tflite-{mode}"
+    hub.publish(repo, {"config.json": b"{}", "model.bin": begun(Magic(4, b"TFL3"))})
+    with pytest.raises(UnreadFormatError, match="is a TFLite model") as caught:
         open_model(repo, mode=mode)
     assert caught.value.next_step == "Name the model that it was made from."
 

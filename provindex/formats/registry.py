@@ -84,6 +84,12 @@ def _onnx(files: Sequence[WeightFile], beside: Beside) -> Contents:
     return read(files, beside)
 
 
+def _ctranslate2(files: Sequence[WeightFile], beside: Beside) -> Contents:
+    from provindex.formats.ctranslate2.files import read
+
+    return read(files, beside)
+
+
 # --- the table ---
 
 _ZIP = Magic(0, b"PK\3\4")
@@ -188,7 +194,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "CTranslate2", "a CTranslate2 model", (),  # a version of 4 bytes, a length of 2, the name of the model's kind
         tuple(Magic(6, kind) for kind in (b"Transformer", b"WhisperSpec\0", b"Wav2Vec2")),
-        Refusal("its layers are fused and renamed", _ORIGINAL),
+        _ctranslate2,
     ),
     Format(
         "GGML", "a GGML file", (".ggml",),

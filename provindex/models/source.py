@@ -371,6 +371,8 @@ def _of_file_or_beside(
     Else it is some other model's, in a folder of downloads.
     """
     own = said.config or {}
+    if "model_type" not in config:  # CTranslate2's own config.json, which says nothing of sizes
+        config = {}
     if config and not _of_one_model(own, config):
         other = shown(str(config.get("model_type")))
         what = Reason.of(Code.CONFIG_OF_ANOTHER, beside=other, own=repr(own.get("model_type")))

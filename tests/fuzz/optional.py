@@ -104,6 +104,40 @@ def gguf(data: bytes) -> None:
     look(read_gguf(extent(data), "m.gguf"))
 
 
+# --- CTranslate2 ---
+
+
+def ctranslate2_seeds() -> list[bytes]:
+    import ctranslate2_files as ct2
+
+    small = {name: value for name, value in ct2.whisper(4).items() if "conv" not in name}
+    rng = np.random.default_rng(0)
+    shapes = {
+        "model.embed_tokens.weight": (6, 8), "model.norm.weight": (8,), "model.layers.0.input_layernorm.weight": (8,),
+        **{f"model.layers.0.self_attn.{part}_proj.weight": (8 if part in "qo" else 4, 8) for part in "qkvo"},
+        "model.layers.0.post_attention_layernorm.weight": (8,),
+        **{f"model.layers.0.mlp.{part}_proj.weight": (12, 8) for part in ("gate", "up")},
+        "model.layers.0.mlp.down_proj.weight": (8, 12),
+    }  # fmt: skip
+    llama = ct2.of_llama({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, 2, 1)
+    tied = {"decoder/projection/weight": "decoder/embeddings/weight"}
+    first = {name.replace("decoder", "encoder"): value for name, value in ct2.in_int8(llama).items()}
+    return [
+        ct2.written("WhisperSpec", small, tied),
+        ct2.written("TransformerDecoderSpec", llama, tied),
+        ct2.written("TransformerDecoderSpec", ct2.in_int8(llama)),
+        ct2.written(
+            "TransformerSpec", ct2.in_int8(llama) | first, {"encoder/embeddings_0/weight": "decoder/embeddings/weight"}
+        ),
+    ]
+
+
+def ctranslate2(data: bytes) -> None:
+    from provindex.formats.ctranslate2.files import read_ctranslate2
+
+    look(read_ctranslate2(extent(data), "model.bin"))
+
+
 # --- torch ---
 
 
