@@ -16,7 +16,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from provindex.formats.dtypes import BITS, STORED, decode
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 from provindex.formats.torch.pickle_machine import MAX_PROGRAM, Made, Name, Persistent, PickleError, Value, run
+from provindex.formats.torch.settings import whisper_config
 from provindex.formats.torch.stored_zip import ZipError, locate, make_ready, read_directory
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
@@ -113,7 +114,15 @@ def read_torch(file: Extent, label: str) -> Contents:
     left = len(state) - len(tensors)
     notes += (Reason.of(Code.ENTRIES_NOT_READ, n=left, total=len(state)),) if left else ()
     tensors.sort(key=lambda found: (found[0], found[1].name))
-    return Contents(tuple(tensor for _, tensor in tensors), warnings=_references(opened) + notes)
+    found = tuple(tensor for _, tensor in tensors)
+    return Contents(found, _config(opened.value), warnings=_references(opened) + notes)
+
+
+def _config(value: Value) -> dict[str, Any] | None:
+    """What a library says of the model's sizes beside its weights."""
+    inside = dict(_named(value)) if isinstance(value, Made) else {}
+    dims = inside.get("dims")
+    return whisper_config(dict(_named(dims))) if isinstance(dims, Made) and "model_state_dict" in inside else None
 
 
 def _read_zip(file: Extent, label: str) -> _File:
