@@ -30,12 +30,15 @@ ONNX_SINGLE = ("model.onnx", "onnx/model.onnx")
 INDEX_SUFFIX, CHECKPOINT_INDEX = (row.suffixes[0] + ".index.json" for row in (SAFETENSORS, TORCH))
 INDEX_SUFFIXES = (INDEX_SUFFIX, CHECKPOINT_INDEX)
 MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
+LARGE = 1 << 20  # bytes of a file from which on a model may be in it, whatever its name
+LISTED = 100  # files that are named as not read
 
 _NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
 SHARD = re.compile(rf"(?P<stem>.+)-(?P<number>\d{{5}})-of-(?P<count>\d{{5}})({_NUMBERED})")
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
 # What trainers keep beside the weights, in the same format.
 _TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")
+_NO_WEIGHTS = frozenset((".json", ".jsonl", ".txt", ".md", ".csv", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".pdf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,26 +207,34 @@ def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ..
     return {shard: tuple(shards[shard]) for shard in sorted(shards)}
 
 
-def _is_safetensors(name: str) -> bool:
-    return "/" not in name and registry.is_of(SAFETENSORS, name)
+def left_out(sizes: Mapping[str, int], read: Collection[str], told: Mapping[str, Format]) -> tuple[Reason, ...]:
+    """The weight files of a folder that are not read, one reason each, the first `LISTED` of them by name.
+
+    sizes: bytes by name, as `local_files.list_sizes`. told: formats of files that content tells, by name. What trainers
+    keep beside the weights counts if a model could be in it.
+    """
+    found: list[Reason] = []
+    for name, size in sizes.items():
+        last = PurePosixPath(name).name
+        row = told.get(name) or registry.by_name(name)
+        small = last.startswith(_TRAINING) and size < LARGE
+        if name.endswith("/"):
+            found.append(Reason.of(Code.FOLDER_NOT_READ, name))
+        elif row is not None and name not in read and not last.startswith(".") and not small:
+            found.append(Reason.of(Code.FILE_NOT_READ, name, what=row.what))
+    more = len(found) - LISTED
+    return (*found[:LISTED], Reason.of(Code.FILE_NOT_READ, f"{more} more", what="files")) if more > 0 else tuple(found)
 
 
-def remarks(names: Collection[str], read: Collection[str]) -> tuple[Reason, ...]:
-    """What a reader should know about the choice of files: what was left out, and what an adapter is."""
-    if any(_is_checkpoint(name) for name in read):
-        alike = _is_checkpoint
-    elif any(_is_onnx(name) for name in read):
-        alike = _is_onnx
-    else:
-        alike = _is_safetensors
-    left = sorted(name for name in names if alike(name) and name not in read)
-    said = []
-    if left:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        said.append(Reason.of(Code.OTHER_FILES, names=f"{', '.join(left[:3])}{more}"))
-    if only_adapters(read):
-        said.append(Reason.of(Code.ADAPTER_WEIGHTS_ONLY))
-    return tuple(said)
+def unnamed(sizes: Mapping[str, int]) -> list[str]:
+    """Large files of which the name tells no format: their beginnings may."""
+    large = (name for name, size in sizes.items() if size >= LARGE and registry.by_name(name) is None)
+    return [name for name in large if PurePosixPath(name).suffix.lower() not in _NO_WEIGHTS]
+
+
+def remarks(read: Collection[str]) -> tuple[Reason, ...]:
+    """What a reader should know about the files that are read: whether they are an adapter."""
+    return (Reason.of(Code.ADAPTER_WEIGHTS_ONLY),) if only_adapters(read) else ()
 
 
 def only_adapters(read: Collection[str]) -> bool:

@@ -15,13 +15,11 @@ from typing import Any, BinaryIO
 from provindex.common.bounded_json import JsonError, load_object
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
-from provindex.formats import registry
 
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
 MAX_NAMES = 100_000  # files of one folder that are listed
-MAX_FOLDERS = 1000  # of one folder that are looked into
-DEEPEST = 3  # levels below a folder in which weights are looked for
+MAX_COMMITS = 1000  # of one repository in a Hub cache
 
 _CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -56,36 +54,43 @@ def look_at(path: Path) -> Folder:
     return Folder(path, name or str(real), None, (real,))
 
 
-def list_names(folder: Folder) -> tuple[str, ...]:
-    """Names of the files in a folder, sorted; dangling links are left out.
-
-    Where no safetensors files are among them, also those one level below, as "sub/name"; where there is still nothing
-    that is read, those of DEEPEST levels, so that an error can say where they are.
+def list_sizes(folder: Folder) -> dict[str, int]:
+    """Bytes of the files in a folder and below it, by "sub/name", sorted; dangling links and hidden folders are left
+    out. A name that ends with "/" is a folder that may not be listed, or a link to one, which is not followed.
     """
-    names = _files_in(folder.path, "")
-    level = [(folder.path, "")]
-    for depth in range(DEEPEST):
-        if any(_is_enough(name, depth) for name in names):
-            break
-        level = [found for place, prefix in level for found in _folders_in(place, prefix)]
-        for below, prefix in level:
-            if len(names) < MAX_NAMES:
-                names += _files_in(below, prefix)
-    return tuple(sorted(names))
+    sizes: dict[str, int] = {}
+    ahead = [""]
+    while ahead:
+        prefix = ahead.pop()
+        try:
+            with os.scandir(folder.path / prefix) as found:
+                for item in itertools.islice(found, MAX_NAMES + 1 - len(sizes)):
+                    name = prefix + item.name
+                    if item.is_file():
+                        sizes[name] = item.stat().st_size
+                    elif item.is_dir() and item.is_symlink() and not item.name.startswith("."):
+                        sizes[name + "/"] = 0
+                    elif item.is_dir() and not item.name.startswith("."):
+                        ahead.append(name + "/")
+        except PermissionError:
+            if not prefix:
+                raise
+            sizes[prefix] = 0
+        if len(sizes) + len(ahead) > MAX_NAMES:
+            raise ModelError(f"{folder.path} holds more than {MAX_NAMES} files.", "Name the model's own folder.")
+    return dict(sorted(sizes.items()))
 
 
-def _is_enough(name: str, depth: int) -> bool:
-    """Whether a file makes it needless to look for weights further below."""
-    row = registry.by_name(name)
-    return row is registry.SAFETENSORS if depth == 0 else registry.is_read(row)
-
-
-def _folders_in(place: Path, prefix: str) -> list[tuple[Path, str]]:
-    found = itertools.islice(place.iterdir(), MAX_FOLDERS)
-    here = sorted(
-        item for item in found if item.is_dir() and not item.is_symlink() and os.access(item, os.R_OK | os.X_OK)
-    )
-    return [(item, f"{prefix}{item.name}/") for item in here]
+def beginning(folder: Folder, name: str, size: int) -> bytes:
+    """The first bytes of a file; none of one that may not be read, or leaves the folder."""
+    try:
+        path = find(folder, name)
+        if path is None:
+            return b""
+        with opened(path) as file:
+            return file.read(size)
+    except (ModelError, PermissionError):
+        return b""
 
 
 def snapshot_in(path: Path) -> Path:
@@ -111,17 +116,9 @@ def snapshot_in(path: Path) -> Path:
 def commits_of(storage: Path) -> list[str]:
     """The commits of which a repository's folder in a Hub cache has a snapshot, the last one first."""
     places = storage / "snapshots"
-    listed = itertools.islice(places.iterdir(), MAX_FOLDERS) if places.is_dir() else ()
+    listed = itertools.islice(places.iterdir(), MAX_COMMITS) if places.is_dir() else ()
     found = [place for place in listed if _COMMIT.fullmatch(place.name) and place.is_dir()]
     return [place.name for place in sorted(found, key=lambda place: (-place.stat().st_mtime, place.name))]
-
-
-def _files_in(directory: Path, prefix: str) -> list[str]:
-    with os.scandir(directory) as found:
-        names = [prefix + item.name for item in itertools.islice(found, MAX_NAMES + 1) if item.is_file()]
-    if len(names) > MAX_NAMES:
-        raise ModelError(f"{directory} holds more than {MAX_NAMES} files.", "Name the model's own folder.")
-    return names
 
 
 def find(folder: Folder, name: str) -> Path | None:

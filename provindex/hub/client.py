@@ -413,7 +413,7 @@ def _has_weights(snapshot: Path) -> bool:
     """Whether a cached snapshot has weights, and every shard that its index lists."""
     place = local_files.look_at(snapshot)
     try:
-        chosen = layout.weight_files(local_files.list_names(place), str(snapshot))
+        chosen = layout.weight_files(local_files.list_sizes(place), str(snapshot))
     except ModelError:  # nothing of ours, or not all numbered shards: the Hub may have the rest
         return False
     if not chosen.index:

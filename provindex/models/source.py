@@ -28,7 +28,7 @@ from provindex.formats.quantized import assembly as quantized
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
 from provindex.formats.reader import WeightFile
 from provindex.formats.tensors import Contents, Extent
-from provindex.models import adapters
+from provindex.models import adapters, hub_listings
 from provindex.models.claims import Claims, claims_of
 from provindex.roles.architectures import ALIASES, KINDS
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from provindex.hub.client import Remote
 
 DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
+_NONE: Mapping[str, int] = {}
 SMALL = 1 << 14  # bytes of a tensor up to which it is fetched at once
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(
@@ -148,17 +149,30 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _open_folder(path: Path, warnings: tuple[Reason, ...] = ()) -> Model:
+def _open_folder(path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[str, int] = _NONE) -> Model:
+    """listed: bytes of the files that the Hub has, also those that are not here, by name."""
     path = local_files.snapshot_in(path)
     place = local_files.look_at(path)
-    names = local_files.list_names(place)
-    chosen = layout.weight_files(names, str(path))
+    sizes = local_files.list_sizes(place)
+    chosen = layout.weight_files(sizes, str(path))
     if chosen.index:
         index = local_files.read_bounded(_needed(place, chosen.index), layout.MAX_INDEX)
         promised: Mapping[str, Sequence[str] | None] = layout.shards_of(index, chosen.index, str(path))
     else:
         promised = dict.fromkeys(chosen.files)
-    return _open_files(place, promised, _local(place), warnings + layout.remarks(names, promised))
+    model = _open_files(place, promised, _local(place), warnings + layout.remarks(promised))
+    told = {name: row for name in layout.unnamed(sizes) if (row := _format(place, name)) is not None}
+    return _with_left_out(model, {**listed, **sizes}, told)
+
+
+def _format(place: Folder, name: str) -> registry.Format | None:
+    return registry.by_content(local_files.beginning(place, name, registry.BEGINNING), name)
+
+
+def _with_left_out(model: Model, sizes: Mapping[str, int], told: Mapping[str, registry.Format]) -> Model:
+    """The same model with a warning for each weight file of its folder or repository that was not read."""
+    read = {file.name for file in model.files}
+    return replace(model, warnings=model.warnings + layout.left_out(dict(sorted(sizes.items())), read, told))
 
 
 def _open_file(path: Path) -> Model:
@@ -216,6 +230,7 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
     try:
         found = found or hub.model_at(*asked)
         weights = hub.weights_at(found)
+        hub_listings.keep(found.repo, found.commit, {name: f.size for name, f in (found.files or {}).items()})
         if _by_ranges(found, weights, mode):
             return _open_ranges(found, weights, tokenizer=mode != "norms")
         folder = hub.fetch_model(found, weights)
@@ -230,7 +245,7 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
 def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[Reason, ...] = ()) -> Model:
     """A model in the Hub cache, or the one file of it that was asked for."""
     if not asked.file:
-        return _open_folder(folder, warnings)
+        return _open_folder(folder, warnings, hub_listings.kept(asked.repo, folder.name))
     place = local_files.look_at(folder)
     names = [str(path.relative_to(folder).as_posix()) for path in (folder / asked.file).parent.iterdir()]
     parts = layout.named_files(asked.file, names, asked.repo)
@@ -260,9 +275,9 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None], *, 
         return _File(name, opened[-1], listed[name].sha256)
 
     prune(folder, map(kept, weights))
-    remarks = () if found.file else layout.remarks(listed, weights)
     try:
-        return replace(_open_files(place, weights, open_one, remarks), variant=found.file)
+        model = replace(_open_files(place, weights, open_one, layout.remarks(weights)), variant=found.file)
+        return model if found.file else _with_left_out(model, {name: f.size for name, f in listed.items()}, {})
     except ModelError as error:  # of the model, or of what came over the network: the next run must not see it again
         for file in opened:
             file.forget()

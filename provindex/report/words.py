@@ -33,6 +33,10 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NO_CONFIG: Sentence("no {name} beside the weights"),
     C.CONFIG_OF_ANOTHER: Sentence("config.json says {beside}, the weights' file {own}: the file's is used"),
     C.OTHER_FILES: Sentence("also in the folder and not read: {names}"),
+    C.FILE_NOT_READ: Sentence("not read ({what})"),
+    C.FILE_DIFFERS: Sentence("not read ({what}); it holds other weights, or the same in another precision"),
+    C.FILES_SAME: Sentence("{n} more weight files hold the same weights ({names})"),
+    C.FOLDER_NOT_READ: Sentence("this folder may not be listed"),
     C.ADAPTER_WEIGHTS_ONLY: Sentence("only adapter weights are here: they were read, not the model that they amend"),
     C.ADAPTER_CLAIM: Sentence("an adapter{kind} of {base}: so says {file}, which nothing here proves"),
     C.ONE_SHARD: Sentence("one shard of {count}: the other tensors of this model were not read"),
@@ -59,7 +63,8 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.ONNX_TYPES: Sentence("{n} tensors of it are of a type that is not read ({first})"),
     C.CODE_NOT_RUN: Sentence("it refers to code ({names}), which was not run"),
     C.ENTRIES_NOT_READ: Sentence("{n} of its {total} entries are no tensors and were not read"),
-    C.STATE_CHOSEN: Sentence("its entry {entry} was read, and nothing beside it"),
+    C.STATE_CHOSEN: Sentence("its entry {entry} was read"),
+    C.ENTRY_NOT_READ: Sentence("its entry {entry} was not read ({n} tensors)"),
     C.IMPORTED: Sentence(f"imported from {PEER}: signals only, parameters not stated (size class {{size}})"),
     # Tensor names
     C.NO_SCHEME: Sentence("no known naming scheme (config says {declared})"),
@@ -72,6 +77,13 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.HEADS_UNKNOWN: Sentence("number of heads unknown"),
     C.KEYS_MISFIT: Sentence("keys of {rows} rows do not fit heads of {head_dim}"),
     C.NAMES_UNKNOWN: Sentence("{n} of {total} tensors have names that are not known: {names}"),
+    C.SECOND_COPY: Sentence(
+        "{n} tensors have the place of another one and hold other values ({first}): they were not compared"
+    ),
+    C.COPIES_UNREAD: Sentence("{n} tensors have the place of another one ({first}) and were not read"),
+    C.ADAPTER_UNMERGED: Sentence("{n} tensors change the weights that they stand beside, and are not merged ({first})"),
+    C.EMPTY_TENSORS: Sentence("{n} of {total} tensors are empty ({first})"),
+    C.LAYERS_MISSING: Sentence("config.json says {told} layers, and {stored} are here: the others were not read"),
     C.ROLES_INFERRED: Sentence(
         "its tensor names say nothing: roles were inferred from shapes (width {hidden}, MLPs of {width} units)"
     ),
@@ -251,6 +263,7 @@ SENTENCES: Mapping[Code, Sentence] = {
         "{percent:.0f} % of the elements of its matrices are under names that no scheme knows: what they hold was not "
         "looked for"
     ),
+    C.LEFT_OUT: Sentence("not all of it was compared: {because}"),
     C.SEEN_INVARIANTS: Sentence(
         "neurons alike by a correlation of {correlation:.2g}, whatever the tokens, order and basis (neuron_invariants)"
     ),
@@ -285,6 +298,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NOT_RANKED: Sentence("{test}: {because}"),
     C.TOWER_SHARED: Sentence(
         "the {stack} tower is shared ({share:.0%} of its {n} blocks are equal); by itself that links no text tower"
+    ),
+    C.TEXT_EQUAL: Sentence(
+        "the text towers hold the same weights, and {stack} towers do not: {share:.0%} of {n} blocks are equal"
     ),
     C.UNNAMED_SHARED: Sentence(
         "{share:.0%} of {n} blocks of matrices with unknown names are equal: another tower, or a copy beside a decoy"
@@ -448,6 +464,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.DENIED_UNTESTED: Sentence("could not be tested: {because}"),
     C.DENIED_UNRELATED: Sentence("unrelated"),
     C.DENIED_PLAIN_ORDER: Sentence("unrelated only if nothing was reordered: {because}"),
+    C.DENIED_LEFT_OUT: Sentence("unrelated in all that was read; left out: {because}"),
     # A contribution
     C.NO_LICENSE: Sentence("{model} states no license, and the row will state none"),
     C.NO_HUB_ID: Sentence("{model} is no Hub id: the row will be known by that name"),

@@ -802,8 +802,10 @@ WRAPPERS = frozenset(
 
 # Segments that wrap a module wherever it stands: training and adapter libraries add them.
 MIDDLES = frozenset(
-    "base_layer module _module _orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module _forward_module".split()
+    "base_layer original_module module _module _orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module "
+    "_forward_module".split()
 )
+SAVED = "modules_to_save"
 # Words of a prefix that make it another tower than the text's.
 VISION_WORDS = re.compile(r"vision|visual|image|img|\bvit\b|vpm|clip|dino|\beva\b", re.IGNORECASE)
 SPEECH_WORDS = re.compile(r"audio|speech|whisper|wav2", re.IGNORECASE)
@@ -861,6 +863,7 @@ BUFFERS: Mapping[str, str] = {
     "version": "buffer",
     "embed_scale": "buffer",
     "_float_tensor": "buffer",
+    "_extra_state": "buffer",
 }
 ADAPTERS: Mapping[str, str] = {
     **dict.fromkeys(

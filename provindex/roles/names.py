@@ -32,6 +32,7 @@ from provindex.roles.architectures import (
     MIDDLES,
     PARAMETERS,
     PROJECTOR_SEGMENTS,
+    SAVED,
     SCHEMES,
     TEXT_CONFIGS,
     TOWERS,
@@ -306,7 +307,10 @@ def _token(name: str, segments: Sequence[str], tower: str, flipped: bool = False
 def _unwrap(segments: list[str]) -> tuple[list[str], str]:
     """Drop wrapper prefixes, and tell the tower of a multimodal model: "text" unless a segment says otherwise."""
     tower, at = "text", 0
-    segments = [s for s in segments[:-1] if s not in MIDDLES] + segments[-1:]
+    if SAVED in segments[:-2]:  # PEFT: the module that an adapter trained whole, and the adapter's name
+        at = segments.index(SAVED)
+        segments = segments[:at] + segments[at + 2 :]
+    segments, at = [s for s in segments[:-1] if s not in MIDDLES] + segments[-1:], 0
     if segments[:2] == ["0", "auto_model"]:  # sentence-transformers' module list
         at = 1
     while at < len(segments) - 1:

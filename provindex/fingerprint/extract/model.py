@@ -21,6 +21,7 @@ from provindex.evidence import anchors, sketch, token_rows
 from provindex.evidence.bit_reuse import is_computed, two_blocks
 from provindex.evidence.panels import SAMPLE
 from provindex.evidence.table import TESTS
+from provindex.fingerprint.extract import completeness
 from provindex.fingerprint.extract.scan import Meter, Progress, scan
 from provindex.fingerprint.extract.units import Anchors, Branched, branches, every_layer
 from provindex.fingerprint.panels import PANELS
@@ -116,7 +117,7 @@ def _fingerprint_model(
         mode=mode,
         content_sha256=_content_digest(w) if w.exact else None,
         absences=w.absences,
-        warnings=_warnings(model, w),
+        warnings=_warnings(model, w, norms=norms),
         files=model.files,
         bytes_read=total if mode == "exact" else sum(file.seen.total for file in model.reads),
         bytes_total=total,
@@ -296,9 +297,10 @@ def _stated_digest(w: Weights, place: Placement) -> str:
     return "tied" if w.config.get("tie_word_embeddings") is True else place.name
 
 
-def _warnings(model: Model, w: Weights) -> tuple[Reason, ...]:
+def _warnings(model: Model, w: Weights, *, norms: bool) -> tuple[Reason, ...]:
     """What a reader of the fingerprint should know."""
     out = [*model.warnings, *w.layout.notes, *([model.config_reason] if model.config_reason else [])]
+    out += completeness.left_out(w, norms=norms)
     unknown = w.layout.unknown
     if unknown:
         names = ", ".join(unknown[:SHOWN]) + (" ..." if len(unknown) > SHOWN else "")

@@ -34,6 +34,7 @@ from provindex.formats.torch.stored_zip import ZipError, locate, make_ready, rea
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 MAX_RANK = 8
 MAX_NAME = 1024
+MAX_BESIDE = 32  # entries that are named as not read
 MAX_ENTRIES = 200_000  # of a dictionary that may be the one of the tensors
 _MAX_ELEMENTS = 1 << 60
 _MAX_REPEATED = 1 << 24  # elements of a view that shows the same bytes several times
@@ -249,20 +250,32 @@ def _view(persistent: Persistent, count: int, label: str) -> tuple[int, int]:
 
 
 def _state_dict(file: _File) -> tuple[Mapping[str, Value], tuple[Reason, ...]]:
-    """The dictionary of tensors in a checkpoint, at its top or under one of the usual names, and what to say of it."""
+    """The dictionary of tensors in a checkpoint, at its top or under one of the usual names, and what to say of it:
+    every other entry that has tensors is named.
+    """
     path: list[str] = []
+    notes: list[Reason] = []
     at = file.value
     for _ in range(2):
         inside = dict(_named(at)) if isinstance(at, Made) else {}
         below = [name for name in _WRAPPERS if _has_tensors(inside.get(name))]
         if not below:
             break
+        notes += _beside(path, {name: item for name, item in inside.items() if name != below[0]})
         path.append(below[0])
         at = inside[below[0]]
     inside = dict(_named(at)) if isinstance(at, Made) else {}
     if not any(map(_is_tensor, inside.values())):
         raise ModelError(f"{file.label} holds no dictionary of named tensors{_holds(file.value)}.", _CONVERT)
-    return inside, (Reason.of(Code.STATE_CHOSEN, entry=".".join(path)),) if path else ()
+    notes += _beside(path, {name: item for name, item in inside.items() if not _is_tensor(item)})
+    chosen = (Reason.of(Code.STATE_CHOSEN, entry=".".join(path)),) if path else ()
+    return inside, (*chosen, *notes[:MAX_BESIDE])
+
+
+def _beside(path: Sequence[str], entries: Mapping[str, Value]) -> list[Reason]:
+    """Entries that are not read and have tensors in them, at any depth."""
+    counts = {name: sum(map(_is_tensor, _everything([item]))) for name, item in entries.items()}
+    return [Reason.of(Code.ENTRY_NOT_READ, entry=".".join((*path, name)), n=n) for name, n in counts.items() if n]
 
 
 def _has_tensors(value: Value, levels: int = 2) -> bool:
