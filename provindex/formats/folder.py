@@ -13,7 +13,7 @@ from provindex.common.bounded_json import JsonError, read_object, read_small, re
 from provindex.common.errors import ModelError, UnreadFormatError
 from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
-from provindex.formats import registry
+from provindex.formats import consolidated, registry
 from provindex.formats.registry import GGUF, ONNX, SAFETENSORS, TORCH, Format, Refusal
 
 CONFIG = "config.json"
@@ -103,7 +103,8 @@ def _checkpoint(here: list[str], names: Collection[str], label: str) -> Weights 
     if shards:
         _check_numbering(shards, label)
         return Weights(tuple(shards))
-    return _only(main or files, label, "checkpoints")
+    meta = consolidated.parts_of(files[0], files) if files and not main else ()
+    return Weights(meta) if len(meta) > 1 else _only(main or files, label, "checkpoints")
 
 
 def _onnx(here: list[str], names: Collection[str], label: str) -> Weights | None:
@@ -124,9 +125,12 @@ _CHOICES: Mapping[str, Callable[[list[str], Collection[str], str], Weights | Non
 
 
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:
-    """Files in which ONNX files keep their data, by the names that exporters give them."""
+    """Files that weights need beside them: in which ONNX files keep their data, by the names that exporters give them,
+    and params.json of Meta's and Mistral's layout.
+    """
     ends = tuple(name + end for name in weights if _is_onnx(name) for end in ("_data", ".data"))
-    return sorted(name for name in names if ends and name.startswith(ends))
+    params = {consolidated.params_of(name) for name in weights if consolidated.is_one(name)}
+    return sorted(name for name in names if name in params or (ends and name.startswith(ends)))
 
 
 def _only(files: list[str], label: str, what: str) -> Weights | None:
@@ -170,7 +174,12 @@ def named_files(name: str, names: Collection[str], label: str) -> tuple[str, ...
     refusal = registry.refusal_of(name)
     if refusal is not None:
         raise registry.unread(*refusal, f"{label}/{name}")
-    return gguf_parts(name, names) if registry.is_of(GGUF, name) else (name,)
+    return parts_of(name, names)
+
+
+def parts_of(name: str, names: Collection[str]) -> tuple[str, ...]:
+    """The files that make one model with a file: the parts of a GGUF model, and those of Meta's layout."""
+    return gguf_parts(name, names) if registry.is_of(GGUF, name) else consolidated.parts_of(name, [*names])
 
 
 def gguf_parts(name: str, names: Collection[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from provindex.common.errors import ModelError, UnreadFormatError
+from provindex.formats import consolidated
 from provindex.formats.reader import Beside, Reader, WeightFile
 from provindex.formats.tensors import Contents
 
@@ -332,6 +333,7 @@ def groups(names: Collection[str]) -> list[list[str]]:
     """Files that have to be read together: all of them if they are parts of one model, else each alone."""
     rows = [by_name(name) for name in names]
     split = all(row is not None and row is rows[0] and row.parts for row in rows)
+    split = split or consolidated.parts_of(next(iter(names), ""), [*names]) == tuple(sorted(names))
     return [list(names)] if split else [[name] for name in names]
 
 
@@ -346,7 +348,8 @@ def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
         )
     if isinstance(row.read, Refusal):
         raise unread(row, row.read, label)
-    return row.read(files, beside)
+    found = row.read(files, beside)
+    return consolidated.completed(found, files, beside) if consolidated.is_one(files[0].name) else found
 
 
 def unread(row: Format, refusal: Refusal, label: str) -> UnreadFormatError:

@@ -181,8 +181,9 @@ def _open_file(path: Path) -> Model:
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
-    if registry.is_of(registry.GGUF, path.name):  # llama.cpp opens all parts when the first one is named
-        parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+    # llama.cpp opens all parts when the first one is named; Meta's have a part of each matrix.
+    parts = layout.parts_of(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+    if len(parts) > 1:
         return _open_files(place, dict.fromkeys(parts), _local(place))
     shard = layout.SHARD.fullmatch(path.name)
     notes = (Reason.of(Code.ONE_SHARD, count=int(shard["count"])),) if shard else ()

@@ -24,6 +24,7 @@ from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
+from provindex.formats import consolidated
 from provindex.formats.dtypes import BITS, STORED, decode
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
@@ -96,8 +97,9 @@ class _File:
 
 
 def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
-    """The tensors of one checkpoint. See `reader.Reader`."""
-    return read_torch(files[0].extent, files[0].label)
+    """The tensors of one checkpoint, or of all parts of one of Meta's. See `reader.Reader`."""
+    found = [read_torch(file.extent, file.label) for file in files]
+    return found[0] if len(found) == 1 else consolidated.joined(found, files, beside)
 
 
 def read_torch(file: Extent, label: str) -> Contents:
