@@ -13,7 +13,7 @@ from provindex.common.bounded_json import JsonError, read_object, read_small, re
 from provindex.common.errors import ModelError, UnreadFormatError
 from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
-from provindex.formats import registry
+from provindex.formats import consolidated, registry
 from provindex.formats.registry import GGUF, ONNX, SAFETENSORS, TORCH, Format, Refusal
 
 CONFIG = "config.json"
@@ -56,7 +56,7 @@ def weight_files(names: Collection[str], label: str) -> Weights:
     there are others, so that no parameter counts twice. ModelError when there is nothing to read, or a shard
     is missing.
     """
-    here = sorted(name for name in names if "/" not in name)
+    here = sorted(name for name in names if "/" not in name and not name.startswith("._"))  # macOS keeps notes there
     for row in filter(registry.is_read, registry.FORMATS):
         choose = _CHOICES.get(row.name)
         found = choose(here, names, label) if choose else _only(_named(row, here), label, f"{row.name} files")
@@ -103,7 +103,8 @@ def _checkpoint(here: list[str], names: Collection[str], label: str) -> Weights 
     if shards:
         _check_numbering(shards, label)
         return Weights(tuple(shards))
-    return _only(main or files, label, "checkpoints")
+    meta = consolidated.parts_of(files[0], files) if files and not main else ()
+    return Weights(meta) if len(meta) > 1 else _only(main or files, label, "checkpoints")
 
 
 def _onnx(here: list[str], names: Collection[str], label: str) -> Weights | None:
@@ -124,9 +125,12 @@ _CHOICES: Mapping[str, Callable[[list[str], Collection[str], str], Weights | Non
 
 
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:
-    """Files in which ONNX files keep their data, by the names that exporters give them."""
+    """Files that weights need beside them: in which ONNX files keep their data, by the names that exporters give them,
+    and params.json of Meta's and Mistral's layout.
+    """
     ends = tuple(name + end for name in weights if _is_onnx(name) for end in ("_data", ".data"))
-    return sorted(name for name in names if ends and name.startswith(ends))
+    params = {consolidated.params_of(name) for name in weights if consolidated.is_one(name)}
+    return sorted(name for name in names if name in params or (ends and name.startswith(ends)))
 
 
 def _only(files: list[str], label: str, what: str) -> Weights | None:
@@ -170,7 +174,12 @@ def named_files(name: str, names: Collection[str], label: str) -> tuple[str, ...
     refusal = registry.refusal_of(name)
     if refusal is not None:
         raise registry.unread(*refusal, f"{label}/{name}")
-    return gguf_parts(name, names) if registry.is_of(GGUF, name) else (name,)
+    return parts_of(name, names)
+
+
+def parts_of(name: str, names: Collection[str]) -> tuple[str, ...]:
+    """The files that make one model with a file: the parts of a GGUF model, and those of Meta's layout."""
+    return gguf_parts(name, names) if registry.is_of(GGUF, name) else consolidated.parts_of(name, [*names])
 
 
 def gguf_parts(name: str, names: Collection[str]) -> tuple[str, ...]:
@@ -259,24 +268,40 @@ def _check_numbering(files: list[str], label: str) -> None:
 def _nothing(names: Collection[str], label: str) -> ModelError:
     """Why a folder has no weights that we read, and what to do."""
     here = sorted(name for name in names if "/" not in name)
-    below = sorted({name.split("/")[0] for name in names if "/" in name and registry.is_of(SAFETENSORS, name)})
+    below = _below(names)
     unread = _unread(here)
     if unread:
         name, row, (why, way_out) = unread
         return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
     if below:
         return ModelError(
-            f"{label} has no weights of its own, but its folder {below[0]} has.", f"Name {below[0]} itself."
+            f"{label} has no weights of its own, but its folder {below[0].rpartition('/')[0]} has.",
+            f"Name {' or '.join(f'{label}/{place}' for place in below[:3])}{' ...' if len(below) > 3 else ''}.",
         )
-    if not here:
+    deeper = _unread(sorted(names))
+    if deeper:
+        name, row, (why, way_out) = deeper
+        return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
+    if not names:
         return ModelError(f"{label} is empty.", "Name a folder with config.json and weights, or a weight file.")
     return ModelError(f"{label} has no weight file.", "Name a folder with config.json and weights, or a weight file.")
 
 
+def _below(names: Collection[str]) -> list[str]:
+    """What to name of the folders below that have weights: the one file of each, else the folder, the nearest first."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted(names):
+        place, _, last = name.rpartition("/")
+        if place and registry.is_read(registry.by_name(last)) and not last.startswith(_TRAINING):
+            folders.setdefault(place, []).append(name)
+    ordered = sorted(folders.items(), key=lambda found: (found[0].count("/"), found[0]))
+    return [files[0] if len(files) == 1 else place for place, files in ordered]
+
+
 def _unread(here: list[str]) -> tuple[str, Format, Refusal] | None:
     """The file that is most likely the model, in a format that is not read: one that can be nothing else goes first."""
-    rows = ((name, registry.refusal_of(name)) for name in here if not name.startswith(_TRAINING))
-    found = [(name, *told) for name, told in rows if told]
+    rows = ((name, registry.refusal_of(name)) for name in here if not PurePosixPath(name).name.startswith(_TRAINING))
+    found = [(name, *told) for name, told in rows if told and told[0].name != registry.NOTES]
     return min(found, key=lambda one: one[1].generic, default=None)
 
 

@@ -19,8 +19,10 @@ from provindex.common.reasons import Code, Reason
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
 MAX_NAMES = 100_000  # files of one folder that are listed
+MAX_COMMITS = 1000  # of one repository in a Hub cache
 
 _CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD = re.compile(r"(?P<key>license|base_model)\s*:\s*(?P<value>.*)")
 _ITEM = re.compile(r"\s*-\s+(?P<value>.+)")
@@ -89,6 +91,34 @@ def beginning(folder: Folder, name: str, size: int) -> bytes:
             return file.read(size)
     except (ModelError, PermissionError):
         return b""
+
+
+def snapshot_in(path: Path) -> Path:
+    """The snapshot of a repository's folder in a Hub cache (models--org--name); any other folder is itself.
+
+    The commit that `main` was last seen at, else the only one. ModelError if it cannot be told which.
+    """
+    if not _CACHE_REPO.fullmatch(path.absolute().name) or not (path / "snapshots").is_dir():
+        return path
+    commits = commits_of(path)
+    main = path / "refs" / "main"
+    said = read_bounded(main, 1 << 10).decode("ascii", "replace").strip() if main.is_file() else ""
+    if said in commits or len(commits) == 1:
+        return path / "snapshots" / (said if said in commits else commits[0])
+    if not commits:
+        raise ModelError(f"{path} is a repository in a Hub cache without a snapshot.", "Download the model again.")
+    places = " or ".join(str(path / "snapshots" / commit) for commit in commits[:3])
+    raise ModelError(
+        f"{path} is a repository in a Hub cache that does not say which of its commits is main.", f"Name {places}."
+    )
+
+
+def commits_of(storage: Path) -> list[str]:
+    """The commits of which a repository's folder in a Hub cache has a snapshot, the last one first."""
+    places = storage / "snapshots"
+    listed = itertools.islice(places.iterdir(), MAX_COMMITS) if places.is_dir() else ()
+    found = [place for place in listed if _COMMIT.fullmatch(place.name) and place.is_dir()]
+    return [place.name for place in sorted(found, key=lambda place: (-place.stat().st_mtime, place.name))]
 
 
 def find(folder: Folder, name: str) -> Path | None:

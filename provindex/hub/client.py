@@ -216,6 +216,12 @@ def cached_model(repo: str, revision: str | None, file: str = "") -> Cached | No
     return Cached(snapshot, tokenizer and (snapshot / layout.CONFIG).is_file())
 
 
+def commits_of(repo: str) -> list[str]:
+    """The commits of a model that are in the Hub cache with their weights, the last one first."""
+    storage = _storage(repo)
+    return [commit for commit in local_files.commits_of(storage) if _has_weights(storage / "snapshots" / commit)]
+
+
 def _storage(repo: str) -> Path:
     """The folder of a model in the Hub cache."""
     from huggingface_hub import constants

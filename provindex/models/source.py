@@ -151,6 +151,7 @@ def _is_usable(path: Path) -> bool:
 
 def _open_folder(path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[str, int] = _NONE) -> Model:
     """listed: bytes of the files that the Hub has, also those that are not here, by name."""
+    path = local_files.snapshot_in(path)
     place = local_files.look_at(path)
     sizes = local_files.list_sizes(place)
     chosen = layout.weight_files(sizes, str(path))
@@ -180,8 +181,9 @@ def _open_file(path: Path) -> Model:
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
-    if registry.is_of(registry.GGUF, path.name):  # llama.cpp opens all parts when the first one is named
-        parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+    # llama.cpp opens all parts when the first one is named; Meta's have a part of each matrix.
+    parts = layout.parts_of(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+    if len(parts) > 1:
         return _open_files(place, dict.fromkeys(parts), _local(place))
     shard = layout.SHARD.fullmatch(path.name)
     notes = (Reason.of(Code.ONE_SHARD, count=int(shard["count"])),) if shard else ()
@@ -218,6 +220,10 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
         online = () if asked.revision == commit else (Reason.of(Code.CACHED, commit=commit),)
         return _open_snapshot(cached.folder, asked, online)
     if offline:
+        commits = hub.commits_of(asked.repo)
+        if commits and asked.revision is None:
+            what = f"The Hub cache does not say which commit of {asked.repo} is main, or not all of it is there."
+            raise NetworkError(what, f"Name one that is: {' or '.join(f'{asked.repo}@{c}' for c in commits[:3])}.")
         what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
         raise NetworkError(
             what, "Run once without --offline and HF_HUB_OFFLINE (above 1 GB with --mode exact), or name a folder."
@@ -382,6 +388,8 @@ def _of_file_or_beside(
     Else it is some other model's, in a folder of downloads.
     """
     own = said.config or {}
+    if "model_type" not in config:  # CTranslate2's own config.json, which says nothing of sizes
+        config = {}
     if config and not _of_one_model(own, config):
         other = shown(str(config.get("model_type")))
         what = Reason.of(Code.CONFIG_OF_ANOTHER, beside=other, own=repr(own.get("model_type")))
@@ -409,7 +417,7 @@ def _mapped(path: Path) -> Mapped:
 
 
 def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] | None) -> None:
-    """A shard has exactly the tensors that the index says."""
+    """A shard has exactly the tensors that the index says: what an index leaves out would be left out unseen."""
     if expected is None:
         return
     names = {tensor.name for tensor in found}
@@ -417,12 +425,22 @@ def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] |
     extra = sorted(names - set(expected))
     if absent:
         raise ModelError(
-            f"{path} lacks tensor {shown(absent[0])}, which the index says it has.", "Download the model again."
+            f"{path} lacks tensor {shown(absent[0])}, which the index says it has{_more(absent)}.", _WRONG_INDEX
         )
     if extra:
         raise ModelError(
-            f"{path} has tensor {shown(extra[0])}, which the index does not list.", "Download the model again."
+            f"{path} has tensor {shown(extra[0])}, which the index does not list there{_more(extra)}.", _WRONG_INDEX
         )
+
+
+_WRONG_INDEX = (
+    "Download this file and the index again. If both are as published, the index is wrong: move it out of the folder, "
+    "and all shards are read as they are."
+)
+
+
+def _more(names: Sequence[str]) -> str:
+    return f", and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _needed(place: Folder, name: str) -> Path:

@@ -104,6 +104,40 @@ def gguf(data: bytes) -> None:
     look(read_gguf(extent(data), "m.gguf"))
 
 
+# --- CTranslate2 ---
+
+
+def ctranslate2_seeds() -> list[bytes]:
+    import ctranslate2_files as ct2
+
+    small = {name: value for name, value in ct2.whisper(4).items() if "conv" not in name}
+    rng = np.random.default_rng(0)
+    shapes = {
+        "model.embed_tokens.weight": (6, 8), "model.norm.weight": (8,), "model.layers.0.input_layernorm.weight": (8,),
+        **{f"model.layers.0.self_attn.{part}_proj.weight": (8 if part in "qo" else 4, 8) for part in "qkvo"},
+        "model.layers.0.post_attention_layernorm.weight": (8,),
+        **{f"model.layers.0.mlp.{part}_proj.weight": (12, 8) for part in ("gate", "up")},
+        "model.layers.0.mlp.down_proj.weight": (8, 12),
+    }  # fmt: skip
+    llama = ct2.of_llama({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, 2, 1)
+    tied = {"decoder/projection/weight": "decoder/embeddings/weight"}
+    first = {name.replace("decoder", "encoder"): value for name, value in ct2.in_int8(llama).items()}
+    return [
+        ct2.written("WhisperSpec", small, tied),
+        ct2.written("TransformerDecoderSpec", llama, tied),
+        ct2.written("TransformerDecoderSpec", ct2.in_int8(llama)),
+        ct2.written(
+            "TransformerSpec", ct2.in_int8(llama) | first, {"encoder/embeddings_0/weight": "decoder/embeddings/weight"}
+        ),
+    ]
+
+
+def ctranslate2(data: bytes) -> None:
+    from provindex.formats.ctranslate2.files import read_ctranslate2
+
+    look(read_ctranslate2(extent(data), "model.bin"))
+
+
 # --- torch ---
 
 
@@ -310,6 +344,10 @@ def quantized_seeds() -> list[bytes]:
             "mlp.experts.down_proj_scales": ("U8", (2, 4, 1), 8),
         }
     )
+    mlx = safetensors_file(
+        {"l.weight": ("U32", (8, 6), 192), "l.scales": ("F16", (8, 1), 16), "l.biases": ("F16", (8, 1), 16)}
+    )
+    mlx_floats = safetensors_file({"l.weight": ("U32", (8, 8), 256), "l.scales": ("U8", (8, 2), 16)})
     configs = (
         {"quant_method": "gptq", "bits": 4, "group_size": 32},
         {"quant_method": "awq", "bits": 4, "group_size": 32},
@@ -322,8 +360,10 @@ def quantized_seeds() -> list[bytes]:
         },
         {"quant_method": "modelopt"},
         {"quant_method": "mxfp4"},
+        {"bits": 3, "group_size": 64, "l": {"bits": 6, "group_size": 32}},
+        {"mode": "mxfp4"},
     )
-    files = (gptq, awq, bnb, nf4, fp8, packed, nv, mx)
+    files = (gptq, awq, bnb, nf4, fp8, packed, nv, mx, mlx, mlx_floats)
     return [
         joined({"config.json": {"quantization_config": config}, "model.safetensors": file})
         for config, file in zip(configs, files, strict=True)

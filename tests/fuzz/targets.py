@@ -430,6 +430,7 @@ _ALL = (
     _target("notes", seeds.notes, _notes),
     _target("listing", seeds.listing, _listing),
     _target("gguf", optional.gguf_seeds, optional.gguf, needs="provindex.formats.gguf.files"),
+    _target("ctranslate2", optional.ctranslate2_seeds, optional.ctranslate2),
     _target("torch", optional.torch_seeds, optional.torch, needs="provindex.formats.torch.files"),
     _target("pickle", optional.pickle_seeds, optional.pickles, needs="provindex.formats.torch.pickle_machine"),
     _target("onnx", optional.onnx_seeds, optional.onnx, needs="provindex.formats.onnx.files"),

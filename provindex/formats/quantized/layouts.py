@@ -620,6 +620,81 @@ def stacked_mxfp4(group: Group) -> Tensor:
     return group.computed("MXFP4", (experts, width, out), make, _across(out))
 
 
+# --- MLX ---
+
+_MLX_SIZES = (32, 64, 128)
+_MLX_BITS = (4, 8, 2, 3, 5, 6)
+
+
+def mlx(group: Group) -> Tensor:
+    """MLX: rows of codes in uint32 words, the lowest bits first and without gaps; a scale and a bias for each group of
+    inputs, code * scale + bias. Without biases the codes are FP4 or FP8 (mxfp4, nvfp4, mxfp8). Stacked experts too.
+
+    Bits and groups together follow from the shapes, each alone from config.json.
+    """
+    codes, scales = group.need("weight", "scales")
+    biases = group.parts.get("biases")
+    fits = len(codes.shape) in (2, 3) and min(codes.shape) > 0 and codes.dtype == "U32" and codes.plain
+    if not fits or not scales.plain or scales.shape[:-1] != codes.shape[:-1] or not scales.shape[-1]:
+        group.misfit("weight", "scales")
+    words, groups = codes.shape[-1], scales.shape[-1]
+    if biases is None:
+        return _mlx_floats(group, words, groups)
+    if biases.shape != scales.shape or {biases.dtype, scales.dtype} - {*FLOATS} or not biases.plain:
+        group.misfit("weight", "scales", "biases")
+    bits, size = _mlx_bits(group, words, groups)
+    shape = (*codes.shape[:-1], groups * size)
+    height, width = math.prod(shape[:-1]), shape[-1]
+
+    def make(start: int, stop: int) -> F32:
+        values = unpack(_rows(codes, height, start, stop), bits, width).astype(np.float32)
+        spread(np.multiply, values, scales.flat(start * groups, stop * groups).reshape(-1, groups), size)
+        return spread(np.add, values, biases.flat(start * groups, stop * groups).reshape(-1, groups), size)
+
+    return group.computed(f"MLX_INT{bits}", shape, make)
+
+
+def _mlx_bits(group: Group, words: int, groups: int) -> tuple[int, int]:
+    """Bits of a code and inputs of a group. ModelError where shapes fit several and the config does not say which."""
+    fits = [(bits, size) for bits in _MLX_BITS for size in _MLX_SIZES if groups * size * bits == words * WORD]
+    own = group.settings.get(group.name.removesuffix(".weight"))  # a module may have settings of its own
+    for said in (own, group.settings):
+        told = (said.get("bits"), said.get("group_size")) if isinstance(said, Mapping) else None
+        found = next((fit for fit in fits if fit == told), None)
+        if found is not None:
+            return found
+    if not fits:
+        group.misfit("weight", "scales", "biases")
+    if len(fits) > 1:
+        ways = " or ".join(f"{bits} bits in groups of {size}" for bits, size in fits)
+        raise ModelError(
+            f"The quantized weight {shown(group.name)} is stored in {ways}, and no config says which.",
+            "Put the model's config.json beside its weights.",
+        )
+    return fits[0]
+
+
+def _mlx_floats(group: Group, words: int, groups: int) -> Tensor:
+    """The formats without biases: mxfp4 and mxfp8 (a power of two for 32 values), nvfp4 (an FP8 scale for 16)."""
+    codes, scales = group.need("weight", "scales")
+    per = words * WORD // groups  # bits of a group
+    kind = {32 * 4: "MXFP4", 16 * 4: "NVFP4", 32 * 8: "MXFP8"}.get(per, "")
+    if scales.dtype != "U8" or not kind or words * WORD % groups:
+        group.misfit("weight", "scales")
+    size = 16 if kind == "NVFP4" else 32
+    shape = (*codes.shape[:-1], groups * size)
+    height, scale = math.prod(shape[:-1]), "F8_E4M3" if kind == "NVFP4" else "F8_E8M0"
+
+    def make(start: int, stop: int) -> F32:
+        stored = _rows(codes, height, start, stop)
+        values = decode(np.ascontiguousarray(stored), "F8_E4M3") if kind == "MXFP8" else nibbles(stored, E2M1)
+        return spread(
+            np.multiply, values, decode(np.ascontiguousarray(_rows(scales, height, start, stop)), scale), size
+        )
+
+    return group.computed(kind, shape, make)
+
+
 def _by_matrix(start: int, stop: int, height: int) -> Iterator[tuple[int, int, int]]:
     """Rows [start, stop) of stacked matrices of `height` rows: (which, first, one past the last)."""
     while start < stop:

@@ -16,7 +16,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,10 +24,12 @@ from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
+from provindex.formats import consolidated
 from provindex.formats.dtypes import BITS, STORED, decode
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 from provindex.formats.torch.pickle_machine import MAX_PROGRAM, Made, Name, Persistent, PickleError, Value, run
+from provindex.formats.torch.settings import whisper_config
 from provindex.formats.torch.stored_zip import ZipError, locate, make_ready, read_directory
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
@@ -95,8 +97,9 @@ class _File:
 
 
 def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
-    """The tensors of one checkpoint. See `reader.Reader`."""
-    return read_torch(files[0].extent, files[0].label)
+    """The tensors of one checkpoint, or of all parts of one of Meta's. See `reader.Reader`."""
+    found = [read_torch(file.extent, file.label) for file in files]
+    return found[0] if len(found) == 1 else consolidated.joined(found, files, beside)
 
 
 def read_torch(file: Extent, label: str) -> Contents:
@@ -114,7 +117,15 @@ def read_torch(file: Extent, label: str) -> Contents:
     left = len(state) - len(tensors)
     notes += (Reason.of(Code.ENTRIES_NOT_READ, n=left, total=len(state)),) if left else ()
     tensors.sort(key=lambda found: (found[0], found[1].name))
-    return Contents(tuple(tensor for _, tensor in tensors), warnings=_references(opened) + notes)
+    found = tuple(tensor for _, tensor in tensors)
+    return Contents(found, _config(opened.value), warnings=_references(opened) + notes)
+
+
+def _config(value: Value) -> dict[str, Any] | None:
+    """What a library says of the model's sizes beside its weights."""
+    inside = dict(_named(value)) if isinstance(value, Made) else {}
+    dims = inside.get("dims")
+    return whisper_config(dict(_named(dims))) if isinstance(dims, Made) and "model_state_dict" in inside else None
 
 
 def _read_zip(file: Extent, label: str) -> _File:
