@@ -8,6 +8,7 @@ What a tensor is, in words:
 
     "q"               that role
     "qkv", "kv"       q, k and v one after the other along the rows; k and v
+    "qkv/full"        the same, of as many keys as queries, whatever the config says
     "qkv/head"        q, k, v of head 0, then of head 1, ...                 (GPT-NeoX, BLOOM)
     "qkv/group"       the queries of group 0, its key, its value, then of group 1, ...   (Falcon-40B, InternLM2)
     "qkv/falcon", "qkv/chatglm", "qkv/bigcode"     one of the three above, told by the config
@@ -219,7 +220,7 @@ _GPT_TOP: Table = {
 
 _GPT2: Table = {
     **_GPT_TOP,
-    "h.{l}.attn.c_attn": "qkv t",
+    "h.{l}.attn.c_attn": "qkv/full t",
     "h.{l}.attn.c_proj": "o t",
     "h.{l}.mlp.c_fc": "up t",
     "h.{l}.mlp.c_proj": "down t",

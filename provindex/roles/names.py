@@ -710,6 +710,8 @@ def _manner(manner: str, heads: _Heads, sources: tuple[Mapping[str, Any], ...]) 
         return ("", 1) if _flag(sources, "multi_query", True) else ("head", heads.heads)
     if manner == "chatglm":
         return ("", heads.kv_heads) if _flag(sources, "multi_query_attention", False) else ("head", heads.heads)
+    if manner == "full":
+        return "", heads.heads
     return manner, heads.heads if manner == "head" else heads.kv_heads
 
 

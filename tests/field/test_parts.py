@@ -41,8 +41,8 @@ def test_numbered_shards(pattern: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors.part1of2", "model.gguf-split-a", "model.safetensors.00", "pytorch_model.bin.001", "mp_rank_00.pt",
-     "model_world_size_8_rank_0.pt"],
+    ["model.safetensors.part1of2", "model.gguf-split-a", "model.safetensors.00", "pytorch_model.bin.001",
+     "mp_rank_00.pt", "model_world_size_8_rank_0.pt"],
 )  # fmt: skip
 def test_pieces_are_refused_with_the_way_out(name: str, tmp_path: Path) -> None:
     made = shards(tmp_path / "m", ["x.safetensors"])
