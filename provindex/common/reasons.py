@@ -42,6 +42,7 @@ class Code(StrEnum):
     GGUF_SPLITTING = "gguf-splitting"
     ONNX_PREFIX = "onnx-prefix"
     ONNX_TYPES = "onnx-types"
+    ONNX_PAIR = "onnx-pair"
     CODE_NOT_RUN = "code-not-run"
     ENTRIES_NOT_READ = "entries-not-read"
     STATE_CHOSEN = "state-chosen"

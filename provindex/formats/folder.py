@@ -15,6 +15,7 @@ from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
 from provindex.formats import consolidated, registry
 from provindex.formats.registry import GGUF, ONNX, SAFETENSORS, TORCH, Format, Refusal
+from provindex.formats.together import pair_in
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -108,9 +109,12 @@ def _checkpoint(here: list[str], names: Collection[str], label: str) -> Weights 
 
 
 def _onnx(here: list[str], names: Collection[str], label: str) -> Weights | None:
-    """An ONNX file, the unquantized one of those that are usually exported together."""
+    """An ONNX file, the unquantized one of those that are usually exported together; an encoder with its decoder."""
     files = sorted(name for name in names if _is_onnx(name))
     single = next((name for name in ONNX_SINGLE if name in files), None)
+    both = pair_in(files) if single is None else ()
+    if both:
+        return Weights(both)
     return Weights((single,)) if single else _only(files, label, "ONNX files")
 
 

@@ -60,6 +60,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     ),
     C.GGUF_SPLITTING: Sentence("how this tokenizer splits texts ({name}) is not known: GPT-2's rule was taken"),
     C.ONNX_PREFIX: Sentence("the names in it begin with {prefix}, which was left out"),
+    C.ONNX_PAIR: Sentence("an encoder and a decoder were read as one model, {n} tables that both have were read once"),
     C.ONNX_TYPES: Sentence("{n} tensors of it are of a type that is not read ({first})"),
     C.CODE_NOT_RUN: Sentence("it refers to code ({names}), which was not run"),
     C.ENTRIES_NOT_READ: Sentence("{n} of its {total} entries are no tensors and were not read"),
