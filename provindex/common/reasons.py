@@ -86,6 +86,10 @@ class Code(StrEnum):
     SENTENCEPIECE_EMPTY = "sentencepiece-empty"
     SENTENCEPIECE_TYPE = "sentencepiece-type"
     SENTENCEPIECE_TWICE = "sentencepiece-twice"
+    NOT_RANKS = "not-ranks"
+    COUNTS_ALONE = "counts-alone"
+    IDS_WITH_GAPS = "ids-with-gaps"
+    TOKENS_LISTED = "tokens-listed"
     # What a fingerprint lacks
     ADAPTER = "adapter"
     ADAPTER_LACKS = "adapter-lacks"

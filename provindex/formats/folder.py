@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,7 +23,10 @@ CARD = "README.md"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "spm.model", "source.spm", "bpe.codes", "tekken.json", "tiktoken.model", "qwen.tiktoken",
+    "vocabulary.json", "vocabulary.txt", "shared_vocabulary.json", "shared_vocabulary.txt",
 )  # fmt: skip
+RANKS = ".tiktoken"  # ending of vocabularies with names of their own
 VOCABULARIES = frozenset(TOKENIZER_FILES) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 SINGLE = "model.safetensors"
 CHECKPOINT = "pytorch_model.bin"
@@ -126,6 +129,13 @@ _CHOICES: Mapping[str, Callable[[list[str], Collection[str], str], Weights | Non
     TORCH.name: _checkpoint,
     ONNX.name: _onnx,
 }
+
+
+def tokenizer_files(names: Iterable[str]) -> list[str]:
+    """The files of a folder's names that say what its tokenizer is."""
+    here = set(names)
+    named = [name for name in TOKENIZER_FILES if name in here]
+    return named + sorted(name for name in here - {*named} if "/" not in name and name.endswith(RANKS))
 
 
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:

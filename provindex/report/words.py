@@ -105,6 +105,12 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NO_TOKENS: Sentence("has no tokens", joint=" "),
     C.TOKEN_ID_HIGH: Sentence("has the id {id:,}, {limit:,} is the highest that is read", joint=" "),
     C.TOKENIZER_REFUSED: Sentence("is not a tokenizer that the tokenizers package accepts", joint=" "),
+    C.NOT_RANKS: Sentence("is no list of tokens with ranks", joint=" "),
+    C.COUNTS_ALONE: Sentence("counts words, and has no bpe.codes beside it", joint=" "),
+    C.IDS_WITH_GAPS: Sentence("leaves out ids", joint=" "),
+    C.TOKENS_LISTED: Sentence(
+        "lists tokens without how texts are cut into them: whole tokens alone are found", joint=" "
+    ),
     C.NOT_SENTENCEPIECE: Sentence("is not a SentencePiece model", joint=" "),
     C.SENTENCEPIECE_EMPTY: Sentence("is a SentencePiece model without pieces", joint=" "),
     C.SENTENCEPIECE_TYPE: Sentence(
