@@ -27,6 +27,8 @@ TOKENIZER_FILES = (
     "vocabulary.json", "vocabulary.txt", "shared_vocabulary.json", "shared_vocabulary.txt",
 )  # fmt: skip
 RANKS = ".tiktoken"  # ending of vocabularies with names of their own
+VERSIONED = "tokenizer.model.v"  # Mistral's
+_OWN_NAME = re.compile(rf"[^/]+{re.escape(RANKS)}|{re.escape(VERSIONED)}\d+\w*")
 VOCABULARIES = frozenset(TOKENIZER_FILES) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 SINGLE = "model.safetensors"
 CHECKPOINT = "pytorch_model.bin"
@@ -135,7 +137,7 @@ def tokenizer_files(names: Iterable[str]) -> list[str]:
     """The files of a folder's names that say what its tokenizer is."""
     here = set(names)
     named = [name for name in TOKENIZER_FILES if name in here]
-    return named + sorted(name for name in here - {*named} if "/" not in name and name.endswith(RANKS))
+    return named + sorted(name for name in here - {*named} if _OWN_NAME.fullmatch(name))
 
 
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:

@@ -21,7 +21,7 @@ from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tokens import SPECIAL, Tokenizer, TokenizerAbsence, guarded
 from provindex.formats import tiktoken
-from provindex.formats.folder import RANKS
+from provindex.formats.folder import RANKS, VERSIONED
 from provindex.roles.config_defaults import assumed_tokens, tokenizer_class
 
 MAX_BYTES = 200_000_000
@@ -138,10 +138,16 @@ def _sources(files: Mapping[str, Path | bytes]) -> Iterator[Callable[[Mapping[st
         yield _from_vocab_txt
     if "vocab.json" in files:
         yield _from_vocab_json
-    if any(name in files for name in SENTENCEPIECE_FILES):
+    if _pieces_file(files):
         yield _from_sentencepiece
     if any(name in files for name in LISTS):
         yield _from_list
+
+
+def _pieces_file(files: Mapping[str, Path | bytes]) -> str | None:
+    """The SentencePiece model; of Mistral's versions the last one."""
+    versions = sorted((name for name in files if name.startswith(VERSIONED)), reverse=True)
+    return next((name for name in (*SENTENCEPIECE_FILES, *versions) if name in files), None)
 
 
 def _ranks_file(files: Mapping[str, Path | bytes]) -> str | None:
@@ -206,7 +212,7 @@ def _from_vocab_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers
 
-    if "merges.txt" not in files and any(stored in files for stored in SENTENCEPIECE_FILES):
+    if "merges.txt" not in files and _pieces_file(files):
         return _from_pieces(files)
     if "merges.txt" not in files:
         raise ModelError("vocab.json has no merges.txt beside it.", reason=Reason.of(Code.NO_MERGES, "vocab.json"))
@@ -237,7 +243,7 @@ def _from_pieces(files: Mapping[str, Path | bytes]) -> Any:
     """A SentencePiece model that cuts texts into pieces whose ids are those of vocab.json (Marian, M2M100)."""
     from provindex.formats import sentencepiece as spm
 
-    stored = next(file for file in SENTENCEPIECE_FILES if file in files)
+    stored = _pieces_file(files) or ""
     proto = spm.parse(read_bytes(files[stored], stored), stored)
     ids = _ids(files)
     ordered = sorted(ids, key=lambda token: ids[token])
@@ -300,7 +306,7 @@ def _from_sentencepiece(files: Mapping[str, Path | bytes], name: str) -> Any:
     """Unigram or BPE from a SentencePiece model, with the ids that the tokenizer class gives to its pieces."""
     from provindex.formats import sentencepiece as spm
 
-    stored = next(file for file in SENTENCEPIECE_FILES if file in files)
+    stored = _pieces_file(files) or ""
     order = REORDERED.get(name, ((), 0, ()))
     if order is None:
         raise ModelError(

@@ -139,7 +139,7 @@ def test_words_with_counts_are_no_wordpieces(tmp_path: Path) -> None:
     assert [note.code for note in found.notes] == [Code.TOKENS_LISTED]
 
 
-@pytest.mark.parametrize("name", ["spm.model", "sentencepiece.model", "spiece.model"])
+@pytest.mark.parametrize("name", ["spm.model", "sentencepiece.model", "spiece.model", "tokenizer.model.v3"])
 def test_sentencepiece_under_any_of_its_names(name: str, tmp_path: Path) -> None:
     place = tmp_path / "m"
     place.mkdir()
