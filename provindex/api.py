@@ -57,7 +57,7 @@ from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.peers.cisco_signals import SLICED, WHOLE
 from provindex.report import document, words
-from provindex.verdict.pair import Pair
+from provindex.verdict.pair import Pair, beside_left_out
 from provindex.verdict.pair import compare as compare_fingerprints
 
 if TYPE_CHECKING:
@@ -535,7 +535,9 @@ def compare_resolved(
 
     pair = compared(a.fingerprint, b.fingerprint)
     whole = [None, None] if pair.verdict == "linked" else [a.deeper(), b.deeper()]
-    return compared(whole[0] or a.fingerprint, whole[1] or b.fingerprint) if any(whole) else pair
+    if any(whole):
+        pair = compared(whole[0] or a.fingerprint, whole[1] or b.fingerprint)
+    return beside_left_out(pair, [x.fingerprint for x in (a, b)])
 
 
 def weights_of(found: Resolved, *, offline: bool = False) -> Model:

@@ -216,7 +216,7 @@ def test_sampled_fingerprints_are_those_of_the_decoded_weights(
 def test_a_model_without_quantized_tensors_is_unchanged() -> None:
     plain = tensors_of(q.Quantized({"weight": q.stored(MATRIX), "logit_scale": q.stored(MATRIX[0])}, MATRIX, {}))
     alone = q.stored(np.zeros((4, 4), np.int8))
-    plain |= tensors_of(q.Quantized({"weight": alone, "qweight": alone, "input_scale": alone}, MATRIX, {}), "other")
+    plain |= tensors_of(q.Quantized({"table": alone, "codes": alone, "input_scale": alone}, MATRIX, {}), "other")
     assert assemble(plain, {}) == (plain, ())
 
 

@@ -36,6 +36,7 @@ class Code(StrEnum):
     NOT_CACHED = "not-cached"
     SAME_FILES = "same-files"
     QUANTIZED_DECODED = "quantized-decoded"
+    PARTS_JOINED = "parts-joined"
     GGUF_ARCHITECTURE = "gguf-architecture"
     GGUF_TOKENIZER_KIND = "gguf-tokenizer-kind"
     GGUF_TOKENIZER_LEFT_OUT = "gguf-tokenizer-left-out"

@@ -16,7 +16,7 @@ from provindex.evidence.token_rows import TokenRows
 from provindex.signals import mfi, nlf, tfv, wvc
 from provindex.signals.imported import IMPORTED as IMPORTED
 
-FINGERPRINT_VERSION = 4
+FINGERPRINT_VERSION = 5
 UNNAMED = "unnamed"  # the absence that says how much has no role
 NORMS = "norms"  # the mode of config, norms and biases alone
 MODES = ("exact", "sampled", NORMS)

@@ -40,7 +40,7 @@ LARGE = 1 << 20  # bytes of a file from which on a model may be in it, whatever 
 LISTED = 100  # files that are named as not read
 
 _NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
-SHARD = re.compile(rf"(?P<stem>.+)-(?P<number>\d{{5}})-of-(?P<count>\d{{5}})({_NUMBERED})")
+SHARD = re.compile(rf"(?P<stem>.+?)[-_.](?P<number>\d{{1,6}})[-_]of[-_](?P<count>\d{{1,6}})({_NUMBERED})")
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
 # What trainers keep beside the weights, in the same format.
 _TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")

@@ -97,6 +97,7 @@ def _ctranslate2(files: Sequence[WeightFile], beside: Beside) -> Contents:
 _ZIP = Magic(0, b"PK\3\4")
 _TAR = (Magic(257, b"ustar\0"), Magic(257, b"ustar "))
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled, after the pickle's own header
+_CUT = (".safetensors", ".gguf", ".bin", ".pt", ".pth")  # files that people cut
 _ORIGINAL = "Name the model that it was made from."
 NOTES = "AppleDouble"  # of all rows the one whose files stand for nothing at all
 _SAVE = "Convert it to safetensors first (with transformers: model.save_pretrained(folder))"
@@ -230,6 +231,16 @@ FORMATS: tuple[Format, ...] = (
             "Join them with the script in the checkpoint's folder: python zero_to_fp32.py . model --safe_serialization",
         ),
         names=("*_optim_states.pt", "*zero_pp_rank_*_model_states.pt"),
+    ),
+    Format(
+        "Megatron shard", "a model-parallel part of a model", (), (_ZIP,),
+        Refusal("it holds pieces of weights", "Join the parts with the tool that wrote them, and name the result."),
+        names=("mp_rank_*.pt", "*model_world_size_*_rank_*.pt", "*_model_part-*.pt", "model_optim_rng.pt"),
+    ),
+    Format(
+        "split file", "a piece of a file", (), (),
+        Refusal("the file was cut for an upload", "Join the pieces: cat FILE.part* > FILE (or FILE-split-*, FILE.0*)"),
+        names=tuple(f"*{end}{cut}" for end in _CUT for cut in (".part*", "-split-*", ".0*")),
     ),
     Format(
         "LibTorch", "a LibTorch archive", (".ot",), (_ZIP,),

@@ -22,7 +22,7 @@ from provindex.common.files import FileFact, without_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.formats import folder as layout
-from provindex.formats import local_files, registry
+from provindex.formats import local_files, parametrized, registry
 from provindex.formats.local_files import Folder
 from provindex.formats.quantized import assembly as quantized
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
@@ -344,7 +344,8 @@ def _open_files(
     reads = tuple(file.reading for file in opened)
     _small_ones(tensors.values(), reads)
     tensors, notes = quantized.assemble(tensors, config)
-    warnings += notes
+    tensors, joined = parametrized.assemble(tensors)
+    warnings += notes + joined
     license_name, base_models = local_files.read_card(place, layout.CARD)
     claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
     claims = claims_of(place.model_id, base_models, claim.base if claim else "", config, said.claims)

@@ -51,6 +51,7 @@ SENTENCES: Mapping[Code, Sentence] = {
         "weight was read"
     ),
     C.QUANTIZED_DECODED: Sentence("{n} quantized weights were decoded ({kinds})"),
+    C.PARTS_JOINED: Sentence("{n} weights are stored in parts (masks or norms), which were multiplied ({first})"),
     C.GGUF_ARCHITECTURE: Sentence(
         "the GGUF architecture {name} is not known: names of the Llama manner, rows as stored"
     ),

@@ -8,9 +8,11 @@ What a tensor is, in words:
 
     "q"               that role
     "qkv", "kv"       q, k and v one after the other along the rows; k and v
+    "qkv/full"        the same, of as many keys as queries, whatever the config says
     "qkv/head"        q, k, v of head 0, then of head 1, ...                 (GPT-NeoX, BLOOM)
     "qkv/group"       the queries of group 0, its key, its value, then of group 1, ...   (Falcon-40B, InternLM2)
     "qkv/falcon", "qkv/chatglm", "qkv/bigcode"     one of the three above, told by the config
+    "q/pairs", "k/pairs"     rotary channels in pairs, where transformers has halves
     "gate_up"         gate, then up; "gate_up/alternate": gate and up rows by turns
     "- reason"        a weight without a role; "~ reason" a buffer or a fixed table, which is no weight at all
     flags             "t" stored as (in, out); "cross" cross-attention; "bias" the tensor itself is a bias;
@@ -193,8 +195,8 @@ _INTERNLM2: Table = {
     "layers.{l}.attention_norm": "norm_attn",
     "layers.{l}.ffn_norm": "norm_mlp",
     "layers.{l}.attention.wqkv": "qkv/group",
-    "layers.{l}.attention.wq": "q",  # the original Llama release; its rotary channels are in pairs
-    "layers.{l}.attention.wk": "k",
+    "layers.{l}.attention.wq": "q/pairs",  # Meta's and Mistral's own releases
+    "layers.{l}.attention.wk": "k/pairs",
     "layers.{l}.attention.wv": "v",
     "layers.{l}.attention.wo": "o",
     "layers.{l}.attention.rotary_emb.inv_freq": ROTARY,
@@ -218,7 +220,7 @@ _GPT_TOP: Table = {
 
 _GPT2: Table = {
     **_GPT_TOP,
-    "h.{l}.attn.c_attn": "qkv t",
+    "h.{l}.attn.c_attn": "qkv/full t",
     "h.{l}.attn.c_proj": "o t",
     "h.{l}.mlp.c_fc": "up t",
     "h.{l}.mlp.c_proj": "down t",

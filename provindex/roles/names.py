@@ -341,7 +341,7 @@ def _read(what: str, stack: str, slots: tuple[str, ...], rank: int) -> _Rule:
     role, *flags = what.split()
     name = role.partition("/")[0]
     roles = _FUSED.get(name, (name,))
-    split = role if name in _FUSED else ""
+    split = role if name in _FUSED or "/" in role else ""
     return _Rule(stack, roles, split, slots, frozenset(flags), None, True, rank)
 
 
@@ -687,6 +687,9 @@ def _split(split: str, rows: int, width: int, facts: _Facts) -> tuple[Split, ...
     if not split:
         return (None,)
     fused, _, manner = split.partition("/")
+    if manner == "pairs":
+        count = facts.heads.heads if fused == "q" else facts.heads.kv_heads
+        return (_paired(count, rows // count) if _pairs_fit(rows, count) else None,)
     if fused in ("gate_up", "kv"):
         if rows % 2:
             return "two equal halves"
@@ -707,6 +710,8 @@ def _manner(manner: str, heads: _Heads, sources: tuple[Mapping[str, Any], ...]) 
         return ("", 1) if _flag(sources, "multi_query", True) else ("head", heads.heads)
     if manner == "chatglm":
         return ("", heads.kv_heads) if _flag(sources, "multi_query_attention", False) else ("head", heads.heads)
+    if manner == "full":
+        return "", heads.heads
     return manner, heads.heads if manner == "head" else heads.kv_heads
 
 
@@ -727,6 +732,19 @@ def _split_qkv(manner: str, rows: int, width: int, heads: _Heads) -> tuple[Split
     if rows > MAX_INDEXED:
         return "an index of its rows"
     return _interleaved(kv, count // kv, dim)
+
+
+def _pairs_fit(rows: int, heads: int) -> bool:
+    return heads > 0 and rows % (2 * heads) == 0 and rows <= MAX_INDEXED
+
+
+@lru_cache(maxsize=64)
+def _paired(heads: int, dim: int) -> Split:
+    """Rows of a matrix whose rotary channels lie in pairs, in the order of transformers: first halves, then second."""
+    at = np.arange(heads * dim, dtype=np.int64).reshape(heads, dim // 2, 2)
+    index: NDArray[np.int64] = at.transpose(0, 2, 1).reshape(-1)
+    index.flags.writeable = False
+    return index
 
 
 @cache

@@ -12,7 +12,7 @@ import zoo
 from torch_writer import checkpoint
 from zoo import container
 
-from provindex.api import Index, gate, query, resolve
+from provindex.api import Index, Resolved, compare_resolved, gate, query, resolve
 from provindex.common.reasons import Code
 from provindex.report.document import query_document
 from provindex.roles import names
@@ -74,6 +74,8 @@ def test_files_beside_are_named(name: str, tmp_path: Path, index: Index) -> None
     found = codes(made)
     assert list(found.values()) == [name] and set(found) <= {Code.FILE_NOT_READ, Code.FILE_DIFFERS}
     assert status(made, index) == 3
+    pair = compare_resolved(resolve(made), Resolved(index["org/known"], "org/known"), index=index)
+    assert pair.verdict == "inconclusive" and pair.reasons[0].code is Code.LEFT_OUT
 
 
 def test_the_same_weights_beside_are_no_loss(tmp_path: Path, index: Index) -> None:

@@ -7,6 +7,7 @@ is about files is kept beside it, unhashed.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,14 +23,14 @@ from provindex.evidence.bit_reuse import is_computed, two_blocks
 from provindex.evidence.panels import SAMPLE
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract import completeness
-from provindex.fingerprint.extract.scan import Meter, Progress, scan
+from provindex.fingerprint.extract.scan import Meter, Progress, scan, scan_parts
 from provindex.fingerprint.extract.units import Anchors, Branched, branches, every_layer
 from provindex.fingerprint.panels import PANELS
 from provindex.fingerprint.record import ROLES, UNNAMED, Facts, Fingerprint, kept_as
 from provindex.formats.ranged import settled
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
-from provindex.roles import adapters
+from provindex.roles import adapters, canonical
 from provindex.roles.names import Layout, Placement, resolve
 from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Weights
 from provindex.signals import wvc
@@ -192,7 +193,11 @@ def _pass(w: Weights, stage: int, meter: Meter) -> None:
     def scan_one(place: Placement) -> None:
         tensor = w.tensors[place.name]
         rows = place.name in embeddings and _has_row_norms(tensor.shape)
-        w.scans[place.name] = scan(tensor, row=tensor.shape[1] if rows else None, sampled=wvc.takes(w, place))
+        sampled = wvc.takes(w, place)
+        if rows or all(map(canonical.is_whole, place.parts)) or not _covered(tensor.shape, place):
+            w.scans[place.name] = scan(tensor, row=tensor.shape[1] if rows else None, sampled=sampled)
+        else:
+            w.scans[place.name] = scan_parts(tensor, place.parts, sampled=sampled)
         meter.add(tensor.nbytes)
 
     def scan_layer(key: tuple[str, int | None]) -> None:
@@ -238,16 +243,30 @@ def _virtual(w: Weights) -> Anchors:
 
 
 def _content_digest(w: Weights) -> str:
-    """sha256 over (canonical name, shape, digest) of every weight; a head that repeats the embedding counts once."""
-    embeddings = {w.scans[p.name].digest for p in w.places if any(part.role == "embed" for part in p.parts)}
+    """sha256 over (address, shape, digest) of every weight, in canonical order and orientation: fused or split, the
+    same weights have one. What repeats another tensor counts once, and so does a head that repeats the embedding.
+    """
+    scans = w.scans
+    embeddings = {scans[p.name].digest for p in w.places if any(part.role == "embed" for part in p.parts)}
+    owners = {p.canonical: scans[p.name].digest for p in w.places if not p.copy_of}
     lines = []
     for place in w.places:
-        found = w.scans[place.name]
+        found, shape = scans[place.name], w.tensors[place.name].shape
         tied = any(part.role == "head" for part in place.parts) and found.digest in embeddings
-        if not tied:
-            shape = "x".join(map(str, w.tensors[place.name].shape))
-            lines.append(f"{place.canonical} {shape} {found.digest}\n")
+        if tied or (place.copy_of and owners.get(place.copy_of) == found.digest):
+            continue
+        if not place.parts or (not found.parts and not canonical.is_whole(place.parts[0])):
+            lines.append(f"name {place.canonical} {'x'.join(map(str, shape))} {found.digest}\n")
+            continue
+        for part, digest in zip(place.parts, found.parts or (found.digest,), strict=True):
+            sizes = canonical.part_shape(shape, part)
+            lines.append(f"{canonical.key_of(part)} {'x'.join(map(str, sizes))} {digest}\n")
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _covered(shape: tuple[int, ...], place: Placement) -> bool:
+    """Whether the parts of a tensor are all of it."""
+    return sum(math.prod(canonical.part_shape(shape, part)) for part in place.parts) == math.prod(shape)
 
 
 # --- facts and warnings ---

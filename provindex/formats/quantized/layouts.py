@@ -467,6 +467,25 @@ def scaled(group: Group) -> Tensor:
     return group.computed(("SCALED_INT8" if codes.dtype == "I8" else "SCALED_" + codes.dtype), codes.shape, make)
 
 
+def broadcast_int8(group: Group) -> Tensor:
+    """int8 codes of any rank times scales that numpy would spread over them."""
+    codes, scale = group.need("int8", "scale")
+    spread_out = len(scale.shape) == len(codes.shape) and all(
+        n in (1, m) for n, m in zip(scale.shape, codes.shape, strict=True)
+    )
+    if not codes.shape or min(codes.shape) < 1 or not spread_out or scale.dtype not in FLOATS or not codes.plain:
+        group.misfit("int8", "scale")
+    width = codes.shape[-1]
+
+    def make(start: int, stop: int) -> F32:
+        lead = np.unravel_index(np.arange(start, stop), codes.shape[:-1]) if len(codes.shape) > 1 else ()
+        table = scale.flat().reshape(scale.shape)
+        at = tuple(i if n > 1 else np.zeros_like(i) for i, n in zip(lead, scale.shape[:-1], strict=True))
+        return codes.flat(start * width, stop * width).reshape(-1, width) * (table[at] if at else table)
+
+    return group.computed("SCALED_INT8", codes.shape, make)
+
+
 # --- compressed-tensors: integers in int32 words ---
 
 
