@@ -43,6 +43,7 @@ class Code(StrEnum):
     GGUF_SPLITTING = "gguf-splitting"
     ONNX_PREFIX = "onnx-prefix"
     ONNX_TYPES = "onnx-types"
+    ONNX_PAIR = "onnx-pair"
     CODE_NOT_RUN = "code-not-run"
     ENTRIES_NOT_READ = "entries-not-read"
     STATE_CHOSEN = "state-chosen"
@@ -86,6 +87,10 @@ class Code(StrEnum):
     SENTENCEPIECE_EMPTY = "sentencepiece-empty"
     SENTENCEPIECE_TYPE = "sentencepiece-type"
     SENTENCEPIECE_TWICE = "sentencepiece-twice"
+    NOT_RANKS = "not-ranks"
+    COUNTS_ALONE = "counts-alone"
+    IDS_WITH_GAPS = "ids-with-gaps"
+    TOKENS_LISTED = "tokens-listed"
     # What a fingerprint lacks
     ADAPTER = "adapter"
     ADAPTER_LACKS = "adapter-lacks"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,6 +15,7 @@ from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
 from provindex.formats import consolidated, registry
 from provindex.formats.registry import GGUF, ONNX, SAFETENSORS, TORCH, Format, Refusal
+from provindex.formats.together import pair_in
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -22,7 +23,12 @@ CARD = "README.md"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "spm.model", "source.spm", "bpe.codes", "tekken.json", "tiktoken.model", "qwen.tiktoken",
+    "vocabulary.json", "vocabulary.txt", "shared_vocabulary.json", "shared_vocabulary.txt",
 )  # fmt: skip
+RANKS = ".tiktoken"  # ending of vocabularies with names of their own
+VERSIONED = "tokenizer.model.v"  # Mistral's
+_OWN_NAME = re.compile(rf"[^/]+{re.escape(RANKS)}|{re.escape(VERSIONED)}\d+\w*")
 VOCABULARIES = frozenset(TOKENIZER_FILES) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 SINGLE = "model.safetensors"
 CHECKPOINT = "pytorch_model.bin"
@@ -108,9 +114,12 @@ def _checkpoint(here: list[str], names: Collection[str], label: str) -> Weights 
 
 
 def _onnx(here: list[str], names: Collection[str], label: str) -> Weights | None:
-    """An ONNX file, the unquantized one of those that are usually exported together."""
+    """An ONNX file, the unquantized one of those that are usually exported together; an encoder with its decoder."""
     files = sorted(name for name in names if _is_onnx(name))
     single = next((name for name in ONNX_SINGLE if name in files), None)
+    both = pair_in(files) if single is None else ()
+    if both:
+        return Weights(both)
     return Weights((single,)) if single else _only(files, label, "ONNX files")
 
 
@@ -122,6 +131,13 @@ _CHOICES: Mapping[str, Callable[[list[str], Collection[str], str], Weights | Non
     TORCH.name: _checkpoint,
     ONNX.name: _onnx,
 }
+
+
+def tokenizer_files(names: Iterable[str]) -> list[str]:
+    """The files of a folder's names that say what its tokenizer is."""
+    here = set(names)
+    named = [name for name in TOKENIZER_FILES if name in here]
+    return named + sorted(name for name in here - {*named} if _OWN_NAME.fullmatch(name))
 
 
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:

@@ -81,6 +81,15 @@ def list_sizes(folder: Folder) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
+def names(folder: Folder) -> list[str]:
+    """Names of the files in a folder itself, sorted, the first MAX_NAMES; () if it may not be listed."""
+    try:
+        with os.scandir(folder.path) as found:
+            return sorted(item.name for item in itertools.islice(found, MAX_NAMES) if item.is_file())
+    except (PermissionError, FileNotFoundError):
+        return []
+
+
 def beginning(folder: Folder, name: str, size: int) -> bytes:
     """The first bytes of a file; none of one that may not be read, or leaves the folder."""
     try:

@@ -15,6 +15,7 @@ from provindex.common.errors import ModelError, UnreadFormatError
 from provindex.formats import consolidated
 from provindex.formats.reader import Beside, Reader, WeightFile
 from provindex.formats.tensors import Contents
+from provindex.formats.together import is_pair
 
 BEGINNING = 512  # bytes of a file that are compared with signatures
 
@@ -344,7 +345,7 @@ def groups(names: Collection[str]) -> list[list[str]]:
     """Files that have to be read together: all of them if they are parts of one model, else each alone."""
     rows = [by_name(name) for name in names]
     split = all(row is not None and row is rows[0] and row.parts for row in rows)
-    split = split or consolidated.parts_of(next(iter(names), ""), [*names]) == tuple(sorted(names))
+    split = split or is_pair(names) or consolidated.parts_of(next(iter(names), ""), [*names]) == tuple(sorted(names))
     return [list(names)] if split else [[name] for name in names]
 
 

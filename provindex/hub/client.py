@@ -212,8 +212,8 @@ def cached_model(repo: str, revision: str | None, file: str = "") -> Cached | No
         return Cached(snapshot, True) if (snapshot / file).is_file() else None
     if not _has_weights(snapshot):
         return None
-    tokenizer = any((snapshot / name).is_file() for name in layout.TOKENIZER_FILES)
-    return Cached(snapshot, tokenizer and (snapshot / layout.CONFIG).is_file())
+    tokenizer = layout.tokenizer_files(item.name for item in snapshot.iterdir() if item.is_file())
+    return Cached(snapshot, bool(tokenizer) and (snapshot / layout.CONFIG).is_file())
 
 
 def commits_of(repo: str) -> list[str]:
@@ -282,7 +282,8 @@ def fetch_model(remote: Remote, weights: Collection[str], *, tokenizer: bool = T
 
     sizes = _sizes(remote)
     configs = (layout.CONFIG, layout.ADAPTER_CONFIG)
-    companions = [n for n in (*configs, layout.CARD, *(layout.TOKENIZER_FILES if tokenizer else ())) if n in sizes]
+    companions = [n for n in (*configs, layout.CARD) if n in sizes]
+    companions += layout.tokenizer_files(sizes) if tokenizer else []
     for name in companions:
         _check_size(remote.repo, name, sizes, local_files.MAX_CONFIG if name in configs else _MAX_COMPANION)
     indexes = [n for n in sizes if n.endswith(layout.INDEX_SUFFIXES) and weights]

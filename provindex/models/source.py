@@ -352,7 +352,7 @@ def _open_files(
     if claim is not None:
         warnings += (claim.reason,)
         base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
-    found_ones = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    found_ones = ((name, local_files.find(place, name)) for name in layout.tokenizer_files(local_files.names(place)))
     tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in found_ones if path}
     if said.config is not None:
         config, config_reason, tokenizer, notes = _of_file_or_beside(said, config, config_reason, tokenizer)

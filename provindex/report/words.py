@@ -61,6 +61,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     ),
     C.GGUF_SPLITTING: Sentence("how this tokenizer splits texts ({name}) is not known: GPT-2's rule was taken"),
     C.ONNX_PREFIX: Sentence("the names in it begin with {prefix}, which was left out"),
+    C.ONNX_PAIR: Sentence("an encoder and a decoder were read as one model, {n} tables that both have were read once"),
     C.ONNX_TYPES: Sentence("{n} tensors of it are of a type that is not read ({first})"),
     C.CODE_NOT_RUN: Sentence("it refers to code ({names}), which was not run"),
     C.ENTRIES_NOT_READ: Sentence("{n} of its {total} entries are no tensors and were not read"),
@@ -105,6 +106,12 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NO_TOKENS: Sentence("has no tokens", joint=" "),
     C.TOKEN_ID_HIGH: Sentence("has the id {id:,}, {limit:,} is the highest that is read", joint=" "),
     C.TOKENIZER_REFUSED: Sentence("is not a tokenizer that the tokenizers package accepts", joint=" "),
+    C.NOT_RANKS: Sentence("is no list of tokens with ranks", joint=" "),
+    C.COUNTS_ALONE: Sentence("counts words, and has no bpe.codes beside it", joint=" "),
+    C.IDS_WITH_GAPS: Sentence("leaves out ids", joint=" "),
+    C.TOKENS_LISTED: Sentence(
+        "lists tokens without how texts are cut into them: whole tokens alone are found", joint=" "
+    ),
     C.NOT_SENTENCEPIECE: Sentence("is not a SentencePiece model", joint=" "),
     C.SENTENCEPIECE_EMPTY: Sentence("is a SentencePiece model without pieces", joint=" "),
     C.SENTENCEPIECE_TYPE: Sentence(

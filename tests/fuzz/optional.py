@@ -210,6 +210,44 @@ def torch(data: bytes) -> None:
     look(read_torch(extent(data), "m.bin"))
 
 
+def consolidated_seeds() -> list[bytes]:
+    """The shapes of the tensors of each part of a model, and its params.json."""
+    shapes = {"norm.weight": [4], "tok_embeddings.weight": [3, 4], "layers.0.attention.wq.weight": [2, 4]}
+    shapes |= {"layers.0.attention.wo.weight": [4, 2], "layers.0.feed_forward.w1.weight": [3, 4]}
+    params = {"dim": 4, "n_heads": 2, "n_kv_heads": 1, "n_layers": 1, "norm_eps": 1e-5}
+    halves = {**shapes, "tok_embeddings.weight": [3, 2]}
+    whole = {**shapes, "layers.0.attention.wq.weight": [4, 4], "layers.0.attention.wo.weight": [4, 4]}
+    mixtral = {"params": {**params, "moe": {"num_experts": 2}}, "parts": [whole]}
+    return [dumped(one).encode() for one in ({"params": params, "parts": [s, s]} for s in (shapes, halves))] + [
+        dumped(mixtral).encode()
+    ]
+
+
+def consolidated(data: bytes) -> None:
+    """Parts whose shapes a document describes, beside a params.json that it holds."""
+    from provindex.formats import consolidated as meta
+    from provindex.formats.reader import WeightFile
+    from provindex.formats.tensors import Contents, tensor_from_array
+
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    document = document if isinstance(document, dict) else {}
+    listed, params = document.get("parts"), dumped(document.get("params")).encode("utf-8", "surrogatepass")
+    found, files = [], []
+    for number, shapes in enumerate(listed[:4] if isinstance(listed, list) else []):
+        tensors = []
+        for name, shape in shapes.items() if isinstance(shapes, dict) else ():
+            if isinstance(shape, list) and len(shape) < 4 and all(type(n) is int and 0 <= n < 64 for n in shape):
+                tensors.append(tensor_from_array(name, np.ones(shape, np.float32)))
+        found.append(Contents(tuple(tensors)))
+        files.append(WeightFile(f"consolidated.{number:02}.pth", "file", extent(b"x")))
+    if found:
+        made = meta.joined(found, files, lambda _: extent(params)) if len(found) > 1 else found[0]
+        look(meta.completed(made, files, lambda _: extent(params)))
+
+
 def pickles(data: bytes) -> None:
     """The machine alone, so that it is not only reached through archives that are whole."""
     from provindex.formats.torch.pickle_machine import PickleError, run
@@ -268,19 +306,27 @@ def onnx_seeds() -> list[bytes]:
         + _field(4, b"MatMul")
     )
     hidden = initializer("onnx::MatMul_1", 1, (2, 2), _field(9, bytes(16)))
+    branch = _field(1, matmul) + _field(5, floats)
+    merged = _field(1, b"c") + _field(4, b"If") + _field(5, _field(1, b"else_branch") + _field(6, branch))
+    pair = {"encoder_model.onnx": model(raw, floats), "decoder_model.onnx": model(hidden, nodes=[merged])}
     return [
         joined({"model.onnx": one})
         for one in (model(raw, floats), model(external), model(hidden, nodes=[matmul]), model())
-    ]
+    ] + [joined(pair)]
 
 
 def onnx(data: bytes) -> None:
-    from provindex.formats.onnx.files import read_onnx
+    from provindex.formats.onnx.files import read, read_onnx
+    from provindex.formats.reader import WeightFile
 
-    files = parts(data, ("model.onnx",))
     folder = scratch()
     (folder / "weights.data").write_bytes(bytes(range(48)))
-    look(read_onnx(extent(files["model.onnx"]), "model.onnx", beside(folder)))
+    if b"encoder_model.onnx" in data[:4096]:
+        names = ("encoder_model.onnx", "decoder_model.onnx")
+        files = [WeightFile(name, name, extent(raw)) for name, raw in parts(data, names).items()]
+        return look(read(files, beside(folder)))
+    files = parts(data, ("model.onnx",))
+    return look(read_onnx(extent(files["model.onnx"]), "model.onnx", beside(folder)))
 
 
 def beside(folder: Any) -> Callable[[str], Any]:

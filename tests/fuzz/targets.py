@@ -26,7 +26,7 @@ from provindex.fingerprint import parquet, rows
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import COLUMNS, from_row, row_hash, to_row
-from provindex.formats import folder, local_files, ranged
+from provindex.formats import folder, local_files, ranged, tiktoken
 from provindex.formats import sentencepiece as spm
 from provindex.formats.parquet import footer as parquet_footer
 from provindex.formats.parquet import pages as parquet_pages
@@ -151,6 +151,13 @@ def _names(data: bytes) -> None:
 def _sentencepiece(data: bytes) -> None:
     model = spm.parse(data, "tokenizer.model")
     made = guarded(lambda: spm.backend(model, "tokenizer.model"))
+    guarded(made.to_str)
+
+
+def _ranks(data: bytes) -> None:
+    is_lines = tiktoken.is_ranks(data)
+    found = tiktoken.parse(data, "x") if is_lines else tiktoken.parse_tekken(bounded_json.load_object(data), "x")
+    made = guarded(lambda: tiktoken.backend(found))
     guarded(made.to_str)
 
 
@@ -413,6 +420,8 @@ _ALL = (
     _target("context", seeds.config_json, _context, refusals=JSON),
     _target("names", seeds.names, _names, refusals=NONE),
     _target("sentencepiece", seeds.sentencepiece, _sentencepiece, native=True),
+    _target("ranks", seeds.ranks, _ranks, refusals=(ModelError, *JSON), native=True),
+    _target("consolidated", optional.consolidated_seeds, optional.consolidated),
     _target("tokenizer", seeds.tokenizer, _tokenizer, refusals=NONE, memory=64 << 20, native=True),
     _target("parquet_footer", seeds.long_form, _footer, refusals=VALUE),
     _target("parquet_pages", seeds.parquet_column, _pages, refusals=VALUE),

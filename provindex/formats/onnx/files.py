@@ -27,9 +27,11 @@ from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED, decode
+from provindex.formats.onnx import pair
 from provindex.formats.onnx.graph import Graph, Node, read_graph
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
+from provindex.formats.together import ENCODER
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _INTEGERS = frozenset(("I8", "U8"))
@@ -73,11 +75,17 @@ class _Claim(NamedTuple):
 
 
 def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
-    """The weights of one ONNX file and of the files of data that it names. See `reader.Reader`.
+    """The weights of one ONNX file, or of an encoder and its decoder, and of the files of data that they name. See
+    `reader.Reader`.
 
     The paths of these are relative to the ONNX file's own folder; ModelError for one that leaves the model's folder.
     """
-    name, label = files[0].name, files[0].label
+    found = [_read_one(file, beside) for file in sorted(files, key=lambda file: not file.name.endswith(ENCODER))]
+    return found[0] if len(found) == 1 else pair.joined(*found)
+
+
+def _read_one(file: WeightFile, beside: Beside) -> Contents:
+    name, label = file.name, file.label
 
     def data(location: str) -> Extent | None:
         if not is_plain_path(location):
@@ -86,7 +94,7 @@ def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
             )
         return beside((PurePosixPath(name).parent / location).as_posix())
 
-    return read_onnx(files[0].extent, label, data)
+    return read_onnx(file.extent, label, data)
 
 
 def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Contents:

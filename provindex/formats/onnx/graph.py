@@ -1,6 +1,8 @@
 """What an ONNX file says: its initializers, wherever their bytes are, and its nodes. Nothing is inferred here.
 
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Functions, subgraphs and sparse initializers are passed over.
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Functions and sparse initializers are passed over. Of an If the
+larger branch is read as a part of the graph (optimum merges two decoders that share their weights into one), and no
+subgraph inside of it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ _AGAIN = "Download it again, or export it anew."
 _MODEL_GRAPH = 7
 _NODE, _INITIALIZER = 1, 5
 _INPUT, _OUTPUT, _NAME, _OP, _ATTRIBUTE = 1, 2, 3, 4, 5
-_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 2, 3, 5, 8
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS = (
+    1,
+    2,
+    3,
+    5,
+    6,
+    8,
+)
 _DIMS, _TYPE, _FLOATS, _INT32S, _INT64S, _TENSOR_NAME, _RAW, _DOUBLES, _UINT64S = 1, 2, 4, 5, 7, 8, 9, 10, 11
 _EXTERNAL, _LOCATION = 13, 14
 
@@ -83,13 +92,14 @@ class _Parser:
         self._strings, self._decoded = MAX_STRINGS, MAX_DECODED
         self._stored: dict[str, ByteTensor] = {}
         self._skipped: list[str] = []
+        self._branches: list[Field] = []  # of the node that was read last
 
     def graph(self) -> Graph:
         graphs = [f for f in self._reader.fields(0, self._file.size) if f.number == _MODEL_GRAPH and f.wire == BYTES]
         if len(graphs) != 1:
             raise ProtobufError("it has no graph, or several")
         nodes: list[Node] = []
-        for part in self._reader.fields(graphs[0].start, graphs[0].stop):
+        for part in self._parts(graphs[0]):
             if part.number == _NODE:
                 nodes.append(self._node(part))
             elif part.number == _INITIALIZER:
@@ -97,6 +107,15 @@ class _Parser:
             if len(nodes) > MAX_NODES or len(self._stored) + len(self._skipped) > MAX_TENSORS:
                 raise ProtobufError("it has more nodes or tensors than any we know")
         return Graph(tuple(nodes), self._stored, tuple(self._skipped))
+
+    def _parts(self, graph: Field) -> Iterator[Field]:
+        """Nodes and initializers of a graph, and behind each node those of its larger branch."""
+        for part in self._inside(graph):
+            yield part
+            if part.number == _NODE and self._branches:
+                branch = max(self._branches, key=lambda one: one.stop - one.start)
+                yield from self._inside(branch)
+                self._branches.clear()
 
     def _keep(self, name: str, tensor: ByteTensor | None) -> None:
         if name in self._stored:
@@ -128,6 +147,8 @@ class _Parser:
             elif part.number == _ATTRIBUTE:
                 values += self._attribute(part, numbers, floats)
         op, name = "".join(texts[_OP][-1:]), "".join(texts[_NAME][-1:])
+        if op != "If":
+            self._branches.clear()
         if op == "Constant" and texts[_OUTPUT] and values:
             made, tensor = texts[_OUTPUT][0], self._tensor(values[0])[1]
             self._keep(made, replace(tensor, name=made) if tensor else None)
@@ -151,6 +172,8 @@ class _Parser:
                 floats[name] = self._file.now(part.start, part.stop)
             elif part.number == _ATTRIBUTE_TENSOR:
                 yield part
+            elif part.number == _ATTRIBUTE_GRAPH and part.wire == BYTES:
+                self._branches = [*self._branches[-1:], part]
         if found:
             numbers[name] = tuple(found)
 
