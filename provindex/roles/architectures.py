@@ -869,7 +869,8 @@ BUFFERS: Mapping[str, str] = {
 }
 ADAPTERS: Mapping[str, str] = {
     **dict.fromkeys(
-        ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"), "LoRA adapter"
+        "lora_A lora_B lora_embedding_A lora_embedding_B lora_magnitude_vector lora_down lora_up lora_mid".split(),
+        "LoRA adapter",
     ),
     **dict.fromkeys(
         "ia3_l hada_w1_a hada_w1_b hada_w2_a hada_w2_b lokr_w1 lokr_w2 lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b lokr_t2 "
