@@ -340,6 +340,9 @@ _MODERNBERT: Table = {
     "layers.{l}.attn.rotary_emb.inv_freq": ROTARY,
     "head.dense": TRANSFORM,
     "head.norm": TRANSFORM,
+    "projection_head.dense": TRANSFORM,
+    "projection_head.norm": TRANSFORM,
+    "lm_head": "head",
     "decoder": "head",
 }
 
@@ -561,9 +564,11 @@ SCHEMES: Mapping[str, Scheme] = {
     "ernie4_5_vl_moe": _decoder(llamas.ERNIE_VL, "ernie4_5_vl_moe"),
     "longcat_flash": _decoder(llamas.LONGCAT, "longcat_flash"),
     "moshi": _decoder(llamas.MOSHI, "moshi"),
+    "audio_tokens": _decoder(llamas.AUDIO_TOKENS, "csm"),
     "dbrx": _decoder(llamas.DBRX, "dbrx"),
     "t5gemma": Scheme(
         ((MAIN, "", {"lm_head.out_proj": "head"}), ("encoder", "encoder.", llamas.T5GEMMA),
+         ("encoder", "encoder.text_model.", llamas.T5GEMMA),
          ("decoder", "decoder.", llamas.T5GEMMA)),
         "t5gemma",
     ),
@@ -660,6 +665,10 @@ KINDS: Mapping[str, Kind] = {
     "ernie4_5_vl_moe": Kind("ernie4_5_vl_moe", heads=20, kv_heads=4),
     "longcat_flash": Kind("longcat_flash", heads=64),
     "moshi": Kind("moshi", heads=32),
+    "csm": Kind("audio_tokens", heads=32, kv_heads=8, head_dim=64),
+    "higgs_audio_v2": Kind("audio_tokens", heads=24, kv_heads=8, head_dim=128),
+    "imagegpt": Kind("gpt2", activation="quick_gelu", heads=8),
+    "timesfm2_5": Kind("gemma2"),
     "dbrx": Kind("dbrx", _L, heads=16),
     **recurrent.KINDS,
     **decoders.KINDS,
@@ -691,6 +700,7 @@ ALIASES: Mapping[str, str] = {
     "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
     "t5gemma2": "t5gemma",
+    "pi0": "gemma",
     "aria": "aria_text",
     "ernie4_5_vl_moe_text": "ernie4_5_vl_moe",
     "kyutai_speech_to_text": "moshi",
@@ -784,16 +794,16 @@ ADAPTERS: Mapping[str, str] = {
 
 # Config keys, first hit wins; nested ones are searched after the top level.
 HEAD_KEYS: Mapping[str, tuple[str, ...]] = {
-    "decoder": ("decoder_attention_heads",),
-    "encoder": ("encoder_attention_heads",),
-    "audio": ("encoder_attention_heads",),
+    "decoder": ("decoder_attention_heads", "decoder_num_attention_heads"),
+    "encoder": ("encoder_attention_heads", "encoder_num_attention_heads"),
+    "audio": ("encoder_attention_heads", "encoder_num_attention_heads"),
     "vision": (),
 }
 COMMON_HEAD_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
 KV_KEYS = (
     "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num", "num_query_groups", "kv_n_heads",
 )  # fmt: skip
-HEAD_DIM_KEYS = ("head_dim", "d_kv", "kv_channels")
+HEAD_DIM_KEYS = ("attention_head_dim", "head_dim", "d_kv", "kv_channels")
 ACTIVATION_KEYS = (
     "hidden_act", "activation_function", "hidden_activation", "activation", "dense_act_fn", "feed_forward_proj",
     "afn",

@@ -174,6 +174,34 @@ _IDEFICS: Table = {
     "gated_cross_attn_layers.{n}.post_attention_layernorm": _CROSS,
 }
 
+_MIXED_EXPERTS = "- experts of attention"
+_JETMOE: Table = {
+    "embed_tokens": "embed",
+    "norm": "norm_final",
+    "lm_head": "head",
+    "layers.{l}.input_layernorm": "norm_attn",
+    "layers.{l}.post_attention_layernorm": "norm_mlp",
+    "layers.{l}.mlp.input_linear": "gate_up stacked",  # the first half goes through the activation
+    "layers.{l}.mlp.output_linear": "down stacked",
+    "layers.{l}.mlp.router.layer": "router",
+    "layers.{l}.mlp": "- bias of the experts",
+    "layers.{l}.self_attention.kv_proj": "kv",
+    **{f"layers.{{l}}.self_attention.experts{name}": _MIXED_EXPERTS
+       for name in ("", ".input_linear", ".output_linear", ".router.layer")},
+}  # fmt: skip
+_KOSMOS: Table = {
+    "embed_tokens": "embed",
+    "layer_norm": "norm_final",
+    "lm_head": "head",
+    **attention("layers.{l}.self_attn", "out_proj"),
+    "layers.{l}.self_attn.inner_attn_ln": "- norm inside attention",
+    "layers.{l}.self_attn_layer_norm": "norm_attn",
+    "layers.{l}.ffn.fc1": "up",
+    "layers.{l}.ffn.fc2": "down",
+    "layers.{l}.ffn.ffn_layernorm": "- norm inside the MLP",
+    "layers.{l}.final_layer_norm": "norm_mlp",
+}
+
 # --- encoder and decoder ---------------------------------------------------------------------------------------
 
 _SEQ_TOP: Table = {
@@ -272,6 +300,41 @@ _T5_SELF = _t5_attention("SelfAttention", 0)
 _T5_CROSS = _t5_attention("EncDecAttention", 1, " cross")
 _T5_LONG = {**_t5_attention("LocalSelfAttention", 0), **_t5_attention("TransientGlobalSelfAttention", 0)}
 
+_DIA_STACK: Table = {
+    "embedding": "embed",
+    "embeddings.embed": "- audio tokens",
+    "norm": "norm_final",
+    **attention("layers.{l}.self_attention"),
+    **attention("layers.{l}.cross_attention", flags=" cross"),
+    "layers.{l}.pre_sa_norm": "norm_attn",
+    "layers.{l}.pre_ca_norm": "norm_attn cross",
+    "layers.{l}.post_sa_norm": "norm_mlp",
+    "layers.{l}.pre_mlp_norm": "norm_mlp",
+    "layers.{l}.mlp.gate_up_proj": "gate_up",
+    "layers.{l}.mlp.down_proj": "down",
+}
+_SOUND = "- audio convolution"
+_MOONSHINE_ENCODER: Table = {
+    **dict.fromkeys(("conv1", "conv2", "conv3", "groupnorm"), _SOUND),
+    "layer_norm": "norm_final",
+    **attention("layers.{l}.self_attn"),
+    "layers.{l}.input_layernorm": "norm_attn",
+    "layers.{l}.post_attention_layernorm": "norm_mlp",
+    "layers.{l}.mlp.fc1": "up",
+    "layers.{l}.mlp.fc2": "down",
+}
+_MOONSHINE_DECODER: Table = {
+    "embed_tokens": "embed",
+    "norm": "norm_final",
+    **attention("layers.{l}.self_attn"),
+    **attention("layers.{l}.encoder_attn", flags=" cross"),
+    "layers.{l}.input_layernorm": "norm_attn",
+    "layers.{l}.post_attention_layernorm": "norm_attn cross",
+    "layers.{l}.final_layernorm": "norm_mlp",
+    "layers.{l}.mlp.fc1": "up_gate",  # the second half goes through the activation
+    "layers.{l}.mlp.fc2": "down",
+}
+
 _PIX_ATTENTION: Table = {"query": "q", "key": "k", "value": "v", "output": "o"}
 _PIX_ENCODER: Table = {
     "embeddings.patch_projection": "- patch embedding",
@@ -323,6 +386,17 @@ SCHEMES: Mapping[str, Scheme] = {
     "cpmant": _decoder(_CPMANT, "cpmant"),
     "modernbert-decoder": _decoder(_MODERNBERT_DECODER, "modernbert-decoder"),
     "idefics": _decoder(_IDEFICS, "idefics"),
+    "jetmoe": _decoder(_JETMOE, "jetmoe"),
+    "kosmos-2": _decoder(_KOSMOS, "kosmos-2"),
+    "dia": _both(_DIA_STACK, _DIA_STACK, "dia", {"logits_dense": "head"}),
+    "moonshine": Scheme(
+        (
+            (MAIN, "", {"proj_out": "head"}),
+            ("audio", "encoder.", _MOONSHINE_ENCODER),
+            ("decoder", "decoder.", _MOONSHINE_DECODER),
+        ),
+        "moonshine",
+    ),
     "fsmt": _both(_BART_STACK, _BART_STACK, "fsmt"),
     "led": _both(_LED, _BART_STACK, "led"),
     "bigbird_pegasus": _both(_BIGBIRD, _BIGBIRD, "bigbird_pegasus"),
@@ -348,6 +422,10 @@ KINDS: Mapping[str, Kind] = {
     "cpmant": Kind("cpmant", activation="gelu", heads=32, head_dim=128),
     "modernbert-decoder": Kind("modernbert-decoder", _L, activation="gelu", heads=12),
     "idefics": Kind("idefics", heads=32),
+    "jetmoe": Kind("jetmoe", heads=32, kv_heads=16),
+    "kosmos-2": Kind("kosmos-2", _L, activation="gelu", fixed_positions=True, heads=32),
+    "dia": Kind("dia", heads=16, head_dim=128),
+    "moonshine": Kind("moonshine", _L, activation="silu", heads=8),
     "fsmt": Kind("fsmt", _L, norm_place="post", activation="relu", fixed_positions=True, heads=16),
     "led": Kind("led", _L, norm_place="post", activation="gelu", heads=16),
     "bigbird_pegasus": Kind("bigbird_pegasus", _L, activation="gelu_new", heads=16),
@@ -360,6 +438,9 @@ KINDS: Mapping[str, Kind] = {
 }
 ALIASES: Mapping[str, str] = {
     "fuyu": "persimmon",
+    "kosmos-2.5": "kosmos-2",
+    "kosmos_2_text_model": "kosmos-2",
+    "kosmos_2_5_text_model": "kosmos-2",
     "flaubert": "xlm",
     "seamless_m4t_v2": "seamless_m4t",
     "nllb_moe": "nllb-moe",

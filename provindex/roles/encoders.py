@@ -9,6 +9,7 @@ from provindex.roles.templates import (
     BUFFER,
     CLASSIFIER,
     POOLER,
+    PROJECTION,
     RELATIVE,
     ROTARY,
     TRANSFORM,
@@ -31,6 +32,7 @@ _SEGMENT = "- token type embedding"
 _CHARACTERS = "- characters"
 _BOTTLENECK = "- bottleneck"
 _AFFINE = "- scale and shift without a norm"
+_INTEGERS = "~ integers of a quantized copy"
 _POSITION = "- relative position projection"
 
 _LAYOUT_LAYER: Table = {
@@ -39,7 +41,20 @@ _LAYOUT_LAYER: Table = {
        for end in ("dense", "LayerNorm")},
     "layout_intermediate.dense": "- layout flow",
 }  # fmt: skip
+_QUANTIZED = (
+    "embeddings.word_embeddings", "embeddings.token_type_embeddings", "embeddings.position_embeddings",
+    *(f"encoder.layer.{{l}}.{name}" for name in (
+        "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+        "intermediate.dense", "output.dense")),
+)  # fmt: skip
 BESIDE_BERT: Table = {  # what relatives of BERT have besides its tensors
+    **{f"{name}.weight_integer": _INTEGERS for name in _QUANTIZED},
+    **{f"{name}.bias_integer": _INTEGERS for name in _QUANTIZED},
+    "encoder.layer.{l}.output.adapter_modules.en_XX.dense1": "- adapter of a language",
+    "encoder.layer.{l}.output.adapter_modules.en_XX.dense2": "- adapter of a language",
+    "output": "head",
+    "visual_projection.visual_projection.0": _IMAGE,
+    "visual_projection.visual_projection.1": _IMAGE,
     **under("encoder.layer.{l}.", _LAYOUT_LAYER),
     **{f"encoder.layer.{{l}}.attention.self.{name}_global": _GLOBAL for name in ("query", "key", "value")},
     **{f"encoder.layer.{{l}}.attention.self.{name}_query": "- attention between words and entities"
@@ -255,6 +270,19 @@ _SQUEEZEBERT: Table = {
     "encoder.layers.{l}.output.layernorm": "norm_mlp",
 }
 
+_AIM_TEXT: Table = {
+    "embeddings.token_embedding": "embed",
+    "embeddings.position_embedding": "pos",
+    "rms_norm": "norm_final",
+    **attention("encoder.layers.{l}.attention", "out_proj"),
+    "encoder.layers.{l}.rms_norm1": "norm_attn",
+    "encoder.layers.{l}.rms_norm2": "norm_mlp",
+    **{f"encoder.layers.{{l}}.ffn.{role}_proj": role for role in ("gate", "up", "down")},
+    "text_projection": PROJECTION,
+    "visual_projection": PROJECTION,
+    "logit_scale": "- logit scale",
+}
+
 _REFORMER: Table = {
     "embeddings.word_embeddings": "embed",
     "embeddings.position_embeddings.weights.{n}": "- axial position embedding",
@@ -289,6 +317,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "canine": _encoder(_CANINE, "canine"),
     "squeezebert": _encoder(_SQUEEZEBERT, "squeezebert"),
     "reformer": _encoder(_REFORMER, "reformer"),
+    "aimv2_text_model": _encoder(_AIM_TEXT, "aimv2_text_model"),
 }
 KINDS: Mapping[str, Kind] = {
     "roberta-prelayernorm": Kind("roberta-prelayernorm", _L, activation="gelu", heads=12),
@@ -302,15 +331,17 @@ KINDS: Mapping[str, Kind] = {
     "funnel": Kind("funnel", _L, norm_place="post", activation="gelu_new", heads=12, head_dim=64),
     "canine": Kind("canine", _L, norm_place="post", activation="gelu", heads=12),
     "squeezebert": Kind("squeezebert", _L, norm_place="post", activation="gelu", heads=12),
+    "aimv2_text_model": Kind("aimv2_text_model", heads=6),
     "reformer": Kind("reformer", _L, activation="relu", heads=12, head_dim=64),
 }
 ALIASES: Mapping[str, str] = {
     **dict.fromkeys(
         "longformer layoutlm layoutlmv3 rembert dpr roc_bert tapas luke ibert lilt markuplm convbert big_bird ernie "
-        "bert-generation data2vec-text splinter nystromformer mra yoso bros xmod visual_bert".split(),
+        "bert-generation data2vec-text splinter nystromformer mra yoso bros xmod visual_bert git".split(),
         "bert",
     ),
     "nomic-bert": "nomic_bert",
+    "aimv2": "aimv2_text_model",
 }
 WRAPPERS = frozenset(
     "backbone nomic_bert longformer mobilebert layoutlm layoutlmv3 rembert roc_bert tapas luke led biogpt rwkv cpmant "

@@ -52,6 +52,12 @@ LLAMA_LAYER: Table = {
     "mlp.shared_experts.up_proj": "up",
     "mlp.shared_experts.down_proj": "down",
     "mlp.shared_expert_gate": SHARED_GATE,
+    "mlp.shared_mlp.gate_proj": "gate",  # HunYuan
+    "mlp.shared_mlp.up_proj": "up",
+    "mlp.shared_mlp.down_proj": "down",
+    "mlp.gate.wg": "router",
+    "self_attn.query_layernorm": "norm_q",
+    "self_attn.key_layernorm": "norm_k",
     "enorm": PREDICTION,
     "hnorm": PREDICTION,
     "eh_proj": PREDICTION,
@@ -189,8 +195,21 @@ LONGCAT: Table = {  # two attentions and two dense MLPs a layer, which count as 
     **under("layers.{l}.", experts("mlp", "gate_proj", "up_proj", "down_proj")),
 }
 
+_AUDIO = "- audio tokens"
+_AUDIO_NORMS = ("audio_input_layernorm", "audio_post_attention_layernorm")
+AUDIO_TOKENS: Table = {  # Higgs Audio, CSM: Llamas that read and write codes of sound
+    **LLAMA,
+    **{f"layers.{{l}}.audio_mlp.{role}_proj": _AUDIO for role in ("gate", "up", "down")},
+    **{f"layers.{{l}}.{name}": _AUDIO for name in _AUDIO_NORMS},
+    "embed_audio_tokens.embed_audio_tokens": _AUDIO,
+    "embed_tokens.embed_audio_tokens": _AUDIO,
+    "embed_text_tokens": "embed",
+    "audio_lm_head": _AUDIO,
+}
+
 MOSHI: Table = {
     **LLAMA_TOP,
+    "embed_tokens.embed_tokens": "embed",
     **under(
         "layers.{l}.", {name: what for name, what in LLAMA_LAYER.items() if name.startswith(("input", "post_att"))}
     ),

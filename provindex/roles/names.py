@@ -29,7 +29,6 @@ from provindex.roles.architectures import (
     KINDS,
     KV_KEYS,
     LIBRARIES,
-    MAIN,
     MIDDLES,
     PARAMETERS,
     PROJECTOR_SEGMENTS,
@@ -43,6 +42,7 @@ from provindex.roles.architectures import (
 from provindex.roles.mixers import MIXED, Mixer, Split, channels, mixers_of, split_mixer
 from provindex.roles.prefixes import is_number, text_tower
 from provindex.roles.structure import Structure, infer
+from provindex.roles.templates import MAIN
 
 LAYER_ROLES = (
     "q", "k", "v", "o", "gate", "up", "down", "router",
@@ -70,6 +70,7 @@ FITTING = 0.9  # share of a tower's matrices whose shapes must fit, where its pr
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
 LISTS = frozenset({"layers", "layer", "h", "block", "blocks", "albert_layer_groups"})
 SHARDS = 4  # in which CodeGen's q, k and v lie
+OWN_TOWERS = frozenset({"vision", "whisper", "openai_whisper", "audio", "moonshine", "wav2vec2"})  # schemes that say it
 MAX_EXPERTS = 4096  # bounds on what a hostile header can make us build: experts in one stacked tensor,
 MAX_STACKED = 1 << 19  # experts over all of them,
 MAX_INDEXED = 1 << 17  # and rows of a tensor that is split row by row
@@ -331,6 +332,8 @@ def _unwrap(segments: list[str]) -> tuple[list[str], str]:
             tower = TOWERS[segment]
             if tower == "projector":
                 break
+        elif segment == "encoder" and tower == "text" and TOWERS.get(segments[at + 1]) in ("vision", "projector"):
+            pass  # T5Gemma 2: the encoder holds the image tower
         elif segment not in WRAPPERS and TOWERS.get(segment) != tower:
             break
         at += 1
@@ -541,7 +544,7 @@ class _Heads:
 
 def _kind_of(stack: str, kind: Kind, configs: Mapping[str, Mapping[str, Any]]) -> Kind:
     """The text tower's facts, or those of the tower that has its own type."""
-    if stack in ("vision", "audio") and kind.scheme not in ("vision", "whisper", "openai_whisper", "audio"):
+    if stack in ("vision", "audio") and kind.scheme not in OWN_TOWERS:
         declared = configs[stack].get("model_type")
         default = SCHEMES[stack].default
         name = declared if isinstance(declared, str) and declared in KINDS else default
@@ -924,7 +927,9 @@ def _archs(
         kind = facts.kind
         heads, doubt = _count_heads(usual, facts.heads)
         doubts += [doubt.about(stack)] if doubt else []
-        apart = kind is not model.stacks[model.main].kind  # no table tells the norm of every vision tower
+        apart = (
+            kind is not model.stacks[model.main].kind or kind.scheme == "vision"
+        )  # no table tells every tower's norm
         archs[stack] = Arch(
             hidden=_hidden(usual),
             heads=heads.heads,

@@ -72,9 +72,10 @@ _JAMBA: Table = {
     "layers.{l}.feed_forward.experts.down_proj": "down stacked",
     **under("layers.{l}.", experts("feed_forward", "gate_proj", "up_proj", "down_proj")),
 }
-_BAMBA: Table = {**_JAMBA, **under("layers.{l}.mamba.", _MAMBA2)}
-for _name in ("x_proj", "dt_proj", "dt_layernorm", "b_layernorm", "c_layernorm"):
-    del _BAMBA[f"layers.{{l}}.mamba.{_name}"]
+_BAMBA: Table = {
+    **{name: what for name, what in _JAMBA.items() if not name.startswith("layers.{l}.mamba.")},
+    **under("layers.{l}.mamba.", _MAMBA2),
+}
 
 _SHARED_LAYER: Table = {  # Zamba: one or two transformer layers that many places call
     **attention("self_attn"),

@@ -130,8 +130,8 @@ TOWERS: Mapping[str, str] = {
     ),
     **dict.fromkeys("audio_model audio_embed speech_encoder".split(), "audio"),
     **dict.fromkeys(
-        "qformer resampler resampler_model perceiver_resampler query_tokens language_projection image_projection "
-        "vision_adapter aligner".split(),
+        "image_to_text_projection qformer resampler resampler_model perceiver_resampler query_tokens "
+        "language_projection image_projection vision_adapter aligner".split(),
         "projector",
     ),
 }
