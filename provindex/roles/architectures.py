@@ -30,22 +30,22 @@ from provindex.roles import decoders, encoders, libraries, llamas, recurrent, to
 from provindex.roles.llamas import GEMMA2, GPT_OSS, LLAMA, OLMO2
 from provindex.roles.templates import (
     BUFFER,
+    CLASSIFIER,
     FIXED,
     MAIN,
     MASK,
+    POOLER,
     PROJECTION,
+    RELATIVE,
+    RELATIVE_TABLE,
     ROTARY,
+    TRANSFORM,
+    Kind,
     Scheme,
     Table,
     attention,
     under,
 )
-from provindex.roles.templates import CLASSIFIER as CLASSIFIER
-from provindex.roles.templates import POOLER as POOLER
-from provindex.roles.templates import RELATIVE as RELATIVE
-from provindex.roles.templates import RELATIVE_TABLE as RELATIVE_TABLE
-from provindex.roles.templates import TRANSFORM as TRANSFORM
-from provindex.roles.templates import Kind as Kind
 
 _INTERNLM2: Table = {
     "tok_embeddings": "embed",
@@ -403,7 +403,7 @@ _SINUSOID: Table = {
     "embed_positions.weights": FIXED,
     "embed_positions._float_tensor": BUFFER,
 }
-_MARIAN_STACK: Table = {**_BART_STACK, **_SINUSOID}
+_MARIAN_STACK: Table = {**_BART_STACK, **_SINUSOID, "conv.conv_layers.{n}": "- audio convolution"}  # Speech2Text
 _BART_TOP: Table = {
     "shared": "embed",
     "lm_head": "head",

@@ -37,12 +37,11 @@ from provindex.roles.architectures import (
     TOWERS,
     VISION_CONFIGS,
     WRAPPERS,
-    Kind,
 )
 from provindex.roles.mixers import MIXED, Mixer, Split, channels, mixers_of, split_mixer
 from provindex.roles.prefixes import is_number, text_tower
 from provindex.roles.structure import Structure, infer
-from provindex.roles.templates import MAIN
+from provindex.roles.templates import MAIN, Kind
 
 LAYER_ROLES = (
     "q", "k", "v", "o", "gate", "up", "down", "router",

@@ -142,6 +142,8 @@ BESIDE: Mapping[str, str] = {
     "code2wav": "speech generator",
     "depth_decoder": "decoder of audio codes",
     "codec_model": "audio codec",
+    "acoustic_tokenizer_encoder": "audio codec",
+    "semantic_tokenizer_encoder": "audio codec",
     "vqmodel": "image tokenizer",
     "gen_vision": "image generator",
     "generation_head": "image generator",
