@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,17 @@ _REASONS = {
         d_fine depth_anything depth_pro eomt eomt_dinov3 grounding-dino groupvit lw_detr lw_detr_vit mask2former
         maskformer mgp-str mm-grounding-dino oneformer pp_doclayout_v2 pp_doclayout_v3 prompt_depth_anything rt_detr
         rt_detr_v2 sam sam3 sam3_tracker sam3_tracker_video sam3_video sam3_vision_model sam3_vit_model sam_hq slanext
-        timesformer videomae videomt vivit yolos zoedepth sam3_lite_text""",
+        timesformer videomae videomt yolos zoedepth""",
     "image and text mixed layer by layer": "bridgetower flava lxmert tvp vilt xclip",
     "audio codec or vocoder": """
         dac encodec glm_image_vqmodel mimi univnet vibevoice_acoustic_tokenizer vibevoice_acoustic_tokenizer_decoder
         vibevoice_acoustic_tokenizer_encoder xcodec""",
     "speech model with convolutions between its layers (conformer)": """
         cohere_asr fastspeech2_conformer fastspeech2_conformer_with_hifigan gemma3n_audio gemma4_audio lasr_ctc
-        lasr_encoder parakeet_ctc parakeet_encoder seamless_m4t_encoder wav2vec2-bert wav2vec2-conformer
-        pe_audio_encoder granite_speech_encoder sew-d granite_speech""",
+        lasr_encoder parakeet_ctc parakeet_encoder wav2vec2-bert wav2vec2-conformer
+        pe_audio_encoder sew-d granite_speech""",
     "speech synthesis of several models": "bark clvp speecht5 vits",
-    "time series or actions": "decision_transformer informer patchtsmixer patchtst autoformer",
+    "time series or actions": "decision_transformer informer patchtsmixer patchtst",
     "image tower with a merger of its own": """
         glm4v_moe_vision glm4v_vision glm_ocr_vision gemma4_vision blip_2_qformer""",
     "two models, each of which is read where it stands alone": """
@@ -99,9 +99,8 @@ def layout_of(record: Mapping[str, Any]) -> Layout:
     return resolve({name: tuple(shape) for name, shape, *_ in record["tensors"]}, record["config"])
 
 
-def coverage(model_type: str, record: Mapping[str, Any]) -> Coverage:
+def coverage(model_type: str, record: Mapping[str, Any], layout: Layout) -> Coverage:
     """Of a type that was built."""
-    layout = layout_of(record)
     sizes = {name: math.prod(shape) * count for name, shape, count, *_ in record["tensors"]}
     places = [place for place in layout.placements.values() if place.weight]
     total = sum(sizes[place.name] for place in places) or 1
@@ -155,9 +154,9 @@ def _percent(share: float) -> str:
     return f"{math.floor(1000 * share) / 10:g} %"
 
 
-def markdown() -> str:
+def markdown(built: Sequence[Coverage]) -> str:
+    """The page. built: of all types that were built."""
     records = types()
-    built = [coverage(name, record) for name, record in records.items() if "class" in record]
     absent = {name: record["error"] for name, record in records.items() if "error" in record}
     good = [one for one in built if passes(one)]
     towers = [one for one in good if one.roles < ENOUGH]
@@ -191,7 +190,9 @@ def markdown() -> str:
 
 
 def main() -> None:
-    TABLE.write_text(markdown(), encoding="utf-8")
+    records = types().items()
+    built = [coverage(name, record, layout_of(record)) for name, record in records if "class" in record]
+    TABLE.write_text(markdown(built), encoding="utf-8")
 
 
 if __name__ == "__main__":
