@@ -65,6 +65,10 @@ GLOBAL_ROLES = ("embed", "embed_map", "pos", "head", "norm_embed", "norm_final")
 
 STACKS = ("decoder", "encoder", "vision", "audio")  # the first that a model has is its main stack
 UNKNOWN = "unknown name"
+PROJECTOR = "multimodal projector"
+NO_ROLE = {tower: f"{tower} tower, no role" for tower in ("vision", "audio")}
+# What the first segment of a name says alone: anything may stand behind it.
+FREE = frozenset((UNKNOWN, PROJECTOR, *NO_ROLE.values(), *HEADS.values(), *BESIDE.values()))
 ELSEWHERE = "elsewhere"  # the tower of names beside the prefix under which the text tower was found
 FITTING = 0.9  # share of a tower's matrices whose shapes must fit, where its prefix was found by their names
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
@@ -676,13 +680,13 @@ def _without_rule(token: _Token, main: str) -> Placement:
     if adapter:
         reason = ADAPTERS[adapter]
     elif token.tower == "projector":
-        reason, layer = "multimodal projector", None
+        reason, layer = PROJECTOR, None
     elif beside := _beside_text(segments):
         reason, layer = beside, None
     elif token.tower == ELSEWHERE:
         reason = UNKNOWN
     elif token.tower != "text":
-        reason = f"{token.tower} tower, no role"
+        reason = NO_ROLE[token.tower]
     elif segments[0] in HEADS:
         reason, layer = HEADS[segments[0]], None
     return Placement(token.name, token.canonical, (), reason or UNKNOWN, stack, layer)

@@ -207,3 +207,10 @@ def test_adapters_under_the_names_that_libraries_write(names: tuple[str, str], t
     more = {f"{module}.{name}.weight": made for name, made in zip(names, (down, up), strict=True)}
     fp = resolve(zoo.write(CLEAN.with_tensors({**STATE, **more}), tmp_path / "lora")).fingerprint
     assert [r.code for r in fp.left_out] == [Code.ADAPTER_UNMERGED] and dict(fp.left_out[0].figures)["n"] == 2
+
+
+@pytest.mark.parametrize("place", ["vqmodel", "multi_modal_projector", "score", "vision_tower.odd", "talker"])
+def test_a_model_behind_a_name_that_says_what_it_is(place: str, tmp_path: Path, index: Index) -> None:
+    """What a name claims to be decides nothing: a tenth of a model without roles clears nobody."""
+    both = {**STATE, **{f"{place}.m{i}.w": values for i, values in enumerate(STOLEN.tensors.values())}}
+    assert status(zoo.write(CLEAN.with_tensors(both), tmp_path / "both"), index) in (1, 3)
