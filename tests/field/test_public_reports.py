@@ -117,6 +117,23 @@ def test_files_that_are_cut_short_or_empty(tmp_path: Path) -> None:
         open_model(tmp_path / "pytorch_model.bin")
 
 
+def test_gguf_parts_that_cat_joined(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    for part in (0, 1):
+        writer = gguf.GGUFWriter(tmp_path / f"{part}.gguf", "llama")
+        writer.add_uint16("split.no", part)
+        writer.add_uint16("split.count", 2)
+        writer.add_tensor(f"blk.{part}.attn_norm.weight", np.ones(32, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    (tmp_path / "m.gguf").write_bytes((tmp_path / "0.gguf").read_bytes() + (tmp_path / "1.gguf").read_bytes())
+    with pytest.raises(ModelError, match=r"m\.gguf is part 1 of 2 of a model") as caught:
+        open_model(tmp_path / "m.gguf")
+    assert "not cat" in (caught.value.next_step or "")
+
+
 def test_a_layer_behind_the_model_is_not_taken_for_it(known: dict[str, Fingerprint], tmp_path: Path) -> None:
     """2_Dense of sentence-transformers, moved to where the model's own file belongs."""
     dense = {"linear.weight": np.ones((8, 16), np.float32), "linear.bias": np.ones(8, np.float32)}
