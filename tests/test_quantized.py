@@ -359,6 +359,12 @@ def test_mlx_stores_four_bits_as_it_stores_eight_in_smaller_groups() -> None:
     own = {"bits": 8, "group_size": 32, AT: {"bits": 4, "group_size": 64}}  # as mlx-lm writes mixed models
     (tensor,) = assemble(tensors_of(made), {"quantization": own})[0].values()
     assert np.array_equal(tensor.flat().reshape(MATRIX.shape), made.values)
+    other = {"bits": 8, "group_size": 32, f"language_model.{AT}": {"bits": 4, "group_size": 64}}  # mlx-vlm #1079
+    (tensor,) = assemble(tensors_of(made), {"quantization": other})[0].values()
+    assert np.array_equal(tensor.flat().reshape(MATRIX.shape), made.values)
+    six = q.mlx(MATRIX, 6, 32)  # or 3 bits in groups of 64; other bits than the config says, in groups as it says
+    (tensor,) = assemble(tensors_of(six), {"quantization": {"bits": 4, "group_size": 32}})[0].values()
+    assert np.array_equal(tensor.flat().reshape(MATRIX.shape), six.values)
     (tensor,) = assemble(tensors_of(q.mlx(MATRIX, 5, 64)), {})[0].values()
     assert tensor.shape == MATRIX.shape, "the only way in which these shapes fit"
 

@@ -141,12 +141,20 @@ def tokenizer_files(names: Iterable[str]) -> list[str]:
 
 
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:
-    """Files that weights need beside them: in which ONNX files keep their data, by the names that exporters give them,
-    and params.json of Meta's and Mistral's layout.
+    """Files that weights need beside them: those in which ONNX files keep their data, by the names that exporters give
+    or by none that is another file's, and params.json of Meta's and Mistral's layout.
     """
-    ends = tuple(name + end for name in weights if _is_onnx(name) for end in ("_data", ".data"))
+    graphs = [name for name in weights if _is_onnx(name)]
+    ends = tuple(name + end for name in graphs for end in ("_data", ".data"))
     params = {consolidated.params_of(name) for name in weights if consolidated.is_one(name)}
-    return sorted(name for name in names if name in params or (ends and name.startswith(ends)))
+    others = tuple(name for name in names if _is_onnx(name) and name not in weights)
+    places = {PurePosixPath(name).parent for name in graphs}
+    lone = {  # with a name of its own: onnx.save_model makes one up
+        name
+        for name in names
+        if name.endswith((".data", "_data")) and PurePosixPath(name).parent in places and not name.startswith(others)
+    }
+    return sorted(name for name in names if name in params | lone or (ends and name.startswith(ends)))
 
 
 def _only(files: list[str], label: str, what: str) -> Weights | None:

@@ -235,7 +235,8 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "Megatron shard", "a model-parallel part of a model", (), (_ZIP,),
         Refusal("it holds pieces of weights", "Join the parts with the tool that wrote them, and name the result."),
-        names=("mp_rank_*.pt", "*model_world_size_*_rank_*.pt", "*_model_part-*.pt", "model_optim_rng.pt"),
+        names=("mp_rank_*.pt", "*model_world_size_*_rank_*.pt", "*_model_part-*.pt", "model_optim_rng.pt",
+               "layer_*-model_*-model_states.pt"),
     ),
     Format(
         "split file", "a piece of a file", (), (),

@@ -100,6 +100,11 @@ def _entry(name: str, facts: Any, data: int, size: int, label: str) -> Entry:
     if not isinstance(facts, dict) or not {"dtype", "shape", "data_offsets"} <= facts.keys():
         raise _broken(label, f"describes {shown(name)} without dtype, shape and data_offsets")
     dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
+    if dtype == "" and offsets == [0, 0]:
+        raise ModelError(
+            f"{label} lists {shown(name)} without type and numbers: torch.distributed was told of it and never got it.",
+            "Save the model anew with save_pretrained, or remove this tensor from the file and from its index.",
+        )
     if not isinstance(dtype, str) or dtype not in BITS:
         raise _broken(label, f"gives {shown(name)} an unknown dtype ({shown(str(dtype))})")
     if not _is_sizes(shape) or len(shape) > MAX_RANK:

@@ -21,8 +21,8 @@ from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.common.files import FileFact, without_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
+from provindex.formats import flattened, local_files, parametrized, registry
 from provindex.formats import folder as layout
-from provindex.formats import local_files, parametrized, registry
 from provindex.formats.local_files import Folder
 from provindex.formats.quantized import assembly as quantized
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
@@ -345,6 +345,7 @@ def _open_files(
     _small_ones(tensors.values(), reads)
     tensors, notes = quantized.assemble(tensors, config)
     tensors, joined = parametrized.assemble(tensors)
+    flattened.refuse(tensors)
     warnings += notes + joined
     license_name, base_models = local_files.read_card(place, layout.CARD)
     claim = adapters.read_claim(place) if layout.only_adapters(promised) else None

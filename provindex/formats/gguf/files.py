@@ -66,7 +66,8 @@ def _check_parts(headers: Sequence[Header], labels: Sequence[str]) -> None:
         if (number, count) != (place, len(headers)):
             raise ModelError(
                 f"{label} is part {number + 1} of {count} of a model, read as part {place + 1} of {len(headers)}.",
-                "Put all the parts into one folder under the names that they were published with, and name the folder.",
+                "Put all the parts into one folder under the names that they were published with, and name the folder; "
+                "what joins them is `llama-gguf-split --merge`, not cat.",
             )
 
 

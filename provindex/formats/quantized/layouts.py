@@ -624,6 +624,8 @@ def stacked_mxfp4(group: Group) -> Tensor:
 
 _MLX_SIZES = (32, 64, 128)
 _MLX_BITS = (4, 8, 2, 3, 5, 6)
+# What mlx-lm and mlx-vlm put before a module, and exchange: the config may name it otherwise than the file.
+_MLX_BEGINNINGS = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 
 
 def mlx(group: Group) -> Tensor:
@@ -657,12 +659,19 @@ def mlx(group: Group) -> Tensor:
 def _mlx_bits(group: Group, words: int, groups: int) -> tuple[int, int]:
     """Bits of a code and inputs of a group. ModelError where shapes fit several and the config does not say which."""
     fits = [(bits, size) for bits in _MLX_BITS for size in _MLX_SIZES if groups * size * bits == words * WORD]
-    own = group.settings.get(group.name.removesuffix(".weight"))  # a module may have settings of its own
-    for said in (own, group.settings):
-        told = (said.get("bits"), said.get("group_size")) if isinstance(said, Mapping) else None
-        found = next((fit for fit in fits if fit == told), None)
-        if found is not None:
-            return found
+    module = group.name.removesuffix(".weight")
+    for beginning in _MLX_BEGINNINGS:
+        module = module.removeprefix(beginning)
+    named = (group.settings.get(beginning + module) for beginning in ("", *_MLX_BEGINNINGS))
+    own = next((said for said in named if isinstance(said, Mapping)), {})
+    said = [own, group.settings]  # a module may have settings of its own
+    told = [(one.get("bits"), one.get("group_size")) for one in said]
+    found = next((fit for fit in told if fit in fits), None)
+    if found is not None:
+        return found
+    sized = [fit for fit in fits if fit[1] == told[1][1]]  # the settings of a module that nothing names: other bits
+    if len(sized) == 1:
+        return sized[0]
     if not fits:
         group.misfit("weight", "scales", "biases")
     if len(fits) > 1:
