@@ -100,3 +100,28 @@ def test_a_copy_counts_once(tmp_path: Path) -> None:
         for i, t in enumerate((model.tensors, more))
     )
     assert one.content_sha256 == two.content_sha256 and two.left_out == ()
+
+
+def test_biases_of_zeros_and_tables_of_the_exporter_count_for_nothing(tmp_path: Path) -> None:
+    """An exporter folds a rotary table into the file, and leaves out biases that add nothing."""
+    angles = np.arange(64)[:, None] / 10_000 ** (np.arange(64) / 64)
+    more = {**BASE.tensors, "cos_cached": np.cos(angles * 1e-2).astype("f4")}
+    more["model.layers.0.mlp.up_proj.bias"] = np.zeros(len(BASE.tensors["model.layers.0.mlp.up_proj.weight"]), "f4")
+    one, two = (
+        resolve(zoo.write(BASE.with_tensors(t), tmp_path / f"{i}")).fingerprint
+        for i, t in enumerate((BASE.tensors, more))
+    )
+    assert one.content_sha256 == two.content_sha256
+    more["model.layers.0.mlp.up_proj.bias"][0] = 1
+    assert (
+        resolve(zoo.write(BASE.with_tensors(more), tmp_path / "more")).fingerprint.content_sha256 != one.content_sha256
+    )
+
+
+def test_a_table_that_begins_like_a_computed_one_counts(tmp_path: Path) -> None:
+    """Its first row is smooth, and a model lies behind it."""
+    hidden = np.random.default_rng(0).standard_normal((256, 256)).astype("f4")
+    hidden[:2] = np.cos(np.arange(256) / 50)
+    fp = resolve(zoo.write(BASE.with_tensors({**BASE.tensors, "freqs.table": hidden}), tmp_path / "m")).fingerprint
+    assert fp.content_sha256 != resolve(zoo.write(BASE, tmp_path / "plain")).fingerprint.content_sha256
+    assert "unnamed" in fp.absences

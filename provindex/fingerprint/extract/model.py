@@ -16,6 +16,7 @@ import numpy as np
 
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
+from provindex.common.tensor import Tensor
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.evidence import anchors, sketch, token_rows
@@ -31,7 +32,7 @@ from provindex.formats.ranged import settled
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.roles import adapters, canonical
-from provindex.roles.names import FREE, Layout, Placement, resolve
+from provindex.roles.names import FREE, UNKNOWN, Layout, Placement, resolve
 from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Weights
 from provindex.signals import wvc
 from provindex.signals.table import SIGNALS
@@ -43,6 +44,7 @@ BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences a
     token_rows.PANEL.name,
 )
 UNNAMED_SHARE = 0.1  # of the elements of matrices, above which a model is not cleared: another may be in there
+PROBES = 64  # places of a tensor at which it is looked at, to tell a computed table
 SHOWN = 3  # names of tensors that a warning quotes
 
 
@@ -160,8 +162,14 @@ def _unnamed(w: Weights) -> float:
     found = [p.name for p in w.places if p.reason in FREE and p.name in sizes]
     if sum(sizes[name] for name in found) <= UNNAMED_SHARE * sum(sizes.values()):
         return 0.0
-    hidden = (name for name in found if not is_computed(w.tensors[name].flat(0, SAMPLE), 1.0))
-    return sum(sizes[name] for name in hidden) / sum(sizes.values())
+    hidden = sum(sizes[name] * (1 - _computed_share(w.tensors[name])) for name in found)
+    return hidden / sum(sizes.values())
+
+
+def _computed_share(tensor: Tensor) -> float:
+    """Share of a tensor that looks computed (ordered along rows, or whole numbers), from PROBES places all over it."""
+    starts = np.unique(np.linspace(0, max(0, tensor.size - SAMPLE), PROBES).astype(np.int64)).tolist()
+    return sum(is_computed(tensor.flat(start, start + SAMPLE), 1.0) for start in starts) / len(starts)
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
@@ -247,6 +255,7 @@ def _virtual(w: Weights) -> Anchors:
 def _content_digest(w: Weights) -> str:
     """sha256 over (address, shape, digest) of every weight, in canonical order and orientation: fused or split, the
     same weights have one. What repeats another tensor counts once, and so does a head that repeats the embedding.
+    Computed tables under unknown names do not count, nor do biases of zeros.
     """
     scans = w.scans
     embeddings = {scans[p.name].digest for p in w.places if any(part.role == "embed" for part in p.parts)}
@@ -255,8 +264,11 @@ def _content_digest(w: Weights) -> str:
     for place in w.places:
         found, shape = scans[place.name], w.tensors[place.name].shape
         tied = any(part.role == "head" for part in place.parts) and found.digest in embeddings
-        if tied or (place.copy_of and owners.get(place.copy_of) == found.digest):
+        constant = place.reason == UNKNOWN and _computed_share(w.tensors[place.name]) == 1.0
+        if tied or constant or (place.copy_of and owners.get(place.copy_of) == found.digest):
             continue
+        if found.sum_of_squares == 0 and not found.nonfinite and place.canonical.endswith(".bias"):
+            continue  # some files keep biases of zeros, and some do not
         if not place.parts or (not found.parts and not canonical.is_whole(place.parts[0])):
             lines.append(f"name {place.canonical} {'x'.join(map(str, shape))} {found.digest}\n")
             continue

@@ -67,11 +67,13 @@ class _Matrix:
 
 
 class _Claim(NamedTuple):
-    """A name for a matrix, in the orientation that it has there. sure: two things in the graph give it."""
+    """A name for a matrix, in the orientation that it has there. sure: two things in the graph give it. table: rows are
+    looked up in it by a module, whose name goes before that of an output matrix which is the same."""
 
     name: str
     matrix: _Matrix
     sure: bool
+    table: bool = False
 
 
 def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
@@ -153,10 +155,11 @@ class _Weights:
     def _uses(self) -> Iterator[tuple[_Matrix, list[_Claim]]]:
         """Matrices that the graph multiplies by or looks rows up in, each with the names that this use gives it."""
         for node in self._nodes:
-            if node.op == "Gather" and node.inputs:
-                matrix = self._looked_up(node)
+            if node.op == "Gather" or (node.op == "GatherND" and node.module):
+                matrix = self._looked_up(node) if node.inputs else None
                 if matrix is not None and matrix.is_weight:
-                    yield matrix, []
+                    claim = _Claim(f"{node.module}.weight", replace(matrix, turned=False), True, table=True)
+                    yield matrix, [claim] if node.module else []
             elif node.op in _PRODUCTS and len(node.inputs) > 1:
                 matrix = self._multiplied(node)
                 if matrix is not None and matrix.is_weight:
@@ -262,7 +265,7 @@ class _Weights:
         """Names of the weight of the linear layer that a node is. Its path comes before the bias, which may be shared
         and then have another layer's name."""
         match = _PATH.fullmatch(node.name)
-        path = _dotted(match["path"]) if match else None
+        path = node.module or (_dotted(match["path"]) if match else None)
         columns = matrix.stored.shape[0 if matrix.turned else 1]
         weight = replace(matrix, turned=not matrix.turned)
         bias = self._bias(node, columns)
@@ -299,7 +302,8 @@ class _Weights:
 
     def _named(self, matrix: _Matrix, claims: Sequence[_Claim]) -> tuple[str, _Matrix]:
         """A matrix's name, and the matrix in the orientation that has this name."""
-        own = next((name for name in matrix.names if _is_parameter(name)), None)
+        table = next((claim for claim in claims if claim.table), None)
+        own = None if table else next((name for name in matrix.names if _is_parameter(name)), None)
         if own is not None and own != matrix.stored.name:  # a value of the graph has the name: as it is there
             found = self._matrix(own)
             return own, found if found is not None else matrix

@@ -8,6 +8,7 @@ initializers are counted, not read.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -25,6 +26,9 @@ MAX_TENSORS = 1 << 17
 MAX_STRINGS = 1 << 20  # of all nodes together
 MAX_RANK = 8
 MAX_DEPTH = 8  # subgraphs in subgraphs
+MAX_NOTE = 1 << 14  # bytes of a note on a node that are looked at
+SCOPES = "pkg.torch.onnx.name_scopes"
+_SCOPE = re.compile(r"'([^']*)'")
 LEAST_BYTES = 256  # of a tensor in a subgraph that counts as a weight
 MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
 MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
@@ -36,7 +40,7 @@ _MODEL_GRAPH = 7
 _NODE, _INITIALIZER = 1, 5
 _INPUT, _OUTPUT, _NAME, _OP, _ATTRIBUTE = 1, 2, 3, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 2, 3, 5, 8
-_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, _SPARSE, _FUNCTION, _FUNCTION_NODE = 6, 11, 15, 25, 7
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, _SPARSE, _FUNCTION, _FUNCTION_NODE, _METADATA = 6, 11, 15, 25, 7, 9
 _DIMS, _TYPE, _FLOATS, _INT32S, _INT64S, _TENSOR_NAME, _RAW, _DOUBLES, _UINT64S = 1, 2, 4, 5, 7, 8, 9, 10, 11
 _EXTERNAL, _LOCATION = 13, 14
 
@@ -49,7 +53,10 @@ _BITS_OF = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # floats that are writte
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation. numbers: its integer attributes by name, single ones as tuples of one. floats: likewise, raw."""
+    """One operation. numbers: its integer attributes by name, single ones as tuples of one. floats: likewise, raw.
+
+    module: of the model that it was exported from, as torch's exporter notes it ("model.layers.0.mlp.up_proj"), or "".
+    """
 
     op: str
     name: str
@@ -57,6 +64,7 @@ class Node:
     outputs: tuple[str, ...]
     numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     floats: Mapping[str, bytes] = field(default_factory=dict)
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +176,12 @@ class _Parser:
         numbers: dict[str, tuple[int, ...]] = {}
         floats: dict[str, bytes] = {}
         values: list[Field] = []
+        module = ""
         for part in self._inside(message):
             if part.number in texts:
                 texts[part.number].append(self._text(part))
+            elif part.number == _METADATA and part.wire == BYTES and part.stop - part.start <= MAX_NOTE:
+                module = self._module(part) or module
             elif part.number == _ATTRIBUTE:
                 values += self._attribute(part, numbers, floats)
         op, name = "".join(texts[_OP][-1:]), "".join(texts[_NAME][-1:])
@@ -181,7 +192,13 @@ class _Parser:
         if op == "Constant" and texts[_OUTPUT] and values:
             made, tensor = texts[_OUTPUT][0], self._tensor(values[0])[1]
             self._keep(made, replace(tensor, name=made) if tensor else None)
-        return Node(op, name, tuple(texts[_INPUT]), tuple(texts[_OUTPUT]), numbers, floats)
+        return Node(op, name, tuple(texts[_INPUT]), tuple(texts[_OUTPUT]), numbers, floats, module)
+
+    def _module(self, note: Field) -> str:
+        """The module that a node's note tells: the last but one of its scopes, the last is the node itself."""
+        entry = self._entry(note)
+        scopes = _SCOPE.findall(entry.get(SCOPES, ""))
+        return scopes[-2] if len(scopes) > 1 else ""
 
     def _attribute(
         self, message: Field, numbers: dict[str, tuple[int, ...]], floats: dict[str, bytes]
