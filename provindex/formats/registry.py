@@ -6,9 +6,11 @@ is added by a file with its reader and one row here. `README.md` shows this tabl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from typing import NamedTuple
 
 from provindex.common.errors import ModelError, UnreadFormatError
@@ -306,11 +308,16 @@ def by_name(name: str) -> Format | None:
     """
     lower = name.lower()
     last = lower.rpartition("/")[2]
-    known = next((row for row in FORMATS if any(fnmatchcase(last, pattern) for pattern in row.names)), None)
+    known = next((row for row in FORMATS if row.names and _named_so(row.names).fullmatch(last)), None)
     if known is not None:
         return known
     endings = ((len(suffix), row) for row in FORMATS for suffix in row.suffixes if lower.endswith(suffix))
     return max(endings, key=lambda found: found[0], default=(0, None))[1]
+
+
+@cache
+def _named_so(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)))
 
 
 def by_content(beginning: bytes, name: str) -> Format | None:
