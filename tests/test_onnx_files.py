@@ -475,7 +475,7 @@ def test_mutated_files(case: str, data: st.DataObject) -> None:
     ("files", "chosen", "left"),
     [
         (["model.onnx"], "model.onnx", ()),
-        (["onnx/model.onnx", "onnx/q.onnx"], "onnx/model.onnx", ("also in the folder and not read: onnx/q.onnx",)),
+        (["onnx/model.onnx", "onnx/q.onnx"], "onnx/model.onnx", ("onnx/q.onnx: not read (an ONNX file)",)),
         (["onnx/decoder.onnx"], "onnx/decoder.onnx", ()),
         (["a.onnx", "b.onnx"], None, ()),
     ],

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.roles.architectures import (
-    ALIASES,
+from provindex.roles.architectures import ALIASES
+from provindex.roles.canonical import PartKey, key_of
+from provindex.roles.names import Arch, Layout, Part, Placement, part_shape, resolve
+from provindex.roles.templates import (
     CLASSIFIER,
     LATENT,
     POOLER,
@@ -26,8 +28,6 @@ from provindex.roles.architectures import (
     SHARED_GATE,
     TRANSFORM,
 )
-from provindex.roles.canonical import PartKey, key_of
-from provindex.roles.names import Arch, Layout, Part, Placement, part_shape, resolve
 
 from .snapshot import Snapshot
 

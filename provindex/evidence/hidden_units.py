@@ -390,7 +390,8 @@ def _readers(w: Weights, stacks: Mapping[str, Arch]) -> dict[PanelKey, list[tupl
     for role, kind in (("gate", "mlp"), ("up", "mlp"), ("v", "v")):
         for place, part in w.parts(role):
             if part.stack in stacks and part.layer is not None and not part.cross and w.kept(part):
-                group = stacks[part.stack].head_dim if kind == "v" else 0
+                arch = stacks[part.stack]
+                group = arch.head_dim if kind == "v" else arch.channels * (part.stack in w.mixers)
                 key = PanelKey(kind, part.stack, part.layer, -1 if part.expert is None else part.expert, group)
                 readers.setdefault(key, []).append((place, part))
     return readers

@@ -467,6 +467,7 @@ def _fingerprint(d: Document, width: int, color: bool) -> list[str]:
         ("row", d["row_sha256"]),
         ("version", f"{d['fingerprint_version']}, {m['mode']}"),
         ("read", f"{m['bytes_read']:,} of {m['bytes_total']:,} bytes"),
+        *(("left out", said.removeprefix("Left out: ")) for said in _left_out(d)),
         *(("absent", f"{name}: {reason}") for name, reason in d["absences"].items()),
         *([("written", d["output"])] if d["output"] else []),
     ]

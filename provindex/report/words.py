@@ -268,8 +268,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.SEEN_UNITS: Sentence("{what} with a cosine of {cosine:.2g} ({test})"),
     C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis ({test})"),
     C.UNNAMED_LARGE: Sentence(
-        "{percent:.0f} % of the elements of its matrices are under names that no scheme knows: what they hold was not "
-        "looked for"
+        "{percent:.0f} % of the elements of its matrices have no role by their names: what they hold was not looked for"
     ),
     C.LEFT_OUT: Sentence("not all of it was compared: {because}"),
     C.SEEN_INVARIANTS: Sentence(

@@ -26,166 +26,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
-from provindex.roles import libraries
-
-Table = Mapping[str, str]
-
-MAIN = "main"  # the text tower's stack, whichever that is: for embeddings shared by an encoder and a decoder
-
-BUFFER = "~ buffer"
-ROTARY = "~ rotary frequencies"
-MASK = "~ causal mask"
-FIXED = "~ fixed positions"
-TRANSFORM = "- language-model head transform"
-CLASSIFIER = "- classification head"
-POOLER = "- pooler"
-RELATIVE = "- relative position bias"
-RELATIVE_TABLE = "- relative position embedding"
-LATENT = "- latent attention factor (no head has rows of its own in the residual width)"
-PROJECTION = "- projection head"
-PREDICTION = "- multi-token prediction"
-SHARED_GATE = "- shared expert gate"
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """One way to name tensors: tables with the prefix that their templates have, and the stack that they fill.
-
-    stacks: (stack, prefix, table). default: the model type whose facts hold when only the names are known.
-    """
-
-    stacks: tuple[tuple[str, str, Table], ...]
-    default: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a model type implies beyond its names. heads, kv_heads, head_dim: the class defaults that hold when the
-    published config leaves the key out (nested configs store differences only); 0 when there is none.
-    """
-
-    scheme: str
-    norm: Literal["rms", "layer", "none"] = "rms"
-    norm_offset: float = 0.0
-    norm_place: Literal["pre", "post", "branch_out"] = "pre"
-    activation: str = "silu"
-    fixed_positions: bool = False
-    heads: int = 0
-    kv_heads: int = 0
-    head_dim: int = 0
-
-
-def _experts(module: str, gate: str, up: str, down: str) -> dict[str, str]:
-    """Routed experts, one tensor each."""
-    names = {gate: "gate", up: "up", down: "down"}
-    return {f"{module}.experts.{{e}}.{name}": role for name, role in names.items()}
-
-
-def _under(prefix: str, table: Table) -> dict[str, str]:
-    return {prefix + name: what for name, what in table.items()}
-
-
-def _attention(module: str, out: str = "o_proj", flags: str = "") -> dict[str, str]:
-    names = {"q_proj": "q", "k_proj": "k", "v_proj": "v", out: "o"}
-    return {f"{module}.{name}": role + flags for name, role in names.items()}
-
-
-# --- decoders of the Llama manner ------------------------------------------------------------------------------
-
-_LLAMA_LAYER: Table = {
-    "input_layernorm": "norm_attn",
-    "post_attention_layernorm": "norm_mlp",
-    "post_self_attn_layernorm": "norm_attn_out",  # GLM-4
-    "post_mlp_layernorm": "norm_mlp_out",
-    **_attention("self_attn"),
-    "self_attn.dense": "o",
-    "self_attn.qkv_proj": "qkv",
-    "self_attn.W_pack": "qkv",
-    "self_attn.q_norm": "norm_q",
-    "self_attn.k_norm": "norm_k",
-    "self_attn.q_layernorm": "norm_q",
-    "self_attn.k_layernorm": "norm_k",
-    "self_attn.q_layernorm.norms.{n}": "- query norm of one head",
-    "self_attn.k_layernorm.norms.{n}": "- key norm of one head",
-    "self_attn.q_a_proj": LATENT,
-    "self_attn.q_a_layernorm": LATENT,
-    "self_attn.q_b_proj": LATENT,
-    "self_attn.kv_a_proj_with_mqa": LATENT,
-    "self_attn.kv_a_layernorm": LATENT,
-    "self_attn.kv_b_proj": LATENT,
-    "self_attn.sinks": "- attention sinks",
-    "self_attn.rotary_emb.inv_freq": ROTARY,
-    "mlp.gate_proj": "gate",
-    "mlp.up_proj": "up",
-    "mlp.down_proj": "down",
-    "mlp.gate_up_proj": "gate_up",
-    "mlp.fc1": "up",
-    "mlp.fc2": "down",
-    "mlp.c_fc": "up",
-    "mlp.c_proj": "down",
-    "mlp.gate": "router",
-    "mlp.gate.e_score_correction_bias": "- router score correction",
-    "mlp.router": "router",
-    "mlp.experts.gate_up_proj": "gate_up stacked",
-    "mlp.experts.down_proj": "down stacked",
-    **_experts("mlp", "gate_proj", "up_proj", "down_proj"),
-    "block_sparse_moe.gate": "router",
-    **_experts("block_sparse_moe", "w1", "w3", "w2"),
-    "mlp.shared_expert.gate_proj": "gate",
-    "mlp.shared_expert.up_proj": "up",
-    "mlp.shared_expert.down_proj": "down",
-    "mlp.shared_experts.gate_proj": "gate",
-    "mlp.shared_experts.up_proj": "up",
-    "mlp.shared_experts.down_proj": "down",
-    "mlp.shared_expert_gate": SHARED_GATE,
-    "enorm": PREDICTION,
-    "hnorm": PREDICTION,
-    "eh_proj": PREDICTION,
-    "embed_tokens": PREDICTION,
-    "shared_head.norm": PREDICTION,
-    "shared_head.head": PREDICTION,
-}
-
-_LLAMA_TOP: Table = {
-    "embed_tokens": "embed",
-    "norm": "norm_final",
-    "final_layernorm": "norm_final",
-    "lm_head": "head",
-    "rotary_emb.inv_freq": ROTARY,
-}
-
-_LLAMA: Table = {**_LLAMA_TOP, **_under("layers.{l}.", _LLAMA_LAYER)}
-
-_NORMS_BOTH: Table = {  # Gemma 2 and 3: a norm before and a norm after each branch
-    "post_attention_layernorm": "norm_attn_out",
-    "pre_feedforward_layernorm": "norm_mlp",
-    "post_feedforward_layernorm": "norm_mlp_out",
-}
-_GEMMA2: Table = {**_LLAMA_TOP, **_under("layers.{l}.", {**_LLAMA_LAYER, **_NORMS_BOTH})}
-
-_NORMS_OUT: Table = {  # OLMo 2: only the branches' outputs are normalized
-    "post_attention_layernorm": "norm_attn_out",
-    "post_feedforward_layernorm": "norm_mlp_out",
-}
-_OLMO2_LAYER = {k: v for k, v in _LLAMA_LAYER.items() if k != "input_layernorm"}
-_OLMO2: Table = {**_LLAMA_TOP, **_under("layers.{l}.", {**_OLMO2_LAYER, **_NORMS_OUT})}
-
-_GPT_OSS: Table = {
-    **_LLAMA_TOP,
-    **_under(
-        "layers.{l}.",
-        {
-            **_LLAMA_LAYER,
-            "mlp.experts.gate_up_proj": "gate_up/alternate stacked t",
-            "mlp.experts.gate_up_proj_bias": "gate_up/alternate stacked bias",
-            "mlp.experts.down_proj": "down stacked t",
-            "mlp.experts.down_proj_bias": "down stacked bias",
-        },
-    ),
-}
+from provindex.roles import decoders, encoders, libraries, llamas, recurrent, towers
+from provindex.roles.llamas import GEMMA2, GPT_OSS, LLAMA, OLMO2
+from provindex.roles.templates import (
+    BUFFER,
+    CLASSIFIER,
+    FIXED,
+    MAIN,
+    MASK,
+    POOLER,
+    PROJECTION,
+    RELATIVE,
+    RELATIVE_TABLE,
+    ROTARY,
+    TRANSFORM,
+    Kind,
+    Scheme,
+    Table,
+    attention,
+    under,
+)
 
 _INTERNLM2: Table = {
     "tok_embeddings": "embed",
@@ -242,7 +104,7 @@ _BIGCODE: Table = {
 
 _GPT_NEO: Table = {
     **_GPT_TOP,
-    **_attention("h.{l}.attn.attention", "out_proj"),
+    **attention("h.{l}.attn.attention", "out_proj"),
     "h.{l}.attn.attention": MASK,
     "h.{l}.attn.attention.masked_bias": MASK,
     "h.{l}.mlp.c_fc": "up",
@@ -251,7 +113,7 @@ _GPT_NEO: Table = {
 
 _GPTJ: Table = {
     **_GPT_TOP,
-    **_attention("h.{l}.attn", "out_proj"),
+    **attention("h.{l}.attn", "out_proj"),
     "h.{l}.attn.embed_positions": FIXED,
     "h.{l}.mlp.fc_in": "up",
     "h.{l}.mlp.fc_out": "down",
@@ -281,7 +143,7 @@ _NEOX: Table = {
     "embed_out": "head",
     "lm_head": "head",
     "rotary_emb.inv_freq": ROTARY,
-    **_under("layers.{l}.", _NEOX_LAYER),
+    **under("layers.{l}.", _NEOX_LAYER),
     "layers.{l}.attention": MASK,
     "layers.{l}.attention.masked_bias": MASK,
     "layers.{l}.attention.rotary_emb.inv_freq": ROTARY,
@@ -293,7 +155,7 @@ _FALCON: Table = {
     "word_embeddings": "embed",
     "ln_f": "norm_final",
     "lm_head": "head",
-    **_under("h.{l}.", _NEOX_LAYER),
+    **under("h.{l}.", _NEOX_LAYER),
     "h.{l}.ln_attn": "norm_attn",
     "h.{l}.ln_mlp": "norm_mlp",
     "h.{l}.self_attention.query_key_value": "qkv/falcon",
@@ -315,7 +177,7 @@ _CHATGLM: Table = {
     "output_layer": "head",
     "rotary_pos_emb.inv_freq": ROTARY,
     "prefix_encoder.embedding": "- prompt prefix",
-    **_under("encoder.layers.{l}.", {**_NEOX_LAYER, "mlp.dense_h_to_4h": "gate_up"}),
+    **under("encoder.layers.{l}.", {**_NEOX_LAYER, "mlp.dense_h_to_4h": "gate_up"}),
     "encoder.layers.{l}.self_attention.query_key_value": "qkv/chatglm",
     "encoder.layers.{l}.self_attention.dense": "o",
 }
@@ -370,7 +232,7 @@ _BERT_ATTENTION: Table = {
 }
 
 _BERT_LAYER: Table = {
-    **_under("attention.", _BERT_ATTENTION),
+    **under("attention.", _BERT_ATTENTION),
     **{f"crossattention.{name}": f"{what} cross" for name, what in _BERT_ATTENTION.items() if what[0] != "-"},
     "intermediate.dense": "up",
     "output.dense": "down",
@@ -401,7 +263,7 @@ _DEBERTA_LAYER: Table = {
 _BERT: Table = {
     **_BERT_EMBEDDINGS,
     **_BERT_HEADS,
-    **_under("encoder.layer.{l}.", {**_BERT_LAYER, **_MPNET_LAYER, **_DEBERTA_LAYER}),
+    **under("encoder.layer.{l}.", {**_BERT_LAYER, **_MPNET_LAYER, **_DEBERTA_LAYER}),
     "encoder.relative_attention_bias": RELATIVE,
     "encoder.rel_embeddings": RELATIVE_TABLE,
     "encoder.LayerNorm": "- relative position norm",
@@ -420,6 +282,8 @@ _BERT: Table = {
     "mask_predictions.dense": CLASSIFIER,
     "mask_predictions.LayerNorm": CLASSIFIER,
     "mask_predictions.classifier": CLASSIFIER,
+    "pooler": POOLER,
+    **encoders.BESIDE_BERT,
 }
 
 _ALBERT_LAYER: Table = {
@@ -436,7 +300,7 @@ _ALBERT_LAYER: Table = {
 _ALBERT: Table = {
     **_BERT_EMBEDDINGS,
     "encoder.embedding_hidden_mapping_in": "embed_map",
-    **_under("encoder.albert_layer_groups.{l}.albert_layers.{i}.", _ALBERT_LAYER),
+    **under("encoder.albert_layer_groups.{l}.albert_layers.{i}.", _ALBERT_LAYER),
     "predictions.decoder": "head",
     "predictions": "head",
     "predictions.dense": TRANSFORM,
@@ -447,7 +311,7 @@ _ALBERT: Table = {
 
 _DISTILBERT: Table = {
     **_BERT_EMBEDDINGS,
-    **_under(
+    **under(
         "layer.{l}.",
         {
             "attention.q_lin": "q",
@@ -478,6 +342,9 @@ _MODERNBERT: Table = {
     "layers.{l}.attn.rotary_emb.inv_freq": ROTARY,
     "head.dense": TRANSFORM,
     "head.norm": TRANSFORM,
+    "projection_head.dense": TRANSFORM,
+    "projection_head.norm": TRANSFORM,
+    "lm_head": "head",
     "decoder": "head",
 }
 
@@ -508,22 +375,22 @@ _T5_CROSS: Table = {
 }
 _T5_ENCODER: Table = {
     "embed_tokens": "embed",
-    **_under("block.{l}.", {**_T5_SELF, **_under("layer.1.", _T5_MLP)}),
+    **under("block.{l}.", {**_T5_SELF, **under("layer.1.", _T5_MLP)}),
     "final_layer_norm": "norm_final",
 }
 _T5_DECODER: Table = {
     "embed_tokens": "embed",
-    **_under("block.{l}.", {**_T5_SELF, **_T5_CROSS, **_under("layer.2.", _T5_MLP)}),
+    **under("block.{l}.", {**_T5_SELF, **_T5_CROSS, **under("layer.2.", _T5_MLP)}),
     "final_layer_norm": "norm_final",
 }
 
 _BART_LAYER: Table = {
-    **_attention("self_attn", "out_proj"),
+    **attention("self_attn", "out_proj"),
     "self_attn_layer_norm": "norm_attn",
     "fc1": "up",
     "fc2": "down",
     "final_layer_norm": "norm_mlp",
-    **_attention("encoder_attn", "out_proj", " cross"),
+    **attention("encoder_attn", "out_proj", " cross"),
     "encoder_attn_layer_norm": "norm_attn cross",
 }
 _BART_STACK: Table = {
@@ -531,14 +398,14 @@ _BART_STACK: Table = {
     "embed_positions": "pos",
     "layernorm_embedding": "norm_embed",
     "layer_norm": "norm_final",
-    **_under("layers.{l}.", _BART_LAYER),
+    **under("layers.{l}.", _BART_LAYER),
 }
 _SINUSOID: Table = {
     "embed_positions": FIXED,
     "embed_positions.weights": FIXED,
     "embed_positions._float_tensor": BUFFER,
 }
-_MARIAN_STACK: Table = {**_BART_STACK, **_SINUSOID}
+_MARIAN_STACK: Table = {**_BART_STACK, **_SINUSOID, "conv.conv_layers.{n}": "- audio convolution"}  # Speech2Text
 _BART_TOP: Table = {
     "shared": "embed",
     "lm_head": "head",
@@ -557,13 +424,13 @@ _OPT: Table = {
     "project_in": "embed_map",
     "project_out": "- head projection",
     "final_layer_norm": "norm_final",
-    **_under("layers.{l}.", _BART_LAYER),
+    **under("layers.{l}.", _BART_LAYER),
 }
 
 # --- towers of CLIP and of multimodal models -------------------------------------------------------------------
 
 _CLIP_LAYER: Table = {
-    **_attention("self_attn", "out_proj"),
+    **attention("self_attn", "out_proj"),
     "layer_norm1": "norm_attn",
     "layer_norm2": "norm_mlp",
     "mlp.fc1": "up",
@@ -573,7 +440,7 @@ _CLIP_TEXT: Table = {
     "embeddings.token_embedding": "embed",
     "embeddings.position_embedding": "pos",
     "embeddings.position_ids": BUFFER,
-    **_under("encoder.layers.{l}.", _CLIP_LAYER),
+    **under("encoder.layers.{l}.", _CLIP_LAYER),
     "final_layer_norm": "norm_final",
     "head": PROJECTION,
     "text_projection": PROJECTION,
@@ -605,7 +472,7 @@ _QWEN_VISION_LAYER: Table = {
     "mlp.down_proj": "down",
 }
 _PIXTRAL_LAYER: Table = {
-    **_attention("attention"),
+    **attention("attention"),
     "attention_norm": "norm_attn",
     "ffn_norm": "norm_mlp",
     "feed_forward.gate_proj": "gate",
@@ -634,11 +501,12 @@ _VISION: Table = {
     "layernorm": "norm_final",
     "pooler.dense": POOLER,
     "classifier": CLASSIFIER,
-    **_under("head.", dict.fromkeys(_POOLING_HEAD, "- attention pooling head")),
-    **_under("encoder.layers.{l}.", _CLIP_LAYER),
-    **_under("encoder.layer.{l}.", _VIT_ATTENTION),
-    **_under("blocks.{l}.", _QWEN_VISION_LAYER),
-    **_under("layers.{l}.", _PIXTRAL_LAYER),
+    **under("head.", dict.fromkeys(_POOLING_HEAD, "- attention pooling head")),
+    **under("encoder.layers.{l}.", _CLIP_LAYER),
+    **under("encoder.layer.{l}.", _VIT_ATTENTION),
+    **under("blocks.{l}.", _QWEN_VISION_LAYER),
+    **under("layers.{l}.", _PIXTRAL_LAYER),
+    **towers.VISION,
 }
 
 
@@ -656,10 +524,10 @@ def _decoder(table: Table, default: str) -> Scheme:
 
 # Order matters when the names alone must tell: of two schemes that know equally many names, the first is taken.
 SCHEMES: Mapping[str, Scheme] = {
-    "llama": _decoder(_LLAMA, "llama"),
-    "olmo2": _decoder(_OLMO2, "olmo2"),
-    "gemma2": _decoder(_GEMMA2, "gemma2"),
-    "gpt_oss": _decoder(_GPT_OSS, "gpt_oss"),
+    "llama": _decoder(LLAMA, "llama"),
+    "olmo2": _decoder(OLMO2, "olmo2"),
+    "gemma2": _decoder(GEMMA2, "gemma2"),
+    "gpt_oss": _decoder(GPT_OSS, "gpt_oss"),
     "internlm2": _decoder(_INTERNLM2, "internlm2"),
     "gpt2": _decoder(_GPT2, "gpt2"),
     "gpt_bigcode": _decoder(_BIGCODE, "gpt_bigcode"),
@@ -692,7 +560,25 @@ SCHEMES: Mapping[str, Scheme] = {
         (("audio", "encoder.", libraries.OPENAI_AUDIO), ("decoder", "decoder.", libraries.OPENAI_TEXT)),
         "openai_whisper",
     ),
-}
+    "llama4": _decoder(llamas.LLAMA4, "llama4_text"),
+    "gemma4": _decoder(llamas.GEMMA4, "gemma4_text"),
+    "aria": _decoder(llamas.ARIA, "aria_text"),
+    "ernie4_5_vl_moe": _decoder(llamas.ERNIE_VL, "ernie4_5_vl_moe"),
+    "longcat_flash": _decoder(llamas.LONGCAT, "longcat_flash"),
+    "moshi": _decoder(llamas.MOSHI, "moshi"),
+    "audio_tokens": _decoder(llamas.AUDIO_TOKENS, "csm"),
+    "dbrx": _decoder(llamas.DBRX, "dbrx"),
+    "t5gemma": Scheme(
+        ((MAIN, "", {"lm_head.out_proj": "head"}), ("encoder", "encoder.", llamas.T5GEMMA),
+         ("encoder", "encoder.text_model.", llamas.T5GEMMA),
+         ("decoder", "decoder.", llamas.T5GEMMA)),
+        "t5gemma",
+    ),
+    **recurrent.SCHEMES,
+    **decoders.SCHEMES,
+    **encoders.SCHEMES,
+    **towers.SCHEMES,
+}  # fmt: skip
 
 # Schemes that serve models of many types: what the declared type says of norms and activations holds.
 LIBRARIES = frozenset({"litgpt", "megatron", "megatron_plain", "transformer_lens", "torchtune"})
@@ -772,6 +658,24 @@ KINDS: Mapping[str, Kind] = {
     "transformer_lens": Kind("transformer_lens"),
     "torchtune": Kind("torchtune"),
     "openai_whisper": Kind("openai_whisper", _L, activation="gelu"),
+    "llama4_text": Kind("llama4", heads=40, kv_heads=8, head_dim=128),
+    "gemma3n_text": Kind("gemma4", activation="gelu_pytorch_tanh", heads=8, kv_heads=2, head_dim=256),
+    "gemma4_text": Kind("gemma4", activation="gelu_pytorch_tanh", heads=8, kv_heads=4, head_dim=256),
+    "vaultgemma": Kind("gemma2", norm_offset=1.0, activation="gelu_pytorch_tanh", heads=8, kv_heads=4, head_dim=256),
+    "t5gemma": Kind("t5gemma", norm_offset=1.0, activation="gelu_pytorch_tanh", heads=8, kv_heads=4, head_dim=256),
+    "aria_text": Kind("aria", heads=32),
+    "ernie4_5_vl_moe": Kind("ernie4_5_vl_moe", heads=20, kv_heads=4),
+    "longcat_flash": Kind("longcat_flash", heads=64),
+    "moshi": Kind("moshi", heads=32),
+    "csm": Kind("audio_tokens", heads=32, kv_heads=8, head_dim=64),
+    "higgs_audio_v2": Kind("audio_tokens", heads=24, kv_heads=8, head_dim=128),
+    "imagegpt": Kind("gpt2", activation="quick_gelu", heads=8),
+    "timesfm2_5": Kind("gemma2"),
+    "dbrx": Kind("dbrx", _L, heads=16),
+    **recurrent.KINDS,
+    **decoders.KINDS,
+    **encoders.KINDS,
+    **towers.KINDS,
 }
 
 # Other spellings of a model type.
@@ -794,13 +698,26 @@ ALIASES: Mapping[str, str] = {
     "glm": "phi3",
     "phi-msft": "phi",
     "gpt-neox": "gpt_neox",
+    "llama4": "llama4_text",
+    "gemma3n": "gemma3n_text",
+    "gemma4": "gemma4_text",
+    "t5gemma2": "t5gemma",
+    "pi0": "gemma",
+    "aria": "aria_text",
+    "ernie4_5_vl_moe_text": "ernie4_5_vl_moe",
+    "kyutai_speech_to_text": "moshi",
+    "phi4_multimodal": "phi3",
+    **recurrent.ALIASES,
+    **decoders.ALIASES,
+    **encoders.ALIASES,
+    **towers.ALIASES,
 }
 
 # Segments in front of a name that only say which class saved it.
 WRAPPERS = frozenset(
     "model transformer base_model module _orig_mod auto_model pretrained_model bert roberta distilbert albert "
     "electra deberta mpnet gpt_neox vit camembert xlm_roberta".split()
-)  # fmt: skip
+) | encoders.WRAPPERS | towers.WRAPPERS  # fmt: skip
 
 # Segments that wrap a module wherever it stands: training and adapter libraries add them.
 MIDDLES = frozenset(
@@ -830,7 +747,9 @@ TOWERS: Mapping[str, str] = {
     "image_newline": "projector",
     "embed_vision": "projector",
     "embed_audio": "projector",
+    **towers.TOWERS,
 }
+BESIDE = towers.BESIDE
 PROJECTOR_SEGMENTS = frozenset({"merger", "deepstack_merger_list"})  # inside a vision tower
 
 # Last segment -> (kind of parameter, canonical spelling). None: the tensor is a companion of the weight, with a reason.
@@ -869,7 +788,8 @@ BUFFERS: Mapping[str, str] = {
 }
 ADAPTERS: Mapping[str, str] = {
     **dict.fromkeys(
-        ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"), "LoRA adapter"
+        "lora_A lora_B lora_embedding_A lora_embedding_B lora_magnitude_vector lora_down lora_up lora_mid".split(),
+        "LoRA adapter",
     ),
     **dict.fromkeys(
         "ia3_l hada_w1_a hada_w1_b hada_w2_a hada_w2_b lokr_w1 lokr_w2 lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b lokr_t2 "
@@ -880,16 +800,16 @@ ADAPTERS: Mapping[str, str] = {
 
 # Config keys, first hit wins; nested ones are searched after the top level.
 HEAD_KEYS: Mapping[str, tuple[str, ...]] = {
-    "decoder": ("decoder_attention_heads",),
-    "encoder": ("encoder_attention_heads",),
-    "audio": ("encoder_attention_heads",),
+    "decoder": ("decoder_attention_heads", "decoder_num_attention_heads"),
+    "encoder": ("encoder_attention_heads", "encoder_num_attention_heads"),
+    "audio": ("encoder_attention_heads", "encoder_num_attention_heads"),
     "vision": (),
 }
 COMMON_HEAD_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
 KV_KEYS = (
     "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num", "num_query_groups", "kv_n_heads",
 )  # fmt: skip
-HEAD_DIM_KEYS = ("head_dim", "d_kv", "kv_channels")
+HEAD_DIM_KEYS = ("attention_head_dim", "head_dim", "d_kv", "kv_channels")
 ACTIVATION_KEYS = (
     "hidden_act", "activation_function", "hidden_activation", "activation", "dense_act_fn", "feed_forward_proj",
     "afn",

@@ -19,6 +19,7 @@ from provindex.roles.architectures import (
     ADAPTERS,
     ALIASES,
     AUDIO_CONFIGS,
+    BESIDE,
     BUFFERS,
     COMMON_HEAD_KEYS,
     COMPANIONS,
@@ -28,7 +29,6 @@ from provindex.roles.architectures import (
     KINDS,
     KV_KEYS,
     LIBRARIES,
-    MAIN,
     MIDDLES,
     PARAMETERS,
     PROJECTOR_SEGMENTS,
@@ -38,24 +38,43 @@ from provindex.roles.architectures import (
     TOWERS,
     VISION_CONFIGS,
     WRAPPERS,
-    Kind,
 )
+from provindex.roles.mixers import MIXED, Mixer, Split, channels, mixers_of, split_mixer
 from provindex.roles.prefixes import is_number, text_tower
 from provindex.roles.structure import Structure, infer
+from provindex.roles.templates import MAIN, Kind
 
 LAYER_ROLES = (
     "q", "k", "v", "o", "gate", "up", "down", "router",
-    "norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_q", "norm_k",
+    "norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_q", "norm_k", "gate_attn",
 )  # fmt: skip
-_WIDE = frozenset({"q", "k", "v", "o", "gate", "up", "down"})  # matrices of a layer
+SSM_ROLES = (  # of state-space layers and short convolutions; README.md says which axes are exchangeable
+    "ssm_x", "ssm_z", "ssm_b", "ssm_c", "ssm_dt", "ssm_rank", "ssm_a", "ssm_d", "ssm_conv", "ssm_norm", "ssm_out",
+)  # fmt: skip
+LIN_ROLES = (  # of linear attention
+    "lin_q", "lin_k", "lin_v", "lin_z", "lin_b", "lin_a", "lin_decay", "lin_conv", "lin_norm", "lin_out",
+)  # fmt: skip
+_WIDE = frozenset({"q", "k", "v", "o", "gate", "up", "down", "ssm_x", "ssm_z", "ssm_out"})  # matrices of a layer
+_WRITE = frozenset({"o", "down", "ssm_out", "lin_out"})  # of these the ones that write the residual stream
+_UNITS = frozenset({"gate", "up", "down", "ssm_x", "ssm_z", "ssm_out"})
+RANKS = {  # how many axes weights have that are no matrix; norms have one
+    "ssm_a": (1, 2), "ssm_d": (1, 2), "ssm_conv": (2, 3), "ssm_norm": (1, 2), "norm_q": (1, 2), "norm_k": (1, 2),
+    "lin_decay": (1, 2), "lin_conv": (2, 3), "lin_norm": (1, 2),
+}  # fmt: skip
 GLOBAL_ROLES = ("embed", "embed_map", "pos", "head", "norm_embed", "norm_final")
 
 STACKS = ("decoder", "encoder", "vision", "audio")  # the first that a model has is its main stack
 UNKNOWN = "unknown name"
+PROJECTOR = "multimodal projector"
+NO_ROLE = {tower: f"{tower} tower, no role" for tower in ("vision", "audio")}
+# What the first segment of a name says alone: anything may stand behind it.
+FREE = frozenset((UNKNOWN, PROJECTOR, *NO_ROLE.values(), *HEADS.values(), *BESIDE.values()))
 ELSEWHERE = "elsewhere"  # the tower of names beside the prefix under which the text tower was found
 FITTING = 0.9  # share of a tower's matrices whose shapes must fit, where its prefix was found by their names
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
 LISTS = frozenset({"layers", "layer", "h", "block", "blocks", "albert_layer_groups"})
+SHARDS = 4  # in which CodeGen's q, k and v lie
+OWN_TOWERS = frozenset({"vision", "whisper", "openai_whisper", "audio", "moonshine", "wav2vec2"})  # schemes that say it
 MAX_EXPERTS = 4096  # bounds on what a hostile header can make us build: experts in one stacked tensor,
 MAX_STACKED = 1 << 19  # experts over all of them,
 MAX_INDEXED = 1 << 17  # and rows of a tensor that is split row by row
@@ -65,12 +84,13 @@ MAX_INDEXED = 1 << 17  # and rows of a tensor that is split row by row
 class Part:
     """One canonical tensor, and where its elements are inside a stored tensor.
 
-    role: one of LAYER_ROLES or GLOBAL_ROLES. stack: "decoder", "encoder", "vision" or "audio".
+    role: one of LAYER_ROLES, SSM_ROLES, LIN_ROLES or GLOBAL_ROLES. stack: "decoder", "encoder", "vision" or "audio".
     layer: index in the stack, None for GLOBAL_ROLES. expert: index, or None for a dense MLP
     ("shared" experts have expert None and role gate/up/down only where no dense MLP exists in that layer).
     cross: cross-attention (decoder reading an encoder). param: "weight" or "bias".
     lead: index on the leading axis of a stacked tensor (experts in one 3-D tensor), None otherwise.
-    transposed: stored as (in, out), as GPT-2's Conv1D does; the canonical orientation is (out, in).
+    transposed: stored as (in, out), as GPT-2's Conv1D does; the canonical orientation is (out, in). Axes behind the
+    second count as one with it.
     heads: stored with one matrix a head on the leading axis (TransformerLens): (heads, in, width) of q, k and v,
     (heads, width, out) of o with `transposed`, (heads, width) of biases.
     rows: which rows of the tensor *in canonical orientation* are this part: None for all, a (start, stop) pair,
@@ -127,6 +147,7 @@ class Arch:
     parallel: bool = False  # attention and MLP read one norm (GPT-J, Falcon-7B, Phi, Cohere)
     activation: str = "silu"
     fixed_positions: bool = False  # sinusoidal positions added to the residual: its coordinates are not exchangeable
+    channels: int = 0  # state-space channels that share one head, and with it one permutation; 0: all of a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +200,7 @@ def _placed(
     notes: tuple[Reason, ...],
 ) -> Layout:
     hits = [_find(token, kind) for token in tokens]
-    model = _model(kind, [hit for hit in hits if hit], configs)
+    model = _model(kind, tokens, hits, shapes, configs)
     placed = [_place(token, hit, shapes[token.name], model) for token, hit in zip(tokens, hits, strict=True)]
     placements = {p.name: p for p in _settle(placed, hits, model.main)}
     archs, doubts = _archs(placements, shapes, model)
@@ -216,17 +237,15 @@ def _shapes_fit(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> bool:
             if arch is None or not inner or part.param == "bias" or part.role not in _WIDE:
                 continue
             rows, columns = part_shape(part, shapes[place.name])
-            reads = part.role not in ("o", "down")
+            reads = part.role not in _WRITE
             fits.append((columns if reads else rows) == arch.hidden)
-            if part.role in ("gate", "up", "down"):
+            if part.role in _UNITS:
                 units.setdefault((part.layer, part.expert), set()).add(rows if reads else columns)
     fits += [len(sizes) == 1 for sizes in units.values()]
     return bool(units) and sum(fits) >= FITTING * len(fits)
 
 
 # --- names -----------------------------------------------------------------------------------------------------
-
-Split = tuple[int, int] | NDArray[np.int64] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +307,7 @@ def _token(name: str, segments: Sequence[str], tower: str, flipped: bool = False
     param = PARAMETERS.get(last)
     if param is not None:
         segments = [*segments[:-1], param]
+    segments = [s[7:] if s.startswith("expert_") and is_number(s[7:]) else s for s in segments]
     keys = ["#" if is_number(s) else s for s in segments]
     prefix = "" if tower in ("text", "projector") else tower + "."
     short = param is not None or last in COMPANIONS
@@ -319,6 +339,8 @@ def _unwrap(segments: list[str]) -> tuple[list[str], str]:
             tower = TOWERS[segment]
             if tower == "projector":
                 break
+        elif segment == "encoder" and tower == "text" and TOWERS.get(segments[at + 1]) in ("vision", "projector"):
+            pass  # T5Gemma 2: the encoder holds the image tower
         elif segment not in WRAPPERS and TOWERS.get(segment) != tower:
             break
         at += 1
@@ -332,7 +354,20 @@ def _unwrap(segments: list[str]) -> tuple[list[str], str]:
 
 # --- tables ----------------------------------------------------------------------------------------------------
 
-_FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "gate_up": ("gate", "up")}
+_FUSED = {
+    "qkv": ("q", "k", "v"),
+    "kv": ("k", "v"),
+    "gate_up": ("gate", "up"),
+    "up_gate": ("up", "gate"),
+    "qg": ("q", "gate_attn"),
+    "ssm_xz": ("ssm_x", "ssm_z"),
+    "ssm_bcx": ("ssm_b", "ssm_c", "ssm_x"),
+    "ssm_zxbcdt": ("ssm_z", "ssm_x", "ssm_b", "ssm_c", "ssm_dt"),
+    "ssm_rank_bc": ("ssm_rank", "ssm_b", "ssm_c"),
+    "lin_qkv": ("lin_q", "lin_k", "lin_v"),
+    "lin_qkvz": ("lin_q", "lin_k", "lin_v", "lin_z"),
+    "lin_ba": ("lin_b", "lin_a"),
+}
 
 
 def _read(what: str, stack: str, slots: tuple[str, ...], rank: int) -> _Rule:
@@ -378,7 +413,7 @@ def _choose(
     """The model type, its facts (None when no scheme knows the names), and what to say about the choice."""
     declared = _declared(configs)
     kind = KINDS.get(ALIASES.get(declared, declared))
-    keys = {_amended(t) for t in tokens if t.tower == "text"}
+    keys = {_amended(t) for t in tokens if t.tower == "text" and t.canonical.partition(".")[0] not in BESIDE}
     if not keys and tokens:  # a vision or audio tower alone
         towers = [t.tower for t in tokens if t.tower in ("vision", "audio")]
         keys = {(t.stem, t.whole) for t in tokens}
@@ -434,7 +469,7 @@ def _has_layers(scheme: str, keys: Set[tuple[str, str]], amends: bool) -> bool:
     """Some attention and some MLP: a few chance hits are no scheme. An adapter may amend one of them alone."""
     rules = _rules(scheme)
     roles = {role for stem, _ in keys for rule in rules.get(stem, ()) for role in rule.roles}
-    found = (bool(roles & {"q", "o"}), bool(roles & {"up", "down"}))
+    found = (bool(roles & {"q", "o", "ssm_x", "lin_v"}), bool(roles & {"up", "down", "ssm_out"}))
     return any(found) if amends else all(found)
 
 
@@ -516,11 +551,13 @@ class _Heads:
 
 def _kind_of(stack: str, kind: Kind, configs: Mapping[str, Mapping[str, Any]]) -> Kind:
     """The text tower's facts, or those of the tower that has its own type."""
-    if stack in ("vision", "audio") and kind.scheme not in ("vision", "whisper", "openai_whisper", "audio"):
+    if stack in ("vision", "audio") and kind.scheme not in OWN_TOWERS:
         declared = configs[stack].get("model_type")
         default = SCHEMES[stack].default
         name = declared if isinstance(declared, str) and declared in KINDS else default
         return KINDS[name]
+    if kind.scheme == "wav2vec2" and _flag(_sources(stack, configs), "do_stable_layer_norm", False):
+        return replace(kind, norm_place="pre")
     if kind.scheme == "opt" and not _flag(_sources(stack, configs), "do_layer_norm_before", True):
         return replace(kind, norm_place="post")
     return kind
@@ -553,23 +590,46 @@ class _Facts:
 class _Model:
     """What placing one tensor needs to know of the others.
 
-    experts: how many a stacked tensor may have. inner: layers in a shared group (ALBERT), 1 elsewhere.
+    experts: how many a stacked tensor may have. inner: layers in a shared group (ALBERT), 1 elsewhere. mixers: of each
+    (stack, layer) with a state-space or linear-attention mixer. normed: which have a norm before attention. width: of
+    the token embedding; 0 if there is none.
     """
 
     main: str
     stacks: Mapping[str, _Facts]
     experts: int
     inner: int
+    mixers: Mapping[tuple[str, int | None], Mixer]
+    normed: Set[tuple[str, int | None]]
+    width: int
 
 
-def _model(kind: Kind, hits: Sequence[_Hit], configs: Mapping[str, Mapping[str, Any]]) -> _Model:
+def _model(
+    kind: Kind,
+    tokens: Sequence[_Token],
+    found: Sequence[_Hit | None],
+    shapes: Mapping[str, tuple[int, ...]],
+    configs: Mapping[str, Mapping[str, Any]],
+) -> _Model:
+    hits = [hit for hit in found if hit]
     stacks = {}
     for stack in STACKS:
         own = _kind_of(stack, kind, configs)
         stacks[stack] = _Facts(own, _heads(stack, own, configs), _sources(stack, configs))
     stacked = sum("stacked" in hit.rule.flags for hit in hits)
     experts = min(MAX_EXPERTS, MAX_STACKED // max(1, stacked))
-    return _Model(_main_stack(hits), stacks, experts, 1 + max((hit.inner for hit in hits), default=0))
+    pairs = [
+        (hit, shapes[token.name]) for token, hit in zip(tokens, found, strict=True) if hit and token.param == "weight"
+    ]
+    sides: dict[tuple[str, int | None], dict[str, tuple[int, ...]]] = {}
+    for hit, shape in pairs:
+        if hit.rule.roles[:1] and hit.rule.roles[0].startswith(("ssm_", "lin_")) and not hit.rule.split:
+            sides.setdefault((hit.rule.stack, hit.layer), {})[hit.rule.roles[0]] = shape
+    mixers = {at: mixers_of(found, stacks[at[0]].sources) for at, found in sides.items() if at[0] in stacks}
+    normed = {(hit.rule.stack, hit.layer) for hit in hits if hit.rule.roles == ("norm_attn",)}
+    inner = 1 + max((hit.inner for hit in hits), default=0)
+    widths = [shape[1] for hit, shape in pairs if hit.rule.roles == ("embed",) and len(shape) == 2]
+    return _Model(_main_stack(hits), stacks, experts, inner, mixers, normed, max(widths, default=0))
 
 
 # --- placing ---------------------------------------------------------------------------------------------------
@@ -620,14 +680,22 @@ def _without_rule(token: _Token, main: str) -> Placement:
     if adapter:
         reason = ADAPTERS[adapter]
     elif token.tower == "projector":
-        reason, layer = "multimodal projector", None
+        reason, layer = PROJECTOR, None
+    elif beside := _beside_text(segments):
+        reason, layer = beside, None
     elif token.tower == ELSEWHERE:
         reason = UNKNOWN
     elif token.tower != "text":
-        reason = f"{token.tower} tower, no role"
+        reason = NO_ROLE[token.tower]
     elif segments[0] in HEADS:
         reason, layer = HEADS[segments[0]], None
     return Placement(token.name, token.canonical, (), reason or UNKNOWN, stack, layer)
+
+
+def _beside_text(segments: Sequence[str]) -> str | None:
+    """What a name belongs to that no text tower has, by its first segment that is no wrapper."""
+    first = next((s for s in segments if s not in WRAPPERS), "")
+    return BESIDE.get(first)
 
 
 def _parts(
@@ -640,15 +708,21 @@ def _parts(
     led = stacked or (rule.roles[0] == "pos" and len(shape) == 3 and shape[0] == 1)  # ViT: a batch axis of one
     by_head = "heads" in rule.flags
     core = shape[1:] if led or by_head else shape  # of one head, where a head has a matrix of its own
+    core = core if "flat" not in rule.flags or len(core) < 3 else (core[0], math.prod(core[1:]))
     if not _fits(rule.roles[0], param, core) or (stacked and not 0 < shape[0] <= model.experts):
         return f"shape {_show(shape)} does not fit {rule.roles[0]} {param}"
     transposed = ("t" in rule.flags) != token.flipped and param == "weight" and len(core) == 2
+    if stacked and len(core) == 2:
+        transposed = _experts_turned(transposed, rule.roles[0], core, model.width)
     rows, width = (core[-1], core[0]) if transposed else (core[0], core[-1])
-    split = _split(rule.split, rows, width if param == "weight" else 0, facts)
+    at = (rule.stack, hit.layer)
+    split = _split(rule.split, rows, width if param == "weight" else 0, facts, model.mixers.get(at))
     if isinstance(split, str):
         return f"fused shape {_show(shape)} does not fit {split}"
     post = facts.kind.norm_place == "post"
     roles = tuple(POST_ROLES.get(role, role) if post else role for role in rule.roles)
+    if "lone" in rule.flags and at not in model.normed:  # no norm before attention: this one closes it
+        roles = ("norm_attn_out",)
     leads: Iterable[int | None] = range(shape[0]) if led else (None,)
     return tuple(
         Part(
@@ -658,6 +732,16 @@ def _parts(
         for lead in leads
         for role, part_rows in zip(roles, split, strict=True)
     )  # fmt: skip
+
+
+def _experts_turned(usual: bool, role: str, core: Sequence[int], width: int) -> bool:
+    """Whether stacked experts are stored as (in, out): some files hold them the other way round than the forward pass.
+
+    The side that is as wide as the embedding tells, where the other is not; else it is as the table says.
+    """
+    turned = core[1] if role == "down" else core[0]
+    straight = core[0] if role == "down" else core[1]
+    return usual if (turned == width) == (straight == width) else turned == width
 
 
 def _show(shape: tuple[int, ...]) -> str:
@@ -674,23 +758,30 @@ def _fits(role: str, param: str, core: tuple[int, ...]) -> bool:
     """Matrices are matrices and gains are vectors (Cohere's query and key gains are one vector per head)."""
     if not core or min(core) <= 0:
         return False
-    if role in ("norm_q", "norm_k"):
-        return len(core) in (1, 2)
+    if role in RANKS and param == "weight":
+        return len(core) in RANKS[role]
     return len(core) == (1 if param == "bias" or role.startswith("norm") else 2)
 
 
 # --- fused tensors ---------------------------------------------------------------------------------------------
 
 
-def _split(split: str, rows: int, width: int, facts: _Facts) -> tuple[Split, ...] | str:
-    """Rows of each part of a fused tensor, or what they do not fit. width: input width, 0 when a bias hides it."""
+def _split(split: str, rows: int, width: int, facts: _Facts, mixer: Mixer | None) -> tuple[Split, ...] | str:
+    """Rows of each part of a fused tensor, or what they do not fit. width: input width, 0 when a bias hides it.
+
+    mixer: of the layer, where it has one.
+    """
     if not split:
         return (None,)
     fused, _, manner = split.partition("/")
     if manner == "pairs":
         count = facts.heads.heads if fused == "q" else facts.heads.kv_heads
         return (_paired(count, rows // count) if _pairs_fit(rows, count) else None,)
-    if fused in ("gate_up", "kv"):
+    if fused in MIXED:
+        return split_mixer(fused, rows, mixer) if rows <= MAX_INDEXED else "an index of its rows"
+    if fused == "qg":
+        return _split_gated(rows, facts.heads)
+    if fused in ("gate_up", "up_gate", "kv", "ssm_xz"):
         if rows % 2:
             return "two equal halves"
         if manner == "alternate":
@@ -715,6 +806,15 @@ def _manner(manner: str, heads: _Heads, sources: tuple[Mapping[str, Any], ...]) 
     return manner, heads.heads if manner == "head" else heads.kv_heads
 
 
+def _split_gated(rows: int, heads: _Heads) -> tuple[Split, ...] | str:
+    """The query of a head, then its gate, head after head; only the query where there is no gate."""
+    count, dim = heads.heads, heads.head_dim
+    if not count or not dim or rows != 2 * count * dim or rows > MAX_INDEXED:
+        return f"{count or 'an unknown number of'} heads of {_say(dim) if dim else '?'} with a gate"
+    at = np.arange(rows, dtype=np.int64).reshape(count, 2, dim)
+    return at[:, 0].reshape(-1), at[:, 1].reshape(-1)
+
+
 def _split_qkv(manner: str, rows: int, width: int, heads: _Heads) -> tuple[Split, ...] | str:
     count, kv = heads.heads, heads.kv_heads
     if not count:
@@ -731,6 +831,8 @@ def _split_qkv(manner: str, rows: int, width: int, heads: _Heads) -> tuple[Split
         return (0, q), (q, k), (k, rows)
     if rows > MAX_INDEXED:
         return "an index of its rows"
+    if manner == "shards":
+        return _sharded(rows) if count % SHARDS == 0 and kv == count else f"{SHARDS} shards"
     return _interleaved(kv, count // kv, dim)
 
 
@@ -750,6 +852,12 @@ def _paired(heads: int, dim: int) -> Split:
 @cache
 def _alternate(rows: int) -> tuple[Split, ...]:
     return np.arange(0, rows, 2, dtype=np.int64), np.arange(1, rows, 2, dtype=np.int64)
+
+
+def _sharded(rows: int) -> tuple[Split, ...]:
+    """CodeGen's rows of q, k, v: in each of four shards the queries, the values, the keys of its heads."""
+    at = np.arange(rows, dtype=np.int64).reshape(SHARDS, 3, -1)
+    return tuple(at[:, i].reshape(-1) for i in (0, 2, 1))
 
 
 @lru_cache(maxsize=64)
@@ -822,6 +930,7 @@ def part_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
     if part.heads:
         merged = shape[0] * (shape[1] if part.transposed or part.param == "bias" else shape[2])
         core = (merged, *shape[2:]) if part.transposed or part.param == "bias" else (merged, shape[1])
+    core = core if len(core) < 3 else (core[0], math.prod(core[1:]))
     core = core[::-1] if part.transposed else core
     if part.rows is None:
         return core
@@ -843,7 +952,9 @@ def _archs(
         kind = facts.kind
         heads, doubt = _count_heads(usual, facts.heads)
         doubts += [doubt.about(stack)] if doubt else []
-        apart = kind is not model.stacks[model.main].kind  # no table tells the norm of every vision tower
+        apart = (
+            kind is not model.stacks[model.main].kind or kind.scheme == "vision"
+        )  # no table tells every tower's norm
         archs[stack] = Arch(
             hidden=_hidden(usual),
             heads=heads.heads,
@@ -852,9 +963,10 @@ def _archs(
             norm="layer" if stack in biased else ("rms" if apart else kind.norm),
             norm_offset=kind.norm_offset,
             norm_place=kind.norm_place,
-            parallel=kind.norm_place == "pre" and "norm_attn" in usual and "norm_mlp" not in usual,
+            parallel=kind.norm_place == "pre" and {"norm_attn", "up", "o"} <= usual.keys() and "norm_mlp" not in usual,
             activation=_activation(facts),
             fixed_positions=kind.fixed_positions or stack in fixed or _sinusoidal(stack, facts),
+            channels=channels(usual),
         )
     return archs, tuple(doubts)
 
@@ -877,7 +989,8 @@ def _sizes(
 
 def _hidden(usual: Mapping[str, tuple[int, ...]]) -> int:
     """Residual width: what q, k, up or gate read; else what o or down write; else a gain's length."""
-    for roles, axis in ((("q", "k", "v", "up", "gate"), -1), (("o", "down"), 0), (("norm_attn", "norm_mlp"), 0)):
+    reads, writes = ("up", "gate", "q", "k", "v", "ssm_x", "lin_v"), ("o", "down", "ssm_out", "lin_out")
+    for roles, axis in ((reads, -1), (writes, 0), (("norm_attn", "norm_mlp"), 0)):
         for role in roles:
             if role in usual:
                 return usual[role][axis]
@@ -889,7 +1002,7 @@ def _count_heads(usual: Mapping[str, tuple[int, ...]], told: _Heads) -> tuple[_H
     gain = usual.get("norm_q", (0, 0))
     if "q" not in usual:  # latent attention: only the output matrix has rows per head
         width = usual.get("o", (0, 0))[-1]
-        fits = told.heads and width % told.heads == 0
+        fits = told.heads and width and width % told.heads == 0
         return (_Heads(told.heads, told.kv_heads, width // told.heads) if fits else _Heads(0, 0, 0)), None
     rows = usual["q"][0]
     dim = rows // told.heads if told.heads and rows % told.heads == 0 else 0

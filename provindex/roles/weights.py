@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ EXPERTS = 4  # of each MoE layer
 NORMS = ("norm_attn", "norm_mlp", "norm_attn_out", "norm_mlp_out", "norm_embed", "norm_q", "norm_k")
 ATTENTION = ("q", "k", "v", "o")
 WRITERS = ("o", "down")
+MIXER = {"up": "ssm_x", "gate": "ssm_z", "down": "ssm_out"}  # what hidden units are where a stack has no MLP at all
 
 Found = list[tuple[Placement, Part]]
 
@@ -131,12 +132,23 @@ class Weights:
         """Rows and columns of a part."""
         return canonical.part_shape(self.tensors[place.name].shape, part)
 
+    @cached_property
+    def mixers(self) -> frozenset[str]:
+        """Stacks without any MLP, whose state-space channels are their hidden units."""
+        having = {role: {p.stack for q in self.places for p in q.parts if p.role == role} for role in ("up", "ssm_x")}
+        return frozenset(having["ssm_x"] - having["up"])
+
     def parts(self, role: str, param: str = "weight") -> Found:
-        """Every part with a role, in canonical order; a second part at one address is left out."""
+        """Every part with a role, in canonical order; a second part at one address is left out.
+
+        In stacks of `mixers` the rows of x, of z and the columns of the output are asked for as up, gate and down.
+        """
         found: dict[canonical.PartKey, tuple[Placement, Part]] = {}
         for place in self.places:
             for part in place.parts:
-                if part.role == role and part.param == param:
+                name = MIXER.get(role, role) if part.stack in self.mixers else role
+                if part.role == name and part.param == param:
+                    part = part if name == role else replace(part, role=role)
                     found.setdefault(canonical.key_of(part), (place, part))
         return [found[key] for key in sorted(found, key=str)]
 

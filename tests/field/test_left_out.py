@@ -189,3 +189,28 @@ def test_a_listing_of_the_hub_is_kept(tmp_path: Path) -> None:
     hub_listings.keep("org/x", "0" * 40, {"a.bin": 3})
     assert hub_listings.kept("org/x", "0" * 40) == {"a.bin": 3}
     assert json.dumps(dict(hub_listings.kept("org/x", "1" * 40))) == "{}"
+
+
+@pytest.mark.parametrize("prefixes", [("student.", "teacher."), ("", "ema."), ("bert.", "roberta."), ("a.b.", "c.d.")])
+def test_two_models_under_two_prefixes(prefixes: tuple[str, str], tmp_path: Path, index: Index) -> None:
+    first, second = prefixes
+    both = {first + name: values for name, values in STATE.items()}
+    both |= {second + name: values for name, values in STOLEN.tensors.items()}
+    made = zoo.write(CLEAN.with_tensors(both), tmp_path / "both")
+    assert status(made, index) in (1, 3)
+
+
+@pytest.mark.parametrize("names", [("lora_A.default", "lora_B.default"), ("lora_down", "lora_up")])
+def test_adapters_under_the_names_that_libraries_write(names: tuple[str, str], tmp_path: Path) -> None:
+    module, values = "model.layers.0.self_attn.q_proj", STATE["model.layers.0.self_attn.q_proj.weight"]
+    down, up = np.ones((2, values.shape[1]), np.float32), np.ones((len(values), 2), np.float32)
+    more = {f"{module}.{name}.weight": made for name, made in zip(names, (down, up), strict=True)}
+    fp = resolve(zoo.write(CLEAN.with_tensors({**STATE, **more}), tmp_path / "lora")).fingerprint
+    assert [r.code for r in fp.left_out] == [Code.ADAPTER_UNMERGED] and dict(fp.left_out[0].figures)["n"] == 2
+
+
+@pytest.mark.parametrize("place", ["vqmodel", "multi_modal_projector", "score", "vision_tower.odd", "talker"])
+def test_a_model_behind_a_name_that_says_what_it_is(place: str, tmp_path: Path, index: Index) -> None:
+    """What a name claims to be decides nothing: a tenth of a model without roles clears nobody."""
+    both = {**STATE, **{f"{place}.m{i}.w": values for i, values in enumerate(STOLEN.tensors.values())}}
+    assert status(zoo.write(CLEAN.with_tensors(both), tmp_path / "both"), index) in (1, 3)

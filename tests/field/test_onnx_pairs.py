@@ -95,3 +95,27 @@ def test_one_of_both_can_be_named(tmp_path: Path) -> None:
     place = export(tmp_path / "m")
     model = open_model(place / "decoder_model.onnx")
     assert "shared.weight" in model.tensors and not any(name.startswith("encoder.") for name in model.tensors)
+
+
+@pytest.mark.parametrize("where", ["If", "Loop", "nested", "function"])
+def test_weights_in_subgraphs_that_are_not_read_are_counted(where: str, tmp_path: Path) -> None:
+    """The larger branch of an If is read; what else has tensors is named, so that no gate passes beside it."""
+    make = onnx.helper
+    hidden = [onnx.numpy_helper.from_array(matrix(20, 20), "stolen")]
+    other = make.make_graph([], "other", [], [], hidden)
+    nodes, stored = products(ENCODER, 100)
+    inner = [make.make_node("Loop", ["n"], ["z"], "loop", body=other)]
+    constant = make.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(matrix(20, 20), "c"))
+    if where == "If":
+        large = make.make_graph([], "larger", [], [], [onnx.numpy_helper.from_array(matrix(90, 90), "read")])
+        nodes.append(make.make_node("If", ["b"], ["z"], "if", then_branch=other, else_branch=large))
+    elif where == "Loop":
+        nodes += inner
+    elif where == "nested":
+        nodes.append(make.make_node("If", ["b"], ["z"], "if", then_branch=make.make_graph(inner, "t", [], [])))
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in stored.items()]
+    functions = [make.make_function("d", "f", [], ["c"], [constant], [])] if where == "function" else []
+    made = make.make_model(make.make_graph(nodes, "g", [], [], tensors), functions=functions)
+    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
+    said = [w for w in open_model(tmp_path / "model.onnx").warnings if w.code is Code.ENTRY_NOT_READ]
+    assert [dict(w.figures) for w in said] == [{"entry": "subgraphs", "n": 1}]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from build_index.zoo.parts import Block, Parts
 from build_index.zoo.snapshot import Snapshot
-from provindex.roles.architectures import CLASSIFIER, POOLER, PROJECTION, RELATIVE, TRANSFORM
 from provindex.roles.canonical import PartKey
 from provindex.roles.names import Arch
+from provindex.roles.templates import CLASSIFIER, POOLER, PROJECTION, RELATIVE, TRANSFORM
 
 F64 = NDArray[np.float64]
 Tokens = NDArray[np.int64]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from provindex.roles.architectures import RELATIVE_TABLE
 from provindex.roles.canonical import PartKey
 from provindex.roles.names import Arch
+from provindex.roles.templates import RELATIVE_TABLE
 
 from ..parts import READERS, WRITERS, Parts
 from ..snapshot import Snapshot

@@ -31,7 +31,7 @@ from provindex.formats.ranged import settled
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.roles import adapters, canonical
-from provindex.roles.names import Layout, Placement, resolve
+from provindex.roles.names import FREE, Layout, Placement, resolve
 from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Weights
 from provindex.signals import wvc
 from provindex.signals.table import SIGNALS
@@ -153,9 +153,11 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
 
 
 def _unnamed(w: Weights) -> float:
-    """Share of the elements of matrices that are under names which no scheme knows; computed tables do not count."""
+    """Share of the elements of matrices without a role, under names that no scheme knows or that say only what stands
+    beside a text tower; computed tables do not count.
+    """
     sizes = {name: tensor.size for name, tensor in w.tensors.items() if len(tensor.shape) > 1 and tensor.size}
-    found = [name for name in w.layout.unknown if name in sizes]
+    found = [p.name for p in w.places if p.reason in FREE and p.name in sizes]
     if sum(sizes[name] for name in found) <= UNNAMED_SHARE * sum(sizes.values()):
         return 0.0
     hidden = (name for name in found if not is_computed(w.tensors[name].flat(0, SAMPLE), 1.0))

@@ -114,6 +114,8 @@ def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) 
         shorter = {name: name.removeprefix(prefix) for name in tensors}
         tensors = {shorter[name]: _renamed(tensor, shorter[name]) for name, tensor in tensors.items()}
     notes = [Reason.of(Code.ONNX_PREFIX, prefix=prefix)] if prefix else []
+    if graph.unread:
+        notes.append(Reason.of(Code.ENTRY_NOT_READ, entry="subgraphs", n=graph.unread))
     if graph.skipped:
         notes.append(Reason.of(Code.ONNX_TYPES, n=len(graph.skipped), first=shown(graph.skipped[0])))
     return Contents(tuple(sorted(tensors.values(), key=_place)), warnings=tuple(notes))

@@ -1,8 +1,8 @@
 """What an ONNX file says: its initializers, wherever their bytes are, and its nodes. Nothing is inferred here.
 
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Functions and sparse initializers are passed over. Of an If the
-larger branch is read as a part of the graph (optimum merges two decoders that share their weights into one), and no
-subgraph inside of it.
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Of an If the larger branch is read as a part of the graph
+(optimum merges two decoders that share their weights into one). Tensors in other subgraphs, in functions and in sparse
+initializers are counted, not read.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MAX_NODES = 1 << 17
 MAX_TENSORS = 1 << 17
 MAX_STRINGS = 1 << 20  # of all nodes together
 MAX_RANK = 8
+MAX_DEPTH = 8  # subgraphs in subgraphs
+LEAST_BYTES = 256  # of a tensor in a subgraph that counts as a weight
 MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
 MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
 _MAX_ELEMENTS = 1 << 60
@@ -33,14 +35,8 @@ _AGAIN = "Download it again, or export it anew."
 _MODEL_GRAPH = 7
 _NODE, _INITIALIZER = 1, 5
 _INPUT, _OUTPUT, _NAME, _OP, _ATTRIBUTE = 1, 2, 3, 4, 5
-_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS = (
-    1,
-    2,
-    3,
-    5,
-    6,
-    8,
-)
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 2, 3, 5, 8
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, _SPARSE, _FUNCTION, _FUNCTION_NODE = 6, 11, 15, 25, 7
 _DIMS, _TYPE, _FLOATS, _INT32S, _INT64S, _TENSOR_NAME, _RAW, _DOUBLES, _UINT64S = 1, 2, 4, 5, 7, 8, 9, 10, 11
 _EXTERNAL, _LOCATION = 13, 14
 
@@ -66,11 +62,12 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class Graph:
     """nodes: in order. stored: initializers, and values of Constant nodes, by name. skipped: initializers whose type
-    is not read (4-bit numbers, strings)."""
+    is not read (4-bit numbers, strings). unread: how many tensors there are elsewhere: in subgraphs, sparse."""
 
     nodes: tuple[Node, ...]
     stored: Mapping[str, ByteTensor]
     skipped: tuple[str, ...]
+    unread: int = 0
 
 
 def read_graph(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Graph:
@@ -93,9 +90,15 @@ class _Parser:
         self._stored: dict[str, ByteTensor] = {}
         self._skipped: list[str] = []
         self._branches: list[Field] = []  # of the node that was read last
+        self._inner = False
+        self._unread = 0  # tensors that are passed over
 
     def graph(self) -> Graph:
-        graphs = [f for f in self._reader.fields(0, self._file.size) if f.number == _MODEL_GRAPH and f.wire == BYTES]
+        whole = [f for f in self._reader.fields(0, self._file.size) if f.wire == BYTES]
+        graphs = [f for f in whole if f.number == _MODEL_GRAPH]
+        for function in whole:
+            if function.number == _FUNCTION:
+                self._count(function, _FUNCTION_NODE)
         if len(graphs) != 1:
             raise ProtobufError("it has no graph, or several")
         nodes: list[Node] = []
@@ -104,18 +107,42 @@ class _Parser:
                 nodes.append(self._node(part))
             elif part.number == _INITIALIZER:
                 self._keep(*self._tensor(part))
+            elif part.number == _SPARSE:
+                self._unread += 1
             if len(nodes) > MAX_NODES or len(self._stored) + len(self._skipped) > MAX_TENSORS:
                 raise ProtobufError("it has more nodes or tensors than any we know")
-        return Graph(tuple(nodes), self._stored, tuple(self._skipped))
+        return Graph(tuple(nodes), self._stored, tuple(self._skipped), self._unread)
 
     def _parts(self, graph: Field) -> Iterator[Field]:
         """Nodes and initializers of a graph, and behind each node those of its larger branch."""
         for part in self._inside(graph):
             yield part
             if part.number == _NODE and self._branches:
-                branch = max(self._branches, key=lambda one: one.stop - one.start)
-                yield from self._inside(branch)
+                branch, *others = sorted(self._branches, key=lambda one: one.start - one.stop)
                 self._branches.clear()
+                for other in others:
+                    self._count(other)
+                self._inner = True  # what is inside of it is counted
+                yield from self._inside(branch)
+                self._inner = False
+
+    def _count(self, graph: Field, node: int = _NODE, depth: int = 0) -> None:
+        """Count the tensors of a subgraph that is not read, of its nodes and of the subgraphs of these."""
+        if depth > MAX_DEPTH:
+            raise ProtobufError(f"it has subgraphs in each other, more than {MAX_DEPTH} deep")
+        for part in self._inside(graph):
+            if part.wire != BYTES:
+                continue
+            self._unread += part.number in (_INITIALIZER, _SPARSE) and node == _NODE and _is_large(part)
+            for attribute in self._inside(part) if part.number == node else ():
+                if attribute.number == _ATTRIBUTE and attribute.wire == BYTES:
+                    self._count_attribute(attribute, depth)
+
+    def _count_attribute(self, attribute: Field, depth: int) -> None:
+        for value in self._inside(attribute):
+            self._unread += value.number == _ATTRIBUTE_TENSOR and _is_large(value)
+            if value.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and value.wire == BYTES:
+                self._count(value, depth=depth + 1)
 
     def _keep(self, name: str, tensor: ByteTensor | None) -> None:
         if name in self._stored:
@@ -147,7 +174,9 @@ class _Parser:
             elif part.number == _ATTRIBUTE:
                 values += self._attribute(part, numbers, floats)
         op, name = "".join(texts[_OP][-1:]), "".join(texts[_NAME][-1:])
-        if op != "If":
+        if op != "If" or self._inner:
+            for branch in self._branches:
+                self._count(branch)
             self._branches.clear()
         if op == "Constant" and texts[_OUTPUT] and values:
             made, tensor = texts[_OUTPUT][0], self._tensor(values[0])[1]
@@ -172,8 +201,8 @@ class _Parser:
                 floats[name] = self._file.now(part.start, part.stop)
             elif part.number == _ATTRIBUTE_TENSOR:
                 yield part
-            elif part.number == _ATTRIBUTE_GRAPH and part.wire == BYTES:
-                self._branches = [*self._branches[-1:], part]
+            elif part.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and part.wire == BYTES:
+                self._branches.append(part)
         if found:
             numbers[name] = tuple(found)
 
@@ -253,3 +282,8 @@ class _Parser:
 
     def _broken(self, what: str) -> ModelError:
         return ModelError(f"{self._label} {what}.", _AGAIN)
+
+
+def _is_large(tensor: Field) -> bool:
+    """Whether a tensor is more than one of the few numbers (shapes, axes, constants) that every subgraph has."""
+    return tensor.wire == BYTES and tensor.stop - tensor.start >= LEAST_BYTES
