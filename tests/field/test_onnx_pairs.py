@@ -55,6 +55,9 @@ def export(place: Path, table: np.ndarray = TABLE, *, merged: bool = False) -> P
     nodes, stored = products(DECODER, 200)
     lone = {"decoder.final_layer_norm.weight": NORMS["final_layer_norm.weight"], "shared.weight": TABLE}
     if merged:  # an If: with the cache, and without it, where the keys of the encoder are made
+        for node in nodes:
+            node.input[1] += "_merged_0"  # optimum's name for what both decoders have
+        stored, lone = ({f"{name}_merged_0": value for name, value in these.items()} for these in (stored, lone))
         branches = {"then_branch": nodes[:1], "else_branch": nodes}
         graphs = {n: onnx.helper.make_graph(part, n, [], []) for n, part in branches.items()}
         nodes = [onnx.helper.make_node("If", ["use_cache_branch"], ["y"], "optimum::if", **graphs)]
