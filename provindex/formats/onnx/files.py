@@ -31,7 +31,7 @@ from provindex.formats.onnx import pair
 from provindex.formats.onnx.graph import Graph, Node, read_graph
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
-from provindex.formats.together import ENCODER
+from provindex.formats.together import is_encoder
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _INTEGERS = frozenset(("I8", "U8"))
@@ -81,7 +81,7 @@ def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
 
     The paths of these are relative to the ONNX file's own folder; ModelError for one that leaves the model's folder.
     """
-    found = [_read_one(file, beside) for file in sorted(files, key=lambda file: not file.name.endswith(ENCODER))]
+    found = [_read_one(file, beside) for file in sorted(files, key=lambda file: not is_encoder(file.name))]
     return found[0] if len(found) == 1 else pair.joined(*found)
 
 
