@@ -31,7 +31,7 @@ LEAST_BYTES = 256  # of a tensor in a subgraph that counts as a weight
 MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
 MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
 _MAX_ELEMENTS = 1 << 60
-_MERGED = re.compile(r"(?P<name>.+)_merged_\d+")
+_MERGED = re.compile(r"(?P<name>.+)_merged_\d+(?P<end>_quantized|_scale|_zero_point)?")
 _AGAIN = "Download it again, or export it anew."
 
 # Field numbers of the messages in onnx.proto.
@@ -86,7 +86,8 @@ def read_graph(file: Extent, label: str, beside: Callable[[str], Extent | None])
 
 def _own_names(names: Collection[str]) -> dict[str, str]:
     """Names without what optimum put behind them where it merged two decoders, unless two would have one name."""
-    without = {name: match["name"] for name in names if (match := _MERGED.fullmatch(name))}
+    found = ((name, _MERGED.fullmatch(name)) for name in names)
+    without = {name: match["name"] + (match["end"] or "") for name, match in found if match}
     often = Counter(without.values())
     return {name: own for name, own in without.items() if often[own] == 1 and own not in names}
 
