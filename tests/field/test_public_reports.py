@@ -17,6 +17,7 @@ from zoo import container
 
 from provindex.api import resolve
 from provindex.common.errors import ModelError, UnreadFormatError
+from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
 from provindex.models.source import open_model
 from provindex.report.words import text
@@ -156,6 +157,21 @@ def test_files_that_are_cut_short_or_empty(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin is empty"):
         open_model(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("beside", ["mmproj-F16.gguf", "m-mmproj-f16.gguf", "imatrix.gguf", "m.imatrix.gguf"])
+def test_what_lies_beside_a_gguf_file_is_not_the_model(beside: str, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "m-Q8_0.gguf", "llama")
+    writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (tmp_path / beside).write_bytes(b"GGUF")
+    model = open_model(tmp_path)
+    assert [fact.name for fact in model.files] == ["m-Q8_0.gguf"]
+    assert [warning.subject for warning in model.warnings if warning.code is Code.FILE_NOT_READ] == [beside]
 
 
 def test_gguf_parts_that_cat_joined(tmp_path: Path) -> None:
