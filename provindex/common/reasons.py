@@ -67,6 +67,7 @@ class Code(StrEnum):
     LAYERS_MISSING = "layers-missing"
     ROLES_INFERRED = "roles-inferred"
     NOT_FINITE_VALUES = "not-finite-values"
+    ZERO_MATRICES = "zero-matrices"
     # The tokenizer
     NO_TOKENIZER = "no-tokenizer"
     NO_USABLE_TOKENIZER = "no-usable-tokenizer"

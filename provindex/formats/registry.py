@@ -6,9 +6,11 @@ is added by a file with its reader and one row here. `README.md` shows this tabl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from typing import NamedTuple
 
 from provindex.common.errors import ModelError, UnreadFormatError
@@ -17,6 +19,7 @@ from provindex.formats.reader import Beside, Reader, WeightFile
 from provindex.formats.tensors import Contents
 from provindex.formats.together import is_pair
 
+LONGEST = 255  # characters of a file's name that are compared with patterns: file systems allow no more
 BEGINNING = 512  # bytes of a file that are compared with signatures
 
 
@@ -306,11 +309,21 @@ def by_name(name: str) -> Format | None:
     """
     lower = name.lower()
     last = lower.rpartition("/")[2]
-    known = next((row for row in FORMATS if any(fnmatchcase(last, pattern) for pattern in row.names)), None)
-    if known is not None:
-        return known
+    pieces, patterns = _compiled(tuple(row.names for row in FORMATS))
+    if len(last) <= LONGEST and pieces.search(last):
+        known = next((place for place, pattern in patterns if pattern.fullmatch(last)), None)
+        if known is not None:
+            return FORMATS[known]
     endings = ((len(suffix), row) for row in FORMATS for suffix in row.suffixes if lower.endswith(suffix))
     return max(endings, key=lambda found: found[0], default=(0, None))[1]
+
+
+@cache
+def _compiled(names: tuple[tuple[str, ...], ...]) -> tuple[re.Pattern[str], tuple[tuple[int, re.Pattern[str]], ...]]:
+    """What a name must have a piece of to have any of the patterns, and the patterns of each row that has some."""
+    longest = sorted({max(pattern.split("*"), key=len) for row in names for pattern in row})
+    rows = tuple((at, re.compile("|".join(map(translate, row)))) for at, row in enumerate(names) if row)
+    return re.compile("|".join(map(re.escape, longest))), rows
 
 
 def by_content(beginning: bytes, name: str) -> Format | None:

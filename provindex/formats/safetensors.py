@@ -60,6 +60,8 @@ def read_header(file: Extent, label: str) -> Header:
     if len(prefix) < 8:
         raise _broken(label, f"is {size} bytes long, too short for a safetensors file")
     length = int.from_bytes(prefix, "little")
+    if not length:
+        raise _broken(label, "begins with zeros where its header should be: an upload or a download ended early")
     if length > MAX_HEADER:
         raise _broken(label, f"announces a header of {length} bytes, which no safetensors file has")
     if length > size - 8:

@@ -89,6 +89,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.ROLES_INFERRED: Sentence(
         "its tensor names say nothing: roles were inferred from shapes (width {hidden}, MLPs of {width} units)"
     ),
+    C.ZERO_MATRICES: Sentence("{n} matrices hold nothing but zeros, the first of them {first}"),
     C.NOT_FINITE_VALUES: Sentence("{n} NaN or infinite values in {tensors} tensors, the first of them {first}"),
     # The tokenizer
     C.NO_TOKENIZER: Sentence("there is no tokenizer file"),

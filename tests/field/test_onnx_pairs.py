@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from provindex.common.errors import ModelError
 from provindex.common.reasons import Code
 from provindex.models.source import Model, open_model
 from provindex.roles.names import resolve
@@ -55,6 +56,9 @@ def export(place: Path, table: np.ndarray = TABLE, *, merged: bool = False) -> P
     nodes, stored = products(DECODER, 200)
     lone = {"decoder.final_layer_norm.weight": NORMS["final_layer_norm.weight"], "shared.weight": TABLE}
     if merged:  # an If: with the cache, and without it, where the keys of the encoder are made
+        for node in nodes:
+            node.input[1] += "_merged_0"  # optimum's name for what both decoders have
+        stored, lone = ({f"{name}_merged_0": value for name, value in these.items()} for these in (stored, lone))
         branches = {"then_branch": nodes[:1], "else_branch": nodes}
         graphs = {n: onnx.helper.make_graph(part, n, [], []) for n, part in branches.items()}
         nodes = [onnx.helper.make_node("If", ["use_cache_branch"], ["y"], "optimum::if", **graphs)]
@@ -89,6 +93,20 @@ def test_a_table_of_its_own_is_kept(tmp_path: Path) -> None:
     model = open_model(export(tmp_path / "m", TABLE + 1))
     check(model, extra=1)
     assert np.array_equal(model.tensors["encoder.embed_tokens.weight"].flat(), (TABLE + 1).reshape(-1))
+
+
+def test_another_precision_is_read_where_it_is_the_only_one(tmp_path: Path) -> None:
+    place = export(tmp_path / "m")
+    for name in ("encoder_model", "decoder_model"):
+        (place / f"{name}.onnx").rename(place / f"{name}_fp16.onnx")
+    check(open_model(place))
+    export(place)  # both: the one without a word
+    model = open_model(place)
+    assert [fact.name for fact in model.files] == ["encoder_model.onnx", "decoder_model.onnx"]
+    for name in ("encoder_model", "decoder_model"):
+        (place / f"{name}.onnx").rename(place / f"{name}_q8.onnx")
+    with pytest.raises(ModelError, match="several ONNX files"):
+        open_model(place)
 
 
 def test_one_of_both_can_be_named(tmp_path: Path) -> None:

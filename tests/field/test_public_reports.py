@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import packers
 import pytest
 import zoo
 from hub_server import Hub
@@ -15,8 +17,10 @@ from zoo import container
 
 from provindex.api import resolve
 from provindex.common.errors import ModelError, UnreadFormatError
+from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
 from provindex.models.source import open_model
+from provindex.report.words import text
 from provindex.verdict.pair import compare
 
 LLAMA, BERT = zoo.llama(1), zoo.bert(1)
@@ -107,14 +111,67 @@ def test_a_tensor_without_type_is_named(tmp_path: Path) -> None:
     assert "remove this tensor" in (caught.value.next_step or "")
 
 
+def test_matrices_of_zeros_are_named(known: dict[str, Fingerprint], tmp_path: Path) -> None:
+    """A damaged file whose header and size are whole; the layers of an upscaled model may begin so, too."""
+    zero = {name: np.zeros_like(value) if "down_proj" in name else value for name, value in STATE.items()}
+    made = resolve(folder(tmp_path / "m", zero)).fingerprint
+    said = [text(warning) for warning in made.warnings]
+    assert said == ["3 matrices hold nothing but zeros, the first of them model.layers.0.mlp.down_proj.weight"]
+    assert compare(known["llama"], made).relation != "identical"
+    assert not any("zeros" in text(warning) for warning in known["llama"].warnings)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "mlx"])
+def test_a_dequantized_model_still_says_that_it_is_quantized(
+    method: str, known: dict[str, Fingerprint], tmp_path: Path
+) -> None:
+    said = {"bits": 4, "group_size": 64} | ({} if method == "mlx" else {"quant_method": method})
+    made = resolve(folder(tmp_path / "m", STATE, {**LLAMA.config, "quantization_config": said})).fingerprint
+    assert compare(known["llama"], made).relation == "identical"
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("BF16", 2), ("F32", 4)])
+def test_bytes_of_nf4_that_are_stored_as_floats(
+    dtype: str, width: int, known: dict[str, Fingerprint], tmp_path: Path
+) -> None:
+    """bitsandbytes' `bnb_4bit_quant_storage`, for FSDP: the same bytes under another dtype."""
+
+    def make(matrix: np.ndarray) -> packers.Quantized:
+        made = packers.bnb_4bit(matrix)
+        raw = made.stored["weight"][2]
+        return replace(made, stored={**made.stored, "weight": (dtype, (len(raw) // width, 1), raw)})
+
+    found = resolve(packers.written(LLAMA, tmp_path / "m", make)).fingerprint
+    usual = resolve(packers.written(LLAMA, tmp_path / "usual", packers.bnb_4bit)).fingerprint
+    assert found.content_sha256 == usual.content_sha256 and compare(known["llama"], found).relation == "quantized"
+
+
 def test_files_that_are_cut_short_or_empty(tmp_path: Path) -> None:
     raw = (folder(tmp_path / "m", STATE) / "model.safetensors").read_bytes()
     (tmp_path / "m" / "model.safetensors").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(ModelError, match="it is truncated or corrupt"):
         open_model(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(bytes(4096) + raw[4096:])
+    with pytest.raises(ModelError, match="begins with zeros where its header should be"):
+        open_model(tmp_path / "m")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin is empty"):
         open_model(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("beside", ["mmproj-F16.gguf", "m-mmproj-f16.gguf", "imatrix.gguf", "m.imatrix.gguf"])
+def test_what_lies_beside_a_gguf_file_is_not_the_model(beside: str, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "m-Q8_0.gguf", "llama")
+    writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (tmp_path / beside).write_bytes(b"GGUF")
+    model = open_model(tmp_path)
+    assert [fact.name for fact in model.files] == ["m-Q8_0.gguf"]
+    assert [warning.subject for warning in model.warnings if warning.code is Code.FILE_NOT_READ] == [beside]
 
 
 def test_gguf_parts_that_cat_joined(tmp_path: Path) -> None:

@@ -82,14 +82,14 @@ def test_a_repository_s_folder_of_a_hub_cache_is_read(tmp_path: Path) -> None:
 def test_a_hub_cache_without_refs_names_its_commits(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from provindex.hub import client
 
-    commit = hub.publish("org/kept", {"config.json": b"{}", "model.safetensors": _bytes()})
-    open_model("org/kept")
-    storage = client._storage("org/kept")
+    commit = hub.publish("org/refless", {"config.json": b"{}", "model.safetensors": _bytes()})
+    open_model("org/refless")
+    storage = client._storage("org/refless")
     (storage / "refs" / "main").unlink()
-    with pytest.raises(NetworkError, match="does not say which commit of org/kept is main") as caught:
-        open_model("org/kept", offline=True)
-    assert f"org/kept@{commit}" in (caught.value.next_step or "")
-    assert open_model(f"org/kept@{commit}", offline=True).tensors.keys() == W.keys()
+    with pytest.raises(NetworkError, match="does not say which commit of org/refless is main") as caught:
+        open_model("org/refless", offline=True)
+    assert f"org/refless@{commit}" in (caught.value.next_step or "")
+    assert open_model(f"org/refless@{commit}", offline=True).tensors.keys() == W.keys()
 
 
 def _bytes() -> bytes:

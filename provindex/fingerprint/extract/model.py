@@ -33,7 +33,7 @@ from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.roles import adapters, canonical
 from provindex.roles.names import FREE, UNKNOWN, Layout, Placement, resolve
-from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Weights
+from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Scan, Weights
 from provindex.signals import wvc
 from provindex.signals.table import SIGNALS
 
@@ -342,4 +342,12 @@ def _warnings(model: Model, w: Weights, *, norms: bool) -> tuple[Reason, ...]:
     if bad:
         first = next(iter(bad))
         out.append(Reason.of(Code.NOT_FINITE_VALUES, n=sum(bad.values()), tensors=len(bad), first=first))
+    zero = [name for name, found in w.scans.items() if _is_zero(model.tensors[name].shape, found)]
+    if zero:
+        out.append(Reason.of(Code.ZERO_MATRICES, n=len(zero), first=zero[0]))
     return tuple(out)
+
+
+def _is_zero(shape: tuple[int, ...], found: Scan) -> bool:
+    """Whether a matrix holds nothing but zeros: new layers may begin so, and damaged files have such."""
+    return len(shape) > 1 and min(shape) > 1 and not found.sum_of_squares and not found.nonfinite

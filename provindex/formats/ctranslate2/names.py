@@ -204,7 +204,7 @@ def _distilbert() -> Family:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What tells the families apart. fused: rows of the first matrix over its columns."""
+    """What tells the families apart."""
 
     spec: str
     paths: frozenset[str]  # of all layers of the file

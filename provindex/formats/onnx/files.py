@@ -31,7 +31,7 @@ from provindex.formats.onnx import pair
 from provindex.formats.onnx.graph import Graph, Node, read_graph
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
-from provindex.formats.together import ENCODER
+from provindex.formats.together import is_encoder
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _INTEGERS = frozenset(("I8", "U8"))
@@ -41,6 +41,7 @@ _MOVES = frozenset(("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", 
 _PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul"))
 _PACKED = frozenset(("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"))
 _PATH = re.compile(r"(?P<path>(?:/[^/]+)+)/(?:MatMul|Gemm)(?:_quant)?")
+LOGITS_BIAS = "final_logits_bias"
 _DEPTH = 8  # nodes between a stored matrix and where it is used
 _MOST = 16  # inputs of a node, and readers of a product, that are looked at
 
@@ -82,7 +83,7 @@ def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
 
     The paths of these are relative to the ONNX file's own folder; ModelError for one that leaves the model's folder.
     """
-    found = [_read_one(file, beside) for file in sorted(files, key=lambda file: not file.name.endswith(ENCODER))]
+    found = [_read_one(file, beside) for file in sorted(files, key=lambda file: not is_encoder(file.name))]
     return found[0] if len(found) == 1 else pair.joined(*found)
 
 
@@ -143,6 +144,9 @@ class _Weights:
         used = {t.name for matrix, _ in found.values() for t in (matrix.scale, matrix.zero) if t is not None}
         plain = {name: t for name, t in self._graph.stored.items() if name not in found and name not in used}
         tensors: dict[str, Tensor] = {name: t for name, t in plain.items() if _is_parameter(name) or _is_constant(t)}
+        for name in [name for name in tensors if self._is_logits_bias(name) and LOGITS_BIAS not in tensors]:
+            tensors[LOGITS_BIAS] = replace(plain[name], name=LOGITS_BIAS)
+            del tensors[name]
         named = {stored: self._named(matrix, names) for stored, (matrix, names) in found.items()}
         claims = Counter(name for name, _ in named.values())
         for stored, (name, matrix) in named.items():
@@ -151,6 +155,14 @@ class _Weights:
                 _made(name, matrix) if own else _made(stored, replace(matrix, turned=False))
             )
         return tensors
+
+    def _is_logits_bias(self, name: str) -> bool:
+        """Whether a constant is what BART and its kin add to the product with the output matrix."""
+        readers = self._readers.get(name, [])
+        if _is_parameter(name) or len(readers) != 1 or readers[0].op != "Add":
+            return False
+        made = (self._producer.get(other) for other in readers[0].inputs if other != name)
+        return any(node is not None and node.op in _PRODUCTS and "/lm_head/" in node.name for node in made)
 
     def _uses(self) -> Iterator[tuple[_Matrix, list[_Claim]]]:
         """Matrices that the graph multiplies by or looks rows up in, each with the names that this use gives it."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -33,6 +34,7 @@ LEAST_BYTES = 256  # of a tensor in a subgraph that counts as a weight
 MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
 MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
 _MAX_ELEMENTS = 1 << 60
+_MERGED = re.compile(r"(?P<name>.+)_merged_\d+(?P<end>_quantized|_scale|_zero_point)?")
 _AGAIN = "Download it again, or export it anew."
 
 # Field numbers of the messages in onnx.proto.
@@ -89,6 +91,14 @@ def read_graph(file: Extent, label: str, beside: Callable[[str], Extent | None])
         raise ModelError(f"{label} is no ONNX file, or damaged: {fault}.", _AGAIN) from None
 
 
+def _own_names(names: Collection[str]) -> dict[str, str]:
+    """Names without what optimum put behind them where it merged two decoders, unless two would have one name."""
+    found = ((name, _MERGED.fullmatch(name)) for name in names)
+    without = {name: match["name"] + (match["end"] or "") for name, match in found if match}
+    often = Counter(without.values())
+    return {name: own for name, own in without.items() if often[own] == 1 and own not in names}
+
+
 class _Parser:
     def __init__(self, file: Extent, label: str, beside: Callable[[str], Extent | None]) -> None:
         self._file, self._label, self._beside = file, label, beside
@@ -119,6 +129,10 @@ class _Parser:
                 self._unread += 1
             if len(nodes) > MAX_NODES or len(self._stored) + len(self._skipped) > MAX_TENSORS:
                 raise ProtobufError("it has more nodes or tensors than any we know")
+        own = _own_names(self._stored)
+        if own:
+            nodes = [replace(node, inputs=tuple(own.get(name, name) for name in node.inputs)) for node in nodes]
+            self._stored = {(to := own.get(n, n)): replace(tensor, name=to) for n, tensor in self._stored.items()}
         return Graph(tuple(nodes), self._stored, tuple(self._skipped), self._unread)
 
     def _parts(self, graph: Field) -> Iterator[Field]:
