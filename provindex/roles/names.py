@@ -69,7 +69,9 @@ FITTING = 0.9  # share of a tower's matrices whose shapes must fit, where its pr
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
 LISTS = frozenset({"layers", "layer", "h", "block", "blocks", "albert_layer_groups"})
 SHARDS = 4  # in which CodeGen's q, k and v lie
-OWN_TOWERS = frozenset({"vision", "whisper", "openai_whisper", "audio", "moonshine", "wav2vec2"})  # schemes that say it
+OWN_TOWERS = frozenset(
+    {"vision", "whisper", "openai_whisper", "audio", "moonshine", "cohere_asr", "wav2vec2"}
+)  # schemes that say it
 MAX_EXPERTS = 4096  # bounds on what a hostile header can make us build: experts in one stacked tensor,
 MAX_STACKED = 1 << 19  # experts over all of them,
 MAX_INDEXED = 1 << 17  # and rows of a tensor that is split row by row
