@@ -53,8 +53,8 @@ class PanelKey:
     """Which block of hidden units: kind "mlp" or "v", its stack and layer, the expert (-1 for a dense MLP).
 
     Of the stack UNNAMED, kind "mlp", "rows" or "columns", the expert is the number of a reading of one block.
-    group: units that share one permutation: 0 for an MLP (all of them), the head dimension for v, the channels of a head
-    where these are the units of a stack without MLPs (Mamba 2).
+    group: units that share one permutation: 0 for an MLP (all of them), the head dimension for v, the channels of a
+    head where these are the units of a stack without MLPs (Mamba 2).
     """
 
     kind: str
