@@ -38,7 +38,7 @@ LLAMA_LAYER: Table = {
     "attention_layernorm": "norm_attn",  # Apertus
     "feedforward_layernorm": "norm_mlp",
     **{f"mlp.act_fn.{name}": "- shape of the activation" for name in ("alpha_p", "alpha_n")},
-    **{name: BUFFER for name in ("mlp.act_fn", "mlp.act_fn.eps")},  # "beta" is read as a bias
+    **dict.fromkeys(("mlp.act_fn", "mlp.act_fn.eps"), BUFFER),  # "beta" is read as a bias
     "self_attn.attn_sub_norm": "- norm inside attention",  # BitNet
     "mlp.ffn_sub_norm": "- norm inside the MLP",
     "cross_attn_attn_gate": "- gate of cross-attention",
