@@ -252,7 +252,7 @@ DBRX: Table = {
     "blocks.{l}.norm_attn_norm.attn.Wqkv": "qkv",
     "blocks.{l}.norm_attn_norm.attn.out_proj": "o",
     "blocks.{l}.ffn.router.layer": "router",
-    "blocks.{l}.ffn.experts.mlp.w1": "gate",  # the units of all experts, one expert after the other
+    "blocks.{l}.ffn.experts.mlp.w1": "gate",  # the units of all experts, one expert after the other, as first published
     "blocks.{l}.ffn.experts.mlp.v1": "up",
     "blocks.{l}.ffn.experts.mlp.w2": "down t",
 }
