@@ -325,6 +325,10 @@ def _unwrap(segments: list[str]) -> tuple[list[str], str]:
     """Drop wrapper prefixes, and tell the tower of a multimodal model: "text" unless a segment says otherwise."""
     tower, at = "text", 0
     segments = [s for s in segments[:-1] if s not in MIDDLES] + segments[-1:]
+    if (
+        len(segments) > 3 and segments[-3] == "parametrizations" and segments[-1] == "original"
+    ):  # torch's, of one tensor
+        segments = [*segments[:-3], segments[-2]]
     if segments[:2] == ["0", "auto_model"]:  # sentence-transformers' module list
         at = 1
     while at < len(segments) - 1:

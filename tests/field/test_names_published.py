@@ -113,6 +113,18 @@ def test_published_names_have_their_roles(case: str) -> None:
     assert Code.NO_SCHEME not in {note.code for note in layout.notes}
 
 
+def test_jina_keeps_its_weights_beside_the_adapters_of_its_tasks() -> None:
+    """`parametrizations.weight.original` is the weight; what is added for a task stands beside it."""
+    inside = ".parametrizations.weight"
+    shapes = {name.replace(".weight", f"{inside}.original") if ".Wqkv." in name else name: shape
+              for name, shape in JINA.items()}  # fmt: skip
+    at = f"roberta.encoder.layers.0.mixer.Wqkv{inside}"
+    shapes |= {f"{at}.0.lora_A": (5, 4, D), f"{at}.0.lora_B": (5, 3 * D, 4)}
+    layout = resolve(shapes, {"model_type": "xlm-roberta", "num_attention_heads": 4})
+    assert [part.role for part in layout.placements[f"{at}.original"].parts] == ["q", "k", "v"]
+    assert {layout.placements[f"{at}.0.lora_{x}"].reason for x in "AB"} == {"LoRA adapter"}
+
+
 def test_nomic_gates_with_the_second_of_two_matrices() -> None:
     """fc11 is what is gated, fc12 goes through the activation."""
     layout = resolve(NOMIC, {"model_type": "nomic_bert", "n_head": 4})
