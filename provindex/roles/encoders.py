@@ -157,7 +157,7 @@ _ESM: Table = {
 _FNET: Table = {
     **_BERT_TOP,
     "embeddings.LayerNorm": "norm_embed",
-    "embeddings.projection": "embed_map",
+    "embeddings.projection": "- map of the embeddings",  # behind their norm
     "encoder.layer.{l}.fourier.output.LayerNorm": "norm_attn",
     "encoder.layer.{l}.intermediate.dense": "up",
     "encoder.layer.{l}.output.dense": "down",
@@ -206,7 +206,7 @@ _MOBILE_LAYER: Table = {
 }
 _MOBILEBERT: Table = {
     **_BERT_TOP,
-    "embeddings.embedding_transformation": "embed_map",
+    "embeddings.embedding_transformation": "- map of three embeddings",  # of a token and its neighbors
     "embeddings.LayerNorm": _AFFINE,
     "cls.predictions.dense": TRANSFORM,
     "cls.seq_relationship": CLASSIFIER,
