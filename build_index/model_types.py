@@ -42,7 +42,7 @@ _REASONS = {
         dac encodec glm_image_vqmodel mimi univnet vibevoice_acoustic_tokenizer vibevoice_acoustic_tokenizer_decoder
         vibevoice_acoustic_tokenizer_encoder xcodec""",
     "speech model with convolutions between its layers (conformer)": """
-        cohere_asr fastspeech2_conformer fastspeech2_conformer_with_hifigan gemma3n_audio gemma4_audio lasr_ctc
+        fastspeech2_conformer fastspeech2_conformer_with_hifigan gemma3n_audio gemma4_audio lasr_ctc
         lasr_encoder parakeet_ctc parakeet_encoder wav2vec2-bert wav2vec2-conformer
         pe_audio_encoder sew-d granite_speech""",
     "speech synthesis of several models": "bark clvp speecht5 vits",

@@ -115,6 +115,9 @@ def _anchor_rows(
     maps = w.parts("embed_map")
     if maps:
         place, part = maps[0]
+        if w.shape(place, part)[1] != rows.shape[1]:  # it maps something else
+            w.absences[note] = Reason.of(Code.EMBEDDING_OTHER_WIDTH)
+            return None
         matrix = w.rows(place, part, 0, w.shape(place, part)[0])
         rows = (rows.astype(np.float64) @ matrix.astype(np.float64).T).astype(np.float32)
     elif canonical.diagonal_stands_out(rows, ids[ids >= 0]):

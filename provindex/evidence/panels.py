@@ -19,7 +19,7 @@ from provindex.common.halves import halved, round_bf16
 from provindex.evidence.anchors import ANCHORS
 from provindex.roles.canonical import F32, F64, unit_rows
 
-PANELS_VERSION = 6  # goes into cache keys: what is kept, and how
+PANELS_VERSION = 7  # goes into cache keys: what is kept, and how
 PROJECTION = 128
 BLOCK = 16_384
 SAMPLE = 256
@@ -53,7 +53,8 @@ class PanelKey:
     """Which block of hidden units: kind "mlp" or "v", its stack and layer, the expert (-1 for a dense MLP).
 
     Of the stack UNNAMED, kind "mlp", "rows" or "columns", the expert is the number of a reading of one block.
-    group: units that share one permutation: 0 for an MLP (all of them), the head dimension for v.
+    group: units that share one permutation: 0 for an MLP (all of them), the head dimension for v, the channels of a
+    head where these are the units of a stack without MLPs (Mamba 2).
     """
 
     kind: str

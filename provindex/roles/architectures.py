@@ -561,6 +561,7 @@ SCHEMES: Mapping[str, Scheme] = {
         "openai_whisper",
     ),
     "llama4": _decoder(llamas.LLAMA4, "llama4_text"),
+    "afmoe": _decoder(llamas.AFMOE, "afmoe"),
     "gemma4": _decoder(llamas.GEMMA4, "gemma4_text"),
     "aria": _decoder(llamas.ARIA, "aria_text"),
     "ernie4_5_vl_moe": _decoder(llamas.ERNIE_VL, "ernie4_5_vl_moe"),
@@ -658,6 +659,7 @@ KINDS: Mapping[str, Kind] = {
     "transformer_lens": Kind("transformer_lens"),
     "torchtune": Kind("torchtune"),
     "openai_whisper": Kind("openai_whisper", _L, activation="gelu"),
+    "afmoe": Kind("afmoe", heads=16, head_dim=128),
     "llama4_text": Kind("llama4", heads=40, kv_heads=8, head_dim=128),
     "gemma3n_text": Kind("gemma4", activation="gelu_pytorch_tanh", heads=8, kv_heads=2, head_dim=256),
     "gemma4_text": Kind("gemma4", activation="gelu_pytorch_tanh", heads=8, kv_heads=4, head_dim=256),
@@ -772,6 +774,10 @@ HEADS: Mapping[str, str] = {
         "classification head",
     ),
     "pooler": "pooler",
+    **dict.fromkeys(
+        "text_projection visual_projection audio_projection embedding_proj_layer".split(), "projection head"
+    ),
+    "logit_scale": "logit scale",
 }
 # Last segment, any scheme.
 BUFFERS: Mapping[str, str] = {

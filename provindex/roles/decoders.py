@@ -335,6 +335,26 @@ _MOONSHINE_DECODER: Table = {
     "layers.{l}.mlp.fc2": "down",
 }
 
+_CONFORMER = "- conformer layer"
+_CONFORMER_ENCODER: Table = {
+    "subsampling.layers.{n}": _SOUND,
+    "subsampling.linear": _SOUND,
+    **attention("layers.{l}.self_attn"),
+    "layers.{l}.norm_self_att": "norm_attn",
+    **{f"layers.{{l}}.{name}": _CONFORMER for name in (
+        "self_attn.relative_k_proj", "self_attn.bias_u", "self_attn.bias_v", "conv.pointwise_conv1",
+        "conv.depthwise_conv", "conv.norm", "conv.pointwise_conv2", "conv.norm.running_mean", "conv.norm.running_var",
+        "feed_forward1.linear1", "feed_forward1.linear2", "feed_forward2.linear1", "feed_forward2.linear2",
+        "norm_feed_forward1", "norm_feed_forward2", "norm_conv", "norm_out")},
+}  # fmt: skip
+_COHERE_ASR_DECODER: Table = {
+    **_MOONSHINE_DECODER,
+    "layers.{l}.mlp.fc1": "up",
+    "pos_emb": "pos",
+    "embedding_layernorm": "norm_embed",
+    "proj": "- map of the speech tower",
+}
+
 _PIX_ATTENTION: Table = {"query": "q", "key": "k", "value": "v", "output": "o"}
 _PIX_ENCODER: Table = {
     "embeddings.patch_projection": "- patch embedding",
@@ -397,6 +417,14 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
         "moonshine",
     ),
+    "cohere_asr": Scheme(
+        (
+            (MAIN, "", {"proj_out": "head"}),
+            ("audio", "encoder.", _CONFORMER_ENCODER),
+            ("decoder", "decoder.", _COHERE_ASR_DECODER),
+        ),
+        "cohere_asr",
+    ),
     "fsmt": _both(_BART_STACK, _BART_STACK, "fsmt"),
     "led": _both(_LED, _BART_STACK, "led"),
     "bigbird_pegasus": _both(_BIGBIRD, _BIGBIRD, "bigbird_pegasus"),
@@ -425,6 +453,7 @@ KINDS: Mapping[str, Kind] = {
     "jetmoe": Kind("jetmoe", heads=32, kv_heads=16),
     "kosmos-2": Kind("kosmos-2", _L, activation="gelu", fixed_positions=True, heads=32),
     "dia": Kind("dia", heads=16, head_dim=128),
+    "cohere_asr": Kind("cohere_asr", _L, activation="relu", heads=8),
     "moonshine": Kind("moonshine", _L, activation="silu", heads=8),
     "fsmt": Kind("fsmt", _L, norm_place="post", activation="relu", fixed_positions=True, heads=16),
     "led": Kind("led", _L, norm_place="post", activation="gelu", heads=16),

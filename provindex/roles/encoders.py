@@ -130,6 +130,13 @@ _PRE_ROBERTA: Table = {
     "encoder.layer.{l}.attention.LayerNorm": "norm_attn",
     "encoder.layer.{l}.intermediate.LayerNorm": "norm_mlp",
 }
+_XL_ROBERTA: Table = {
+    **_BERT_TOP,
+    "encoder.LayerNorm": "norm_final",
+    **under("encoder.layer.{l}.", _SELF),
+    "encoder.layer.{l}.attention.self_attn_layer_norm": "norm_attn",
+    "encoder.layer.{l}.LayerNorm": "norm_mlp",
+}
 _MEGATRON_BERT: Table = {
     **_BERT_TOP,
     "encoder.ln": "norm_final",
@@ -150,7 +157,7 @@ _ESM: Table = {
 _FNET: Table = {
     **_BERT_TOP,
     "embeddings.LayerNorm": "norm_embed",
-    "embeddings.projection": "embed_map",
+    "embeddings.projection": "- map of the embeddings",  # behind their norm
     "encoder.layer.{l}.fourier.output.LayerNorm": "norm_attn",
     "encoder.layer.{l}.intermediate.dense": "up",
     "encoder.layer.{l}.output.dense": "down",
@@ -199,7 +206,7 @@ _MOBILE_LAYER: Table = {
 }
 _MOBILEBERT: Table = {
     **_BERT_TOP,
-    "embeddings.embedding_transformation": "embed_map",
+    "embeddings.embedding_transformation": "- map of three embeddings",  # of a token and its neighbors
     "embeddings.LayerNorm": _AFFINE,
     "cls.predictions.dense": TRANSFORM,
     "cls.seq_relationship": CLASSIFIER,
@@ -307,6 +314,7 @@ def _encoder(table: Table, default: str) -> Scheme:
 
 SCHEMES: Mapping[str, Scheme] = {
     "roberta-prelayernorm": _encoder(_PRE_ROBERTA, "roberta-prelayernorm"),
+    "xlm-roberta-xl": _encoder(_XL_ROBERTA, "xlm-roberta-xl"),
     "megatron-bert": _encoder(_MEGATRON_BERT, "megatron-bert"),
     "esm": _encoder(_ESM, "esm"),
     "fnet": _encoder(_FNET, "fnet"),
@@ -321,6 +329,7 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 KINDS: Mapping[str, Kind] = {
     "roberta-prelayernorm": Kind("roberta-prelayernorm", _L, activation="gelu", heads=12),
+    "xlm-roberta-xl": Kind("xlm-roberta-xl", _L, activation="gelu", heads=32),
     "megatron-bert": Kind("megatron-bert", _L, activation="gelu", heads=16),
     "esm": Kind("esm", _L, activation="gelu", heads=12),
     "fnet": Kind("fnet", _L, norm_place="post", activation="gelu_new"),

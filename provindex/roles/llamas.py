@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provindex.roles.templates import LATENT, PREDICTION, ROTARY, SHARED_GATE, Table, attention, experts, under
+from provindex.roles.templates import BUFFER, LATENT, PREDICTION, ROTARY, SHARED_GATE, Table, attention, experts, under
 
 _LATENTS = ("q_a_proj", "q_a_layernorm", "q_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj")
 
@@ -28,6 +28,21 @@ LLAMA_LAYER: Table = {
     "self_attn.kv_a_layernorm": LATENT,
     "self_attn.kv_b_proj": LATENT,
     "self_attn.sinks": "- attention sinks",
+    **{
+        f"self_attn.indexer.{name}": "- indexer of sparse attention"
+        for name in ("wq_b", "wk", "weights_proj", "k_norm")
+    },
+    **attention("cross_attn", flags=" cross"),  # Llama 3.2 Vision
+    "cross_attn.q_norm": "norm_q cross",
+    "cross_attn.k_norm": "norm_k cross",
+    "attention_layernorm": "norm_attn",  # Apertus
+    "feedforward_layernorm": "norm_mlp",
+    **{f"mlp.act_fn.{name}": "- shape of the activation" for name in ("alpha_p", "alpha_n")},
+    **dict.fromkeys(("mlp.act_fn", "mlp.act_fn.eps"), BUFFER),  # "beta" is read as a bias
+    "self_attn.attn_sub_norm": "- norm inside attention",  # BitNet
+    "mlp.ffn_sub_norm": "- norm inside the MLP",
+    "cross_attn_attn_gate": "- gate of cross-attention",
+    "cross_attn_mlp_gate": "- gate of cross-attention",
     "self_attn.rotary_emb.inv_freq": ROTARY,
     "mlp.gate_proj": "gate",
     "mlp.up_proj": "up",
@@ -102,6 +117,16 @@ GPT_OSS: Table = {
             "mlp.experts.down_proj_bias": "down stacked bias",
         },
     ),
+}
+
+AFMOE: Table = {  # a norm before and a norm after each branch, and a gate on what attention writes
+    **{name: what for name, what in LLAMA.items() if not name.endswith(".mlp.gate")},
+    "layers.{l}.post_attention_layernorm": "norm_attn_out",
+    "layers.{l}.pre_mlp_layernorm": "norm_mlp",
+    "layers.{l}.post_mlp_layernorm": "norm_mlp_out",
+    "layers.{l}.self_attn.gate_proj": "gate_attn",
+    "layers.{l}.mlp.router.gate": "router",
+    "layers.{l}.mlp.expert_bias": "- router score correction",
 }
 
 LLAMA4: Table = {
@@ -227,7 +252,7 @@ DBRX: Table = {
     "blocks.{l}.norm_attn_norm.attn.Wqkv": "qkv",
     "blocks.{l}.norm_attn_norm.attn.out_proj": "o",
     "blocks.{l}.ffn.router.layer": "router",
-    "blocks.{l}.ffn.experts.mlp.w1": "gate",  # the units of all experts, one expert after the other
+    "blocks.{l}.ffn.experts.mlp.w1": "gate",  # the units of all experts, one expert after the other, as first published
     "blocks.{l}.ffn.experts.mlp.v1": "up",
     "blocks.{l}.ffn.experts.mlp.w2": "down t",
 }

@@ -74,7 +74,9 @@ FITTING = 0.9  # share of a tower's matrices whose shapes must fit, where its pr
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
 LISTS = frozenset({"layers", "layer", "h", "block", "blocks", "albert_layer_groups"})
 SHARDS = 4  # in which CodeGen's q, k and v lie
-OWN_TOWERS = frozenset({"vision", "whisper", "openai_whisper", "audio", "moonshine", "wav2vec2"})  # schemes that say it
+OWN_TOWERS = frozenset(
+    {"vision", "whisper", "openai_whisper", "audio", "moonshine", "cohere_asr", "wav2vec2"}
+)  # schemes that say it
 MAX_EXPERTS = 4096  # bounds on what a hostile header can make us build: experts in one stacked tensor,
 MAX_STACKED = 1 << 19  # experts over all of them,
 MAX_INDEXED = 1 << 17  # and rows of a tensor that is split row by row
@@ -331,6 +333,8 @@ def _unwrap(segments: list[str]) -> tuple[list[str], str]:
         at = segments.index(SAVED)
         segments = segments[:at] + segments[at + 2 :]
     segments, at = [s for s in segments[:-1] if s not in MIDDLES] + segments[-1:], 0
+    if segments[-3:-2] == ["parametrizations"] and segments[-1] == "original" and len(segments) > 3:  # of one tensor
+        segments = [*segments[:-3], segments[-2]]
     if segments[:2] == ["0", "auto_model"]:  # sentence-transformers' module list
         at = 1
     while at < len(segments) - 1:

@@ -20,7 +20,9 @@ Segments = tuple[str, ...]
 
 MAX_CUTS = 8  # segments that a prefix may have
 MAX_SEGMENTS = 32  # names with more belong to no scheme
-SPEECH = frozenset({"whisper", "openai_whisper", "audio"})  # schemes that a speech tower's prefix may have
+SPEECH = frozenset(
+    {"whisper", "openai_whisper", "audio", "moonshine", "cohere_asr", "wav2vec2"}
+)  # schemes that a speech tower's prefix may have
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}  # Flax's last segments
 
 

@@ -239,6 +239,10 @@ _MINIMAX: Table = {
     "layers.{l}.self_attn.out_proj": "o",
     "layers.{l}.self_attn.output_gate": "gate_attn",
     "layers.{l}.self_attn.norm": "- norm of linear attention",
+    **{
+        f"layers.{{l}}.self_attn.{name}": "~ decay by position"
+        for name in ("diagonal_decay", "key_decay", "query_decay", "slope_rate")
+    },
     "layers.{l}.block_sparse_moe.gate": "router",
     **under("layers.{l}.", experts("block_sparse_moe", "w1", "w3", "w2")),
     "layers.{l}.mlp.gate": "router",

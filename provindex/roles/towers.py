@@ -126,7 +126,7 @@ WRAPPERS = frozenset(
 # First segment after the wrappers -> tower.
 TOWERS: Mapping[str, str] = {
     **dict.fromkeys(
-        "image_encoder image_model image_tower image_embed img_processor vision_embedder".split(), "vision"
+        "image_encoder image_model image_tower video_tower image_embed img_processor vision_embedder".split(), "vision"
     ),
     **dict.fromkeys("audio_model audio_embed speech_encoder".split(), "audio"),
     **dict.fromkeys(

@@ -11,6 +11,7 @@ import zoo
 from numpy.typing import NDArray
 from prints import fingerprint
 
+from provindex.common.reasons import Code
 from provindex.common.threads import one_blas_thread
 from provindex.evidence.hidden_units import hidden_tests
 from provindex.evidence.pairing import Pairing
@@ -280,6 +281,14 @@ def test_heads_are_blocks_of_their_own() -> None:
     found = hidden_tests(fingerprint(model).hidden, fingerprint(model.with_tensors(tensors)).hidden)
     assert found.fixed.n == 3 * INNER and found.fixed.value is not None
     assert 0.25 <= found.fixed.value < 0.4
+
+
+def test_a_map_of_embeddings_of_another_width_is_said_to_be_one() -> None:
+    """MobileBERT maps three embeddings at once; a file may have any shape there."""
+    model = zoo.bert(0)
+    odd = {"embeddings_project.weight": np.ones((model.config["hidden_size"], 33), np.float32)}
+    made = fingerprint(model.with_tensors({**model.tensors, **odd}))
+    assert made.residual is None and made.absences["residual"].code is Code.EMBEDDING_OTHER_WIDTH
 
 
 def test_a_model_with_mlps_keeps_them_as_its_units() -> None:
