@@ -125,3 +125,26 @@ def test_a_table_that_begins_like_a_computed_one_counts(tmp_path: Path) -> None:
     fp = resolve(zoo.write(BASE.with_tensors({**BASE.tensors, "freqs.table": hidden}), tmp_path / "m")).fingerprint
     assert fp.content_sha256 != resolve(zoo.write(BASE, tmp_path / "plain")).fingerprint.content_sha256
     assert "unnamed" in fp.absences
+
+
+def test_experts_apart_and_stacked(tmp_path: Path) -> None:
+    """Mixtral's first releases have a tensor for each expert, transformers 5 writes them stacked."""
+    rng = np.random.default_rng(1)
+    apart = {name: values for name, values in BASE.tensors.items() if ".mlp." not in name}
+    stacked = dict(apart)
+    for layer in range(3):
+        w1, w3, w2 = (rng.standard_normal((4, *s)).astype("f4") for s in ((96, 64), (96, 64), (64, 96)))
+        router = rng.standard_normal((4, 64)).astype("f4")
+        old, new = f"model.layers.{layer}.block_sparse_moe.", f"model.layers.{layer}.mlp."
+        apart[f"{old}gate.weight"] = stacked[f"{new}gate.weight"] = router
+        for expert in range(4):
+            for name, values in (("w1", w1), ("w2", w2), ("w3", w3)):
+                apart[f"{old}experts.{expert}.{name}.weight"] = values[expert]
+        stacked[f"{new}experts.gate_up_proj"] = np.concatenate([w1, w3], axis=1)
+        stacked[f"{new}experts.down_proj"] = w2
+    config = {"model_type": "mixtral", "num_local_experts": 4}
+    one, two = (
+        resolve(zoo.write(BASE.with_tensors(t, **config), tmp_path / f"{i}")).fingerprint
+        for i, t in enumerate((apart, stacked))
+    )
+    assert one.content_sha256 == two.content_sha256 and compare(one, two).relation == "identical"
