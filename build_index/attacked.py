@@ -65,30 +65,26 @@ def fingerprint_of(folder: Path) -> Fingerprint:
     return fingerprint_model(open_model(str(folder)))
 
 
-def copies(source: Path, seeds: int) -> Iterator[tuple[str, int, Snapshot | Refusal]]:
-    """A model under every attack: the attack, its seed, and what comes of it."""
-    snapshot = Snapshot.read(source)
-    for seed in range(1, seeds + 1):
-        for attack, change in ATTACKS.items():
-            yield attack, seed, change(snapshot, seed)
+def attacked(source: Path, attack: str, seed: int, folder: Path) -> Path | Refusal:
+    """Write a model under an attack into a folder; nothing of it stays in memory."""
+    made = ATTACKS[attack](Snapshot.read(source), seed)
+    return made if isinstance(made, Refusal) else made.write(folder)
 
 
 def rows_of(
     source: Path, originals: Mapping[str, Fingerprint], index: Index, rows: Path, seeds: int, python: Path | None
 ) -> None:
     """Measure every copy of a source that was not measured, and write its rows."""
-    known = {(attack, seed) for attack in ATTACKS for seed in range(1, seeds + 1)}
-    if all((rows / _name(source.name, *one)).exists() for one in known):
-        return
-    for attack, seed, made in copies(source, seeds):
+    for seed, attack in itertools.product(range(1, seeds + 1), ATTACKS):
         path = rows / _name(source.name, attack, seed)
         if path.exists():
             continue
         about: Row = {"source": source.name, "attack": attack, "seed": seed}
-        found = [{**about, "refused": made.reason}] if isinstance(made, Refusal) else []
-        if not isinstance(made, Refusal):
-            with tempfile.TemporaryDirectory() as scratch:
-                folder = made.write(Path(scratch) / "copy")
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = attacked(source, attack, seed, Path(scratch) / "copy")
+            if isinstance(folder, Refusal):
+                found = [{**about, "refused": folder.reason}]
+            else:
                 found = list(_measured(about, folder, originals, index))
                 found[0]["difference"] = _difference(python, source, folder)
         draft = path.with_suffix(".new")

@@ -17,7 +17,11 @@ def table() -> str:
     """A Markdown table, one row a format."""
     rows = (f"| {row.name} | {_signs(row)} | {_outcome(row)} |" for row in FORMATS)
     return "\n".join(
-        ["| format | endings, and signatures (at byte) | read, or why not and what to do |", "|---|---|---|", *rows]
+        [
+            "| format | endings, names, and signatures (at byte) | read, or why not and what to do |",
+            "|---|---|---|",
+            *rows,
+        ]
     )
 
 
@@ -30,7 +34,7 @@ def renewed(page: str) -> str:
 
 
 def _signs(row: Format) -> str:
-    return ", ".join([*(f"`{suffix}`" for suffix in row.suffixes), *map(_magic, row.magic)])
+    return ", ".join([*(f"`{name}`" for name in (*row.suffixes, *row.names)), *map(_magic, row.magic)])
 
 
 def _magic(magic: Magic) -> str:

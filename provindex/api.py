@@ -36,6 +36,7 @@ from provindex.fingerprint.extract.slices import slices
 from provindex.fingerprint.parquet import write_fingerprint
 from provindex.fingerprint.record import IMPORTED, MODES, Fingerprint
 from provindex.fingerprint.rows import to_row
+from provindex.formats.folder import left_out
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
 from provindex.hub.client import Remote
@@ -50,12 +51,13 @@ from provindex.index.dataset import VECTOR, older_manifest, schema
 from provindex.index.fill import Built, fill
 from provindex.index.pulled import fetched_folder, is_reference, parse
 from provindex.models.claims import claims_of
+from provindex.models.copies import without_copies
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.peers.cisco_signals import SLICED, WHOLE
 from provindex.report import document, words
-from provindex.verdict.pair import Pair
+from provindex.verdict.pair import Pair, beside_left_out
 from provindex.verdict.pair import compare as compare_fingerprints
 
 if TYPE_CHECKING:
@@ -235,6 +237,8 @@ def _from_weights(
     model = open_model(text, offline=offline, mode=mode, found=found_there, local=local)
     mode = mode or ("sampled" if model.ranged else "exact")
     digests: dict[str, str] = {}
+    if mode == "exact" and local and Path(text).is_dir():
+        model = without_copies(model, text)
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
     made = cache.through(model, mode, make, digests)
     return Resolved(made, text if local and Path(text).exists() else made.label, model)
@@ -247,6 +251,8 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
     entry = index.of_files([file.sha256 for file in weights], there.repo)
     if entry is None:
         return None
+    read = hub.weights_at(there)
+    beside = () if there.file else left_out({name: file.size for name, file in listed.items()}, read, {})
     return replace(
         entry.load(),
         model_id=there.repo,
@@ -256,7 +262,7 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
         license=None,
         parents=(),
         source=None,
-        warnings=(Reason.of(Code.SAME_FILES, model=entry.label),),
+        warnings=(Reason.of(Code.SAME_FILES, model=entry.label), *beside),
         files=tuple(FileFact(file.path, file.size, file.sha256) for file in weights),
         bytes_read=0,
         bytes_total=sum(file.size for file in weights),
@@ -529,7 +535,9 @@ def compare_resolved(
 
     pair = compared(a.fingerprint, b.fingerprint)
     whole = [None, None] if pair.verdict == "linked" else [a.deeper(), b.deeper()]
-    return compared(whole[0] or a.fingerprint, whole[1] or b.fingerprint) if any(whole) else pair
+    if any(whole):
+        pair = compared(whole[0] or a.fingerprint, whole[1] or b.fingerprint)
+    return beside_left_out(pair, [x.fingerprint for x in (a, b)])
 
 
 def weights_of(found: Resolved, *, offline: bool = False) -> Model:

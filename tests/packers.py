@@ -96,6 +96,19 @@ def awq(w: Array, group: int = 32) -> Quantized:
     return Quantized(kept, _linear(codes, scale, zero, of), {"quant_method": "awq", "bits": 4, "version": "gemm"})
 
 
+def mlx(w: Array, bits: int = 4, group: int = 64) -> Quantized:
+    """mx.quantize, affine: code * scale + bias, the bias being the smallest value of the group."""
+    of = np.arange(w.shape[1]) // group
+    grouped = w.reshape(len(w), -1, group)
+    bias = grouped.min(axis=2).astype(np.float16)
+    scale = ((grouped.max(axis=2) - bias.astype(np.float32)) / (2**bits - 1)).astype(np.float16)
+    offset, step = bias.astype(np.float32)[:, of], scale.astype(np.float32)[:, of]
+    codes = np.clip(np.rint((w - offset) / step), 0, 2**bits - 1).astype(np.int64)
+    packed = pack(codes, bits)
+    kept = {"weight": ("U32", packed.shape, packed.tobytes()), "scales": stored(scale), "biases": stored(bias)}
+    return Quantized(kept, codes.astype(np.float32) * step + offset, {"bits": bits, "group_size": group})
+
+
 def bnb_4bit(w: Array, kind: str = "nf4", block: int = 64, *, nested: bool = False) -> Quantized:
     table = NF4 if kind == "nf4" else np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 0.5, 1 / 6, 0.25], np.float32)
     table = table if kind == "nf4" else np.concatenate([table, -table])
@@ -278,6 +291,10 @@ LAYOUTS: dict[str, Callable[[Array], Quantized]] = {
     "nvfp4 ct": lambda w: nvfp4(w, "compressed-tensors"),
     "nvfp4 modelopt": lambda w: nvfp4(w, "modelopt"),
     "mxfp4": mxfp4,
+    "mlx 3": lambda w: mlx(w, 3, 32),
+    "mlx 4": mlx,
+    "mlx 5": lambda w: mlx(w, 5, 32),
+    "mlx 6": lambda w: mlx(w, 6, 32),
 }
 
 

@@ -26,10 +26,10 @@ from provindex.models.source import open_model
 TORCH_FILES = Path(__file__).parent / "data" / "torch"
 WEIGHTS = {"layers.0.w": np.arange(12, dtype=np.float32).reshape(3, 4), "norm": np.ones(4, np.float32)}
 REFUSED = [(row, row.read) for row in FORMATS if isinstance(row.read, Refusal)]
-BY_SUFFIX = [(row, refusal, suffix) for row, refusal in REFUSED for suffix in row.suffixes]
-BY_MAGIC = [
-    (row, refusal, magic) for row, refusal in REFUSED for magic in row.magic if magic not in registry.TORCH.magic
-]
+READ_MAGIC = [magic for row in FORMATS if not isinstance(row.read, Refusal) for magic in row.magic]
+BY_SUFFIX = [(row, refusal, f"model{suffix}") for row, refusal in REFUSED for suffix in row.suffixes]
+BY_SUFFIX += [(row, refusal, name.replace("*", "1")) for row, refusal in REFUSED for name in row.names]
+BY_MAGIC = [(row, refusal, magic) for row, refusal in REFUSED for magic in row.magic if magic not in READ_MAGIC]
 
 
 def put(path: Path, content: bytes) -> Path:
@@ -58,7 +58,7 @@ def test_the_table_is_unambiguous() -> None:
     assert len(set(suffixes)) == len(suffixes) and all(suffix == suffix.lower() for suffix in suffixes)
     assert len({row.name for row in FORMATS}) == len(FORMATS)
     for row in FORMATS:
-        assert row.suffixes or row.magic, row.name
+        assert row.suffixes or row.magic or row.names, row.name
         assert all(m.offset + len(m.content) <= registry.BEGINNING and len(m.content) >= 3 for m in row.magic), row.name
         assert all(registry.by_name(f"model{suffix}".upper()) is row for suffix in row.suffixes)
 
@@ -73,12 +73,12 @@ def test_the_readme_shows_the_table_as_it_is() -> None:
 # --- refusals ---
 
 
-@pytest.mark.parametrize(("row", "refusal", "suffix"), BY_SUFFIX, ids=[suffix for *_, suffix in BY_SUFFIX])
+@pytest.mark.parametrize(("row", "refusal", "name"), BY_SUFFIX, ids=[name for *_, name in BY_SUFFIX])
 def test_a_refusal_by_name_says_what_it_is_and_the_way_out(
-    row: Format, refusal: Refusal, suffix: str, tmp_path: Path
+    row: Format, refusal: Refusal, name: str, tmp_path: Path
 ) -> None:
-    path = put(tmp_path / "m" / f"model{suffix}", b"something")
-    for reference in (path, path.parent):
+    path = put(tmp_path / "m" / name, b"something")
+    for reference in (path,) if row.name == registry.NOTES else (path, path.parent):
         with pytest.raises(UnreadFormatError) as caught:
             open_model(reference)
         assert row.what in caught.value.message and refusal.why in caught.value.message
@@ -142,9 +142,9 @@ def test_a_named_file_of_the_hub_is_refused_before_it_is_fetched(hub: Hub) -> No
 
 @pytest.mark.parametrize("mode", ["exact", "sampled"])
 def test_a_refusal_by_content_keeps_its_way_out_on_the_hub(mode: str, hub: Hub) -> None:
-    repo = f"org/ct2-{mode}"
-    hub.publish(repo, {"config.json": b"{}", "model.bin": begun(Magic(6, b"WhisperSpec\0"))})
-    with pytest.raises(UnreadFormatError, match="is a CTranslate2 model") as caught:
+    repo = f"org/tflite-{mode}"
+    hub.publish(repo, {"config.json": b"{}", "model.bin": begun(Magic(4, b"TFL3"))})
+    with pytest.raises(UnreadFormatError, match="is a TFLite model") as caught:
         open_model(repo, mode=mode)
     assert caught.value.next_step == "Name the model that it was made from."
 

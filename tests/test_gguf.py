@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from safetensors.numpy import save_file
 from provindex.common.errors import ModelError
 from provindex.common.tokens import Tokenizer
 from provindex.fingerprint.extract.model import fingerprint_model
-from provindex.formats.gguf.blocks import FORMATS
+from provindex.formats.gguf.blocks import BORROWED, FORMATS
 from provindex.formats.gguf.files import read_gguf
 from provindex.formats.tensors import Contents, Extent
 from provindex.models.source import open_model
@@ -35,7 +36,7 @@ gguf = pytest.importorskip("gguf")
 models = pytest.importorskip("gguf_models")
 
 DECODED = [number for number, form in FORMATS.items() if form.decode]
-REFUSED = [n for n, form in FORMATS.items() if form.decode is None and form.block > 1]
+REFUSED = [n for n, form in FORMATS.items() if form.decode is None and form.block > 1 and form.name not in BORROWED]
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------
@@ -155,6 +156,27 @@ def test_a_format_without_a_decoder_is_refused_by_name(number: int) -> None:
     form = FORMATS[number]
     with pytest.raises(ModelError, match=f"'b' as {form.name}, which is not decoded"):
         read(file(entries=[entry(), entry("b", (form.block,), number, 128)], data=256))
+
+
+@pytest.mark.parametrize("name", sorted(BORROWED))
+def test_a_format_that_the_package_gguf_decodes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole or row by row, as llama.cpp's own package decodes all of it; without that package its extra is named."""
+    (number,) = (n for n, form in FORMATS.items() if form.name == name)
+    form = FORMATS[number]
+    stored = np.random.default_rng(number).integers(0, 256, (6, 2 * form.width)).astype(np.uint8)
+    stored[:, [0, 1, form.width, form.width + 1]] = 0x2C  # where a scale is at the beginning of a block, a small one
+    made = file(entries=[entry("b", (2 * form.block, 6), number)], data=stored.size)
+    whole = made[: -stored.size] + stored.tobytes()
+    (tensor,) = read(whole).tensors
+    with np.errstate(all="ignore"):
+        values = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[name])
+    assert tensor.shape == values.shape == (6, 2 * form.block)
+    assert np.array_equal(tensor.flat().reshape(values.shape), values, equal_nan=True)
+    assert np.array_equal(tensor.rows([4, 1]), values[[4, 1]], equal_nan=True)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ModelError, match=f"'b' as {name}, which is decoded by the package gguf") as caught:
+        read(whole)
+    assert "pip install 'provindex[gguf]'" in (caught.value.next_step or "")
 
 
 LONG = [ARCH, TOKENS + struct.pack("<IQ", 8, 3) + text("a") + text(b"\xff\xfe") + text("")]

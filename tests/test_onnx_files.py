@@ -475,7 +475,7 @@ def test_mutated_files(case: str, data: st.DataObject) -> None:
     ("files", "chosen", "left"),
     [
         (["model.onnx"], "model.onnx", ()),
-        (["onnx/model.onnx", "onnx/q.onnx"], "onnx/model.onnx", ("also in the folder and not read: onnx/q.onnx",)),
+        (["onnx/model.onnx", "onnx/q.onnx"], "onnx/model.onnx", ("onnx/q.onnx: not read (an ONNX file)",)),
         (["onnx/decoder.onnx"], "onnx/decoder.onnx", ()),
         (["a.onnx", "b.onnx"], None, ()),
     ],
@@ -491,3 +491,26 @@ def test_the_file_of_a_folder(files: list[str], chosen: str | None, left: tuple[
         opened = open_model(tmp_path)
         assert [fact.name for fact in opened.files] == [chosen] and texts(opened.warnings) == left
         same(opened.tensors[f"{LAYER}.weight"], W.T)
+
+
+def test_names_that_the_exporter_of_torch_notes_on_nodes() -> None:
+    """torch.onnx.export with dynamo folds transposes into nameless tensors, and notes each node's module."""
+    rng = np.random.default_rng(0)
+    table, up = rng.standard_normal((30, 8)).astype("f4"), rng.standard_normal((12, 8)).astype("f4")
+    nodes = [
+        onnx.helper.make_node("Gather", ["lm_head.weight", "ids"], ["x"], "node_embedding"),
+        onnx.helper.make_node("MatMul", ["x", "val_7"], ["y"], "node_linear"),
+        onnx.helper.make_node("Transpose", ["lm_head.weight"], ["t"], "node_t", perm=[1, 0]),
+        onnx.helper.make_node("MatMul", ["x", "t"], ["z"], "node_linear_1"),
+    ]
+    modules = ["model.embed_tokens", "model.layers.0.mlp.up_proj", "lm_head", "lm_head"]
+    for node, module in zip(nodes, modules, strict=True):
+        note = node.metadata_props.add()
+        note.key, note.value = "pkg.torch.onnx.name_scopes", str(["", "model", module, node.name])
+    stored = [onnx.numpy_helper.from_array(a, n) for n, a in (("lm_head.weight", table), ("val_7", up.T.copy()))]
+    made = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], stored))
+    found = {t.name: t for t in read(made.SerializeToString()).tensors}
+    assert {name: t.shape for name, t in found.items()} == {
+        "model.embed_tokens.weight": (30, 8), "model.layers.0.mlp.up_proj.weight": (12, 8)
+    }  # fmt: skip
+    assert np.array_equal(found["model.layers.0.mlp.up_proj.weight"].flat(), up.reshape(-1))

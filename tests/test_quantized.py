@@ -11,14 +11,14 @@ import numpy as np
 import packers as q
 import pytest
 import zoo
-from packers import LAYOUTS, written
+from packers import E2M1, LAYOUTS, written
 from prints import fingerprint
 
 from provindex.common.errors import ModelError
 from provindex.common.tensor import Tensor
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
-from provindex.formats.dtypes import BITS
+from provindex.formats.dtypes import BITS, decode
 from provindex.formats.quantized import layouts as quantized_layouts
 from provindex.formats.quantized.assembly import assemble
 from provindex.formats.ranged import RangedFile, Reading
@@ -216,7 +216,7 @@ def test_sampled_fingerprints_are_those_of_the_decoded_weights(
 def test_a_model_without_quantized_tensors_is_unchanged() -> None:
     plain = tensors_of(q.Quantized({"weight": q.stored(MATRIX), "logit_scale": q.stored(MATRIX[0])}, MATRIX, {}))
     alone = q.stored(np.zeros((4, 4), np.int8))
-    plain |= tensors_of(q.Quantized({"weight": alone, "qweight": alone, "input_scale": alone}, MATRIX, {}), "other")
+    plain |= tensors_of(q.Quantized({"table": alone, "codes": alone, "input_scale": alone}, MATRIX, {}), "other")
     assert assemble(plain, {}) == (plain, ())
 
 
@@ -326,13 +326,17 @@ BYTES = q.stored(np.zeros((96, 24), np.uint8))
 @pytest.mark.parametrize(
     ("stored", "method", "said"),
     [
-        ({"codes": BYTES, "codebooks": q.stored(np.zeros((2, 8), np.float16)), "scales": BYTES}, "aqlm", "aqlm"),
+        ({"codes": BYTES, "codebooks": q.stored(np.zeros((2, 8), np.float16)), "scales": BYTES}, "aqlm", "AQLM"),
         ({"W_q": BYTES, "scale": q.stored(MATRIX)}, None, "HQQ"),
         ({"Qidxs": ("I64", (96, 3), bytes(96 * 24)), "SU": q.stored(MATRIX[0])}, None, "QuIP#"),
-        ({"weight": ("U32", (96, 24), WORDS[2]), "scales": q.stored(MATRIX), "biases": q.stored(MATRIX)}, None, "MLX"),
+        ({"codes": BYTES, "codebooks": q.stored(np.zeros((2, 8, 1, 8), np.float16))}, None, "AQLM"),
+        ({"W_q": q.stored(MATRIX), "scale": q.stored(MATRIX)}, None, "HQQ"),
+        ({"q_weight": WORDS, "q_scale": WORDS, "q_groups": BYTES}, None, "EXL2"),
+        ({"trellis": ("I16", (6, 12, 64), bytes(2 * 96 * 48)), "suh": q.stored(MATRIX[0])}, None, "EXL3"),
+        ({"weight": ("U32", (96, 24), WORDS[2]), "biases": q.stored(MATRIX)}, None, "MLX"),
         ({"weight": q.stored(np.zeros((4, 4), np.int8)), "weight_scales": q.stored(MATRIX[0])}, None, "EETQ"),
         ({"weight": BYTES, "weight_scale": q.stored(MATRIX[0, :1])}, "bitnet", "unknown method|bitnet"),
-        ({"indices": WORDS, "centroids.weight": q.stored(MATRIX)}, "vptq", "vptq"),
+        ({"indices": WORDS, "centroids.weight": q.stored(MATRIX)}, "vptq", "(?i)vptq"),
         ({"weight": BYTES}, "torchao", "torchao"),
         ({"qweight": WORDS}, None, "another layout of packed words"),
     ],
@@ -345,6 +349,43 @@ def test_methods_that_are_not_decoded_are_refused_with_the_way_out(
         assemble(tensors_of(q.Quantized(stored, MATRIX, {})), config)
     assert "Fingerprint the model that was quantized" in str(raised.value)
     assert "transformers" not in str(raised.value), "it cannot dequantize most of these"
+
+
+def test_mlx_stores_four_bits_as_it_stores_eight_in_smaller_groups() -> None:
+    made = q.mlx(MATRIX)
+    with pytest.raises(ModelError, match=r"4 bits in groups of 64 or 8 bits in groups of 32") as raised:
+        assemble(tensors_of(made), {})
+    assert "config.json" in (raised.value.next_step or "")
+    own = {"bits": 8, "group_size": 32, AT: {"bits": 4, "group_size": 64}}  # as mlx-lm writes mixed models
+    (tensor,) = assemble(tensors_of(made), {"quantization": own})[0].values()
+    assert np.array_equal(tensor.flat().reshape(MATRIX.shape), made.values)
+    other = {"bits": 8, "group_size": 32, f"language_model.{AT}": {"bits": 4, "group_size": 64}}  # mlx-vlm #1079
+    (tensor,) = assemble(tensors_of(made), {"quantization": other})[0].values()
+    assert np.array_equal(tensor.flat().reshape(MATRIX.shape), made.values)
+    six = q.mlx(MATRIX, 6, 32)  # or 3 bits in groups of 64; other bits than the config says, in groups as it says
+    (tensor,) = assemble(tensors_of(six), {"quantization": {"bits": 4, "group_size": 32}})[0].values()
+    assert np.array_equal(tensor.flat().reshape(MATRIX.shape), six.values)
+    (tensor,) = assemble(tensors_of(q.mlx(MATRIX, 5, 64)), {})[0].values()
+    assert tensor.shape == MATRIX.shape, "the only way in which these shapes fit"
+
+
+@pytest.mark.parametrize(("kind", "words", "groups"), [("MXFP4", 24, 6), ("NVFP4", 24, 12), ("MXFP8", 48, 6)])
+def test_mlx_formats_without_biases(kind: str, words: int, groups: int) -> None:
+    """Against tests of the arithmetic in test_dtypes and above: what is new here is where the codes are."""
+    rng = np.random.default_rng(3)
+    codes, scales = rng.integers(0, 120, (96, 4 * words)), rng.integers(100, 120, (96, groups))
+    kept = {
+        "weight": ("U32", (96, words), codes.astype(np.uint8).tobytes()),
+        "scales": ("U8", (96, groups), scales.astype(np.uint8).tobytes()),
+    }
+    (tensor,) = assemble(tensors_of(q.Quantized(kept, MATRIX, {})), {})[0].values()
+    assert tensor.dtype == kind and tensor.shape == (96, 192)
+    found = tensor.flat().reshape(96, groups, -1)
+    by_hand = (
+        decode(codes.astype(np.uint8), "F8_E4M3") if kind == "MXFP8" else E2M1[np.stack([codes & 15, codes >> 4], -1)]
+    )
+    scale = decode(scales.astype(np.uint8), "F8_E4M3" if kind == "NVFP4" else "F8_E8M0")
+    assert np.array_equal(found, by_hand.reshape(found.shape) * scale[:, :, None])
 
 
 def test_layouts_that_nobody_can_tell_apart_are_refused() -> None:

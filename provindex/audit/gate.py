@@ -52,6 +52,8 @@ def _judged(result: QueryResult, reference: str, index: Index) -> tuple[int, Rea
     partly = [m for m in open_ones if m.pair.plain_order_only]
     if partly:
         return 3, Reason.of(Code.DENIED_PLAIN_ORDER, because=partly[0].pair.reasons)
+    if result.query.left_out:
+        return 3, Reason.of(Code.DENIED_LEFT_OUT, because=result.query.left_out)
     return 0, Reason.of(Code.DENIED_UNRELATED)
 
 

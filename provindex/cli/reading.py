@@ -53,8 +53,10 @@ def read_model(
     with reading_bar(model, common) as bar:
         found = resolve(model, index=opened, mode=mode, stage=stage, offline=common.offline, progress=bar, local=local)
     common.say(_described(found))
+    left_out = found.fingerprint.left_out  # the answer says it
     for warning in notes(found.fingerprint):
-        common.say(f"note   {text(warning)}")
+        if warning not in left_out:
+            common.say(f"note   {text(warning)}")
     for name, reason in found.fingerprint.absences.items() if common.verbose else ():
         common.say(f"absent {name}: {text(reason)}")
     return found

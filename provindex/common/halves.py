@@ -21,3 +21,10 @@ def rounded(values: F32) -> F32:
     """Values as they come back from storage as float16 with a scale: a fresh fingerprint equals a stored one."""
     half, scale = halved(values)
     return half.astype(np.float32) * np.float32(scale)
+
+
+def round_bf16(values: F32) -> F32:
+    """Values rounded to bfloat16 (nearest, ties to even), still float32."""
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32)

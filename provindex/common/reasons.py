@@ -22,7 +22,11 @@ class Code(StrEnum):
     # A model's files
     NO_CONFIG = "no-config"
     CONFIG_OF_ANOTHER = "config-of-another"
-    OTHER_FILES = "other-files"
+    OTHER_FILES = "other-files"  # of rows that were made before each file had a reason of its own
+    FILE_NOT_READ = "file-not-read"
+    FILE_DIFFERS = "file-differs"
+    FILES_SAME = "files-same"
+    FOLDER_NOT_READ = "folder-not-read"
     ADAPTER_WEIGHTS_ONLY = "adapter-weights-only"
     ADAPTER_CLAIM = "adapter-claim"
     ONE_SHARD = "one-shard"
@@ -32,15 +36,18 @@ class Code(StrEnum):
     NOT_CACHED = "not-cached"
     SAME_FILES = "same-files"
     QUANTIZED_DECODED = "quantized-decoded"
+    PARTS_JOINED = "parts-joined"
     GGUF_ARCHITECTURE = "gguf-architecture"
     GGUF_TOKENIZER_KIND = "gguf-tokenizer-kind"
     GGUF_TOKENIZER_LEFT_OUT = "gguf-tokenizer-left-out"
     GGUF_SPLITTING = "gguf-splitting"
     ONNX_PREFIX = "onnx-prefix"
     ONNX_TYPES = "onnx-types"
+    ONNX_PAIR = "onnx-pair"
     CODE_NOT_RUN = "code-not-run"
     ENTRIES_NOT_READ = "entries-not-read"
     STATE_CHOSEN = "state-chosen"
+    ENTRY_NOT_READ = "entry-not-read"
     IMPORTED = "imported"
     # Tensor names
     NO_SCHEME = "no-scheme"
@@ -53,8 +60,14 @@ class Code(StrEnum):
     HEADS_UNKNOWN = "heads-unknown"
     KEYS_MISFIT = "keys-misfit"
     NAMES_UNKNOWN = "names-unknown"
+    SECOND_COPY = "second-copy"
+    COPIES_UNREAD = "copies-unread"
+    ADAPTER_UNMERGED = "adapter-unmerged"
+    EMPTY_TENSORS = "empty-tensors"
+    LAYERS_MISSING = "layers-missing"
     ROLES_INFERRED = "roles-inferred"
     NOT_FINITE_VALUES = "not-finite-values"
+    ZERO_MATRICES = "zero-matrices"
     # The tokenizer
     NO_TOKENIZER = "no-tokenizer"
     NO_USABLE_TOKENIZER = "no-usable-tokenizer"
@@ -75,6 +88,10 @@ class Code(StrEnum):
     SENTENCEPIECE_EMPTY = "sentencepiece-empty"
     SENTENCEPIECE_TYPE = "sentencepiece-type"
     SENTENCEPIECE_TWICE = "sentencepiece-twice"
+    NOT_RANKS = "not-ranks"
+    COUNTS_ALONE = "counts-alone"
+    IDS_WITH_GAPS = "ids-with-gaps"
+    TOKENS_LISTED = "tokens-listed"
     # What a fingerprint lacks
     ADAPTER = "adapter"
     ADAPTER_LACKS = "adapter-lacks"
@@ -186,6 +203,7 @@ class Code(StrEnum):
     # The verdict
     SEEN_UNITS = "seen-units"
     UNNAMED_LARGE = "unnamed-large"
+    LEFT_OUT = "left-out"
     SEEN_INVARIANTS = "seen-invariants"
     SEEN_NEURONS = "seen-neurons"
     WOULD_BE_LINKED = "would-be-linked"
@@ -200,6 +218,7 @@ class Code(StrEnum):
     COMMON_FEW = "common-few"
     NOT_RANKED = "not-ranked"
     TOWER_SHARED = "tower-shared"
+    TEXT_EQUAL = "text-equal"
     UNNAMED_SHARED = "unnamed-shared"
     ADAPTER_NAMES = "adapter-names"
     ADAPTER_FIT_UNKNOWN = "adapter-fit-unknown"
@@ -287,6 +306,7 @@ class Code(StrEnum):
     DENIED_UNTESTED = "denied-untested"
     DENIED_UNRELATED = "denied-unrelated"
     DENIED_PLAIN_ORDER = "denied-plain-order"
+    DENIED_LEFT_OUT = "denied-left-out"
     # A contribution
     NO_LICENSE = "no-license"
     NO_HUB_ID = "no-hub-id"
@@ -358,6 +378,20 @@ class Reason:
             raise ValueError("what a reason rests on is no list")
         inner = tuple(cls.from_json(item, depth + 1) for item in because)
         return cls(Code(code), subject, tuple(sorted(figures.items())), inner)
+
+
+# Parts of a model that are not here, so that no relation of sizes follows.
+INCOMPLETE = frozenset({Code.ONE_SHARD, Code.EMPTY_TENSORS, Code.LAYERS_MISSING})
+# What a file holds and nothing compares: another model may be in there.
+UNCOMPARED = frozenset({Code.ENTRY_NOT_READ, Code.SECOND_COPY, Code.COPIES_UNREAD, Code.ADAPTER_UNMERGED})
+# Files beside the one that was read.
+BESIDE = frozenset({Code.FILE_NOT_READ, Code.FILE_DIFFERS, Code.FOLDER_NOT_READ})
+LEFT_OUT = INCOMPLETE | UNCOMPARED | BESIDE  # with one of these nothing is cleared, and nothing is identical
+
+
+def left_out(reasons: Sequence[Reason], codes: frozenset[Code] = LEFT_OUT) -> tuple[Reason, ...]:
+    """Those of some reasons that name weights which were not read, or not compared."""
+    return tuple(reason for reason in reasons if reason.code in codes)
 
 
 _CODES = frozenset(map(str, Code))

@@ -136,6 +136,8 @@ def _by_place(x: Profile, y: Profile) -> Pairs:
 def _by_values(x: Profile, y: Profile) -> Pairs:
     """Vectors whose sorted values are nearest, relative to their variance; each once, the nearest first."""
     a, b = x.values, y.values
+    if not len(a) or not len(b):
+        return []
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * (a @ b.T)
     distance = squares / (np.minimum(a.var(axis=1)[:, None], b.var(axis=1)[None]) + 1e-12)
     pairs: Pairs = []

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.common.halves import halved
+from provindex.common.halves import halved, round_bf16
 from provindex.evidence.anchors import ANCHORS
 from provindex.roles.canonical import F32, F64, unit_rows
 
@@ -211,13 +211,6 @@ class BlockDigests:
     samples: NDArray[np.float16]
     scales: NDArray[np.float32]
     counts: NDArray[np.int32]
-
-
-def round_bf16(values: F32) -> F32:
-    """Values rounded to bfloat16 (nearest, ties to even), still float32."""
-    bits = values.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return rounded.view(np.float32)
 
 
 def block_digest(block: F32) -> tuple[int, int, int]:

@@ -39,7 +39,12 @@ IDENTITY: tuple[Column, ...] = (
     Column("fingerprint_version", "int", "models", True, "rows of different versions are not compared"),
     Column("mode", "string", "models", True, "exact, sampled, norms or imported"),
     Column(
-        "content_sha256", "string", "models", True, "hash of the canonical weights; null in sampled mode", nullable=True
+        "content_sha256",
+        "string",
+        "models",
+        True,
+        "hash of the canonical weights, one for every layout and format; null in sampled mode",
+        nullable=True,
     ),
     Column("architecture", "string", "models", True, "model type of the text tower"),
     Column("main_stack", "string", "models", True, "decoder or encoder: the stack that is the text tower"),

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.files import FileFact
-from provindex.common.reasons import Code, Reason
+from provindex.common.reasons import Code, Reason, left_out
 from provindex.evidence import aligned, panels, sketch
 from provindex.evidence.token_rows import TokenRows
 from provindex.signals import mfi, nlf, tfv, wvc
 from provindex.signals.imported import IMPORTED as IMPORTED
 
-FINGERPRINT_VERSION = 4
+FINGERPRINT_VERSION = 5
 UNNAMED = "unnamed"  # the absence that says how much has no role
 NORMS = "norms"  # the mode of config, norms and biases alone
 MODES = ("exact", "sampled", NORMS)
@@ -100,6 +100,11 @@ class Fingerprint:
         """Whether stage 1 of sampled reading left whole layers unread, which stage 2 reads."""
         unread = self.absences.get("branches")
         return unread is not None and unread.code is Code.NEEDS_STAGE_2
+
+    @property
+    def left_out(self) -> tuple[Reason, ...]:
+        """Weights of the model's files that were not read, or not compared: with any of them nothing is cleared."""
+        return left_out(self.warnings)
 
     @property
     def roles(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,8 +13,9 @@ from provindex.common.bounded_json import JsonError, read_object, read_small, re
 from provindex.common.errors import ModelError, UnreadFormatError
 from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
-from provindex.formats import registry
+from provindex.formats import consolidated, registry
 from provindex.formats.registry import GGUF, ONNX, SAFETENSORS, TORCH, Format, Refusal
+from provindex.formats.together import pair_in
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -22,7 +23,12 @@ CARD = "README.md"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "spm.model", "source.spm", "bpe.codes", "tekken.json", "tiktoken.model", "qwen.tiktoken",
+    "vocabulary.json", "vocabulary.txt", "shared_vocabulary.json", "shared_vocabulary.txt",
 )  # fmt: skip
+RANKS = ".tiktoken"  # ending of vocabularies with names of their own
+VERSIONED = "tokenizer.model.v"  # Mistral's
+_OWN_NAME = re.compile(rf"[^/]+{re.escape(RANKS)}|{re.escape(VERSIONED)}\d+\w*")
 VOCABULARIES = frozenset(TOKENIZER_FILES) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 SINGLE = "model.safetensors"
 CHECKPOINT = "pytorch_model.bin"
@@ -30,12 +36,16 @@ ONNX_SINGLE = ("model.onnx", "onnx/model.onnx")
 INDEX_SUFFIX, CHECKPOINT_INDEX = (row.suffixes[0] + ".index.json" for row in (SAFETENSORS, TORCH))
 INDEX_SUFFIXES = (INDEX_SUFFIX, CHECKPOINT_INDEX)
 MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
+LARGE = 1 << 20  # bytes of a file from which on a model may be in it, whatever its name
+LISTED = 100  # files that are named as not read
 
 _NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
-SHARD = re.compile(rf"(?P<stem>.+)-(?P<number>\d{{5}})-of-(?P<count>\d{{5}})({_NUMBERED})")
+SHARD = re.compile(rf"(?P<stem>.+?)[-_.](?P<number>\d{{1,6}})[-_]of[-_](?P<count>\d{{1,6}})({_NUMBERED})")
+_GGUF_BESIDE = re.compile(r"mmproj|(^|[._-])imatrix", re.IGNORECASE)
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
 # What trainers keep beside the weights, in the same format.
 _TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")
+_NO_WEIGHTS = frozenset((".json", ".jsonl", ".txt", ".md", ".csv", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".pdf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ def weight_files(names: Collection[str], label: str) -> Weights:
     there are others, so that no parameter counts twice. ModelError when there is nothing to read, or a shard
     is missing.
     """
-    here = sorted(name for name in names if "/" not in name)
+    here = sorted(name for name in names if "/" not in name and not name.startswith("._"))  # macOS keeps notes there
     for row in filter(registry.is_read, registry.FORMATS):
         choose = _CHOICES.get(row.name)
         found = choose(here, names, label) if choose else _only(_named(row, here), label, f"{row.name} files")
@@ -82,8 +92,8 @@ def _safetensors(here: list[str], names: Collection[str], label: str) -> Weights
 
 
 def _gguf(here: list[str], names: Collection[str], label: str) -> Weights | None:
-    """The one GGUF file, or all parts of it; the projector of a multimodal model is none."""
-    files = [name for name in _named(GGUF, here) if not name.startswith("mmproj")]
+    """The one GGUF file, or all parts of it; the projector of a multimodal model and an importance matrix are none."""
+    files = [name for name in _named(GGUF, here) if not _GGUF_BESIDE.search(name)]
     return Weights(_one_gguf(files, label)) if files else None
 
 
@@ -100,13 +110,17 @@ def _checkpoint(here: list[str], names: Collection[str], label: str) -> Weights 
     if shards:
         _check_numbering(shards, label)
         return Weights(tuple(shards))
-    return _only(main or files, label, "checkpoints")
+    meta = consolidated.parts_of(files[0], files) if files and not main else ()
+    return Weights(meta) if len(meta) > 1 else _only(main or files, label, "checkpoints")
 
 
 def _onnx(here: list[str], names: Collection[str], label: str) -> Weights | None:
-    """An ONNX file, the unquantized one of those that are usually exported together."""
+    """An ONNX file, the unquantized one of those that are usually exported together; an encoder with its decoder."""
     files = sorted(name for name in names if _is_onnx(name))
     single = next((name for name in ONNX_SINGLE if name in files), None)
+    both = pair_in(files) if single is None else ()
+    if both:
+        return Weights(both)
     return Weights((single,)) if single else _only(files, label, "ONNX files")
 
 
@@ -120,10 +134,28 @@ _CHOICES: Mapping[str, Callable[[list[str], Collection[str], str], Weights | Non
 }
 
 
+def tokenizer_files(names: Iterable[str]) -> list[str]:
+    """The files of a folder's names that say what its tokenizer is."""
+    here = set(names)
+    named = [name for name in TOKENIZER_FILES if name in here]
+    return named + sorted(name for name in here - {*named} if _OWN_NAME.fullmatch(name))
+
+
 def data_files(names: Collection[str], weights: Collection[str]) -> list[str]:
-    """Files in which ONNX files keep their data, by the names that exporters give them."""
-    ends = tuple(name + end for name in weights if _is_onnx(name) for end in ("_data", ".data"))
-    return sorted(name for name in names if ends and name.startswith(ends))
+    """Files that weights need beside them: those in which ONNX files keep their data, by the names that exporters give
+    or by none that is another file's, and params.json of Meta's and Mistral's layout.
+    """
+    graphs = [name for name in weights if _is_onnx(name)]
+    ends = tuple(name + end for name in graphs for end in ("_data", ".data"))
+    params = {consolidated.params_of(name) for name in weights if consolidated.is_one(name)}
+    others = tuple(name for name in names if _is_onnx(name) and name not in weights)
+    places = {PurePosixPath(name).parent for name in graphs}
+    lone = {  # with a name of its own: onnx.save_model makes one up
+        name
+        for name in names
+        if name.endswith((".data", "_data")) and PurePosixPath(name).parent in places and not name.startswith(others)
+    }
+    return sorted(name for name in names if name in params | lone or (ends and name.startswith(ends)))
 
 
 def _only(files: list[str], label: str, what: str) -> Weights | None:
@@ -167,7 +199,12 @@ def named_files(name: str, names: Collection[str], label: str) -> tuple[str, ...
     refusal = registry.refusal_of(name)
     if refusal is not None:
         raise registry.unread(*refusal, f"{label}/{name}")
-    return gguf_parts(name, names) if registry.is_of(GGUF, name) else (name,)
+    return parts_of(name, names)
+
+
+def parts_of(name: str, names: Collection[str]) -> tuple[str, ...]:
+    """The files that make one model with a file: the parts of a GGUF model, and those of Meta's layout."""
+    return gguf_parts(name, names) if registry.is_of(GGUF, name) else consolidated.parts_of(name, [*names])
 
 
 def gguf_parts(name: str, names: Collection[str]) -> tuple[str, ...]:
@@ -204,26 +241,34 @@ def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ..
     return {shard: tuple(shards[shard]) for shard in sorted(shards)}
 
 
-def _is_safetensors(name: str) -> bool:
-    return "/" not in name and registry.is_of(SAFETENSORS, name)
+def left_out(sizes: Mapping[str, int], read: Collection[str], told: Mapping[str, Format]) -> tuple[Reason, ...]:
+    """The weight files of a folder that are not read, one reason each, the first `LISTED` of them by name.
+
+    sizes: bytes by name, as `local_files.list_sizes`. told: formats of files that content tells, by name. What trainers
+    keep beside the weights counts if a model could be in it.
+    """
+    found: list[Reason] = []
+    for name, size in sizes.items():
+        last = PurePosixPath(name).name
+        row = told.get(name) or registry.by_name(name)
+        small = last.startswith(_TRAINING) and size < LARGE
+        if name.endswith("/"):
+            found.append(Reason.of(Code.FOLDER_NOT_READ, name))
+        elif row is not None and name not in read and not last.startswith(".") and not small:
+            found.append(Reason.of(Code.FILE_NOT_READ, name, what=row.what))
+    more = len(found) - LISTED
+    return (*found[:LISTED], Reason.of(Code.FILE_NOT_READ, f"{more} more", what="files")) if more > 0 else tuple(found)
 
 
-def remarks(names: Collection[str], read: Collection[str]) -> tuple[Reason, ...]:
-    """What a reader should know about the choice of files: what was left out, and what an adapter is."""
-    if any(_is_checkpoint(name) for name in read):
-        alike = _is_checkpoint
-    elif any(_is_onnx(name) for name in read):
-        alike = _is_onnx
-    else:
-        alike = _is_safetensors
-    left = sorted(name for name in names if alike(name) and name not in read)
-    said = []
-    if left:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        said.append(Reason.of(Code.OTHER_FILES, names=f"{', '.join(left[:3])}{more}"))
-    if only_adapters(read):
-        said.append(Reason.of(Code.ADAPTER_WEIGHTS_ONLY))
-    return tuple(said)
+def unnamed(sizes: Mapping[str, int]) -> list[str]:
+    """Large files of which the name tells no format: their beginnings may."""
+    large = (name for name, size in sizes.items() if size >= LARGE and registry.by_name(name) is None)
+    return [name for name in large if PurePosixPath(name).suffix.lower() not in _NO_WEIGHTS]
+
+
+def remarks(read: Collection[str]) -> tuple[Reason, ...]:
+    """What a reader should know about the files that are read: whether they are an adapter."""
+    return (Reason.of(Code.ADAPTER_WEIGHTS_ONLY),) if only_adapters(read) else ()
 
 
 def only_adapters(read: Collection[str]) -> bool:
@@ -248,24 +293,40 @@ def _check_numbering(files: list[str], label: str) -> None:
 def _nothing(names: Collection[str], label: str) -> ModelError:
     """Why a folder has no weights that we read, and what to do."""
     here = sorted(name for name in names if "/" not in name)
-    below = sorted({name.split("/")[0] for name in names if "/" in name and registry.is_of(SAFETENSORS, name)})
+    below = _below(names)
     unread = _unread(here)
     if unread:
         name, row, (why, way_out) = unread
         return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
     if below:
         return ModelError(
-            f"{label} has no weights of its own, but its folder {below[0]} has.", f"Name {below[0]} itself."
+            f"{label} has no weights of its own, but its folder {below[0].rpartition('/')[0]} has.",
+            f"Name {' or '.join(f'{label}/{place}' for place in below[:3])}{' ...' if len(below) > 3 else ''}.",
         )
-    if not here:
+    deeper = _unread(sorted(names))
+    if deeper:
+        name, row, (why, way_out) = deeper
+        return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
+    if not names:
         return ModelError(f"{label} is empty.", "Name a folder with config.json and weights, or a weight file.")
     return ModelError(f"{label} has no weight file.", "Name a folder with config.json and weights, or a weight file.")
 
 
+def _below(names: Collection[str]) -> list[str]:
+    """What to name of the folders below that have weights: the one file of each, else the folder, the nearest first."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted(names):
+        place, _, last = name.rpartition("/")
+        if place and registry.is_read(registry.by_name(last)) and not last.startswith(_TRAINING):
+            folders.setdefault(place, []).append(name)
+    ordered = sorted(folders.items(), key=lambda found: (found[0].count("/"), found[0]))
+    return [files[0] if len(files) == 1 else place for place, files in ordered]
+
+
 def _unread(here: list[str]) -> tuple[str, Format, Refusal] | None:
     """The file that is most likely the model, in a format that is not read: one that can be nothing else goes first."""
-    rows = ((name, registry.refusal_of(name)) for name in here if not name.startswith(_TRAINING))
-    found = [(name, *told) for name, told in rows if told]
+    rows = ((name, registry.refusal_of(name)) for name in here if not PurePosixPath(name).name.startswith(_TRAINING))
+    found = [(name, *told) for name, told in rows if told and told[0].name != registry.NOTES]
     return min(found, key=lambda one: one[1].generic, default=None)
 
 

@@ -15,13 +15,14 @@ from typing import Any, BinaryIO
 from provindex.common.bounded_json import JsonError, load_object
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
-from provindex.formats import registry
 
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
 MAX_NAMES = 100_000  # files of one folder that are listed
+MAX_COMMITS = 1000  # of one repository in a Hub cache
 
 _CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD = re.compile(r"(?P<key>license|base_model)\s*:\s*(?P<value>.*)")
 _ITEM = re.compile(r"\s*-\s+(?P<value>.+)")
@@ -53,26 +54,80 @@ def look_at(path: Path) -> Folder:
     return Folder(path, name or str(real), None, (real,))
 
 
-def list_names(folder: Folder) -> tuple[str, ...]:
-    """Names of the files in a folder, sorted; dangling links are left out.
-
-    Where no safetensors files are among them, also those one level below, as "sub/name", so that an error can say where
-    they are.
+def list_sizes(folder: Folder) -> dict[str, int]:
+    """Bytes of the files in a folder and below it, by "sub/name", sorted; dangling links and hidden folders are left
+    out. A name that ends with "/" is a folder that may not be listed, or a link to one, which is not followed.
     """
-    names = _files_in(folder.path, "")
-    if not any(registry.is_of(registry.SAFETENSORS, name) for name in names):
-        for below in sorted(item for item in folder.path.iterdir() if os.access(item, os.R_OK | os.X_OK)):
-            if below.is_dir() and not below.is_symlink() and len(names) < MAX_NAMES:
-                names += _files_in(below, below.name + "/")
-    return tuple(sorted(names))
+    sizes: dict[str, int] = {}
+    ahead = [""]
+    while ahead:
+        prefix = ahead.pop()
+        try:
+            with os.scandir(folder.path / prefix) as found:
+                for item in itertools.islice(found, MAX_NAMES + 1 - len(sizes)):
+                    name = prefix + item.name
+                    if item.is_file():
+                        sizes[name] = item.stat().st_size
+                    elif item.is_dir() and item.is_symlink() and not item.name.startswith("."):
+                        sizes[name + "/"] = 0
+                    elif item.is_dir() and not item.name.startswith("."):
+                        ahead.append(name + "/")
+        except PermissionError:
+            if not prefix:
+                raise
+            sizes[prefix] = 0
+        if len(sizes) + len(ahead) > MAX_NAMES:
+            raise ModelError(f"{folder.path} holds more than {MAX_NAMES} files.", "Name the model's own folder.")
+    return dict(sorted(sizes.items()))
 
 
-def _files_in(directory: Path, prefix: str) -> list[str]:
-    with os.scandir(directory) as found:
-        names = [prefix + item.name for item in itertools.islice(found, MAX_NAMES + 1) if item.is_file()]
-    if len(names) > MAX_NAMES:
-        raise ModelError(f"{directory} holds more than {MAX_NAMES} files.", "Name the model's own folder.")
-    return names
+def names(folder: Folder) -> list[str]:
+    """Names of the files in a folder itself, sorted, the first MAX_NAMES; () if it may not be listed."""
+    try:
+        with os.scandir(folder.path) as found:
+            return sorted(item.name for item in itertools.islice(found, MAX_NAMES) if item.is_file())
+    except (PermissionError, FileNotFoundError):
+        return []
+
+
+def beginning(folder: Folder, name: str, size: int) -> bytes:
+    """The first bytes of a file; none of one that may not be read, or leaves the folder."""
+    try:
+        path = find(folder, name)
+        if path is None:
+            return b""
+        with opened(path) as file:
+            return file.read(size)
+    except (ModelError, PermissionError):
+        return b""
+
+
+def snapshot_in(path: Path) -> Path:
+    """The snapshot of a repository's folder in a Hub cache (models--org--name); any other folder is itself.
+
+    The commit that `main` was last seen at, else the only one. ModelError if it cannot be told which.
+    """
+    if not _CACHE_REPO.fullmatch(path.absolute().name) or not (path / "snapshots").is_dir():
+        return path
+    commits = commits_of(path)
+    main = path / "refs" / "main"
+    said = read_bounded(main, 1 << 10).decode("ascii", "replace").strip() if main.is_file() else ""
+    if said in commits or len(commits) == 1:
+        return path / "snapshots" / (said if said in commits else commits[0])
+    if not commits:
+        raise ModelError(f"{path} is a repository in a Hub cache without a snapshot.", "Download the model again.")
+    places = " or ".join(str(path / "snapshots" / commit) for commit in commits[:3])
+    raise ModelError(
+        f"{path} is a repository in a Hub cache that does not say which of its commits is main.", f"Name {places}."
+    )
+
+
+def commits_of(storage: Path) -> list[str]:
+    """The commits of which a repository's folder in a Hub cache has a snapshot, the last one first."""
+    places = storage / "snapshots"
+    listed = itertools.islice(places.iterdir(), MAX_COMMITS) if places.is_dir() else ()
+    found = [place for place in listed if _COMMIT.fullmatch(place.name) and place.is_dir()]
+    return [place.name for place in sorted(found, key=lambda place: (-place.stat().st_mtime, place.name))]
 
 
 def find(folder: Folder, name: str) -> Path | None:

@@ -6,14 +6,20 @@ is added by a file with its reader and one row here. `README.md` shows this tabl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import translate
+from functools import cache
 from typing import NamedTuple
 
 from provindex.common.errors import ModelError, UnreadFormatError
+from provindex.formats import consolidated
 from provindex.formats.reader import Beside, Reader, WeightFile
 from provindex.formats.tensors import Contents
+from provindex.formats.together import is_pair
 
+LONGEST = 255  # characters of a file's name that are compared with patterns: file systems allow no more
 BEGINNING = 512  # bytes of a file that are compared with signatures
 
 
@@ -37,8 +43,9 @@ class Format:
 
     name: short and unique. what: a phrase that completes "this file is ...". suffixes: endings of file names, in lower
     case; the longest ending of all rows decides. magic: signatures, of which one suffices. read: the reader, or why
-    there is none. parts: whether one model may be split into several files, which are then read together. generic:
-    whether files with these endings are often no models, so that one does not make its folder a model.
+    there is none. names: patterns of whole file names, in lower case, with * for anything; they decide before endings.
+    parts: whether one model may be split into several files, which are then read together. generic: whether files with
+    these endings are often no models, so that one does not make its folder a model.
     """
 
     name: str
@@ -46,6 +53,7 @@ class Format:
     suffixes: tuple[str, ...]
     magic: tuple[Magic, ...]
     read: Reader | Refusal
+    names: tuple[str, ...] = ()
     parts: bool = False
     generic: bool = False
 
@@ -81,12 +89,20 @@ def _onnx(files: Sequence[WeightFile], beside: Beside) -> Contents:
     return read(files, beside)
 
 
+def _ctranslate2(files: Sequence[WeightFile], beside: Beside) -> Contents:
+    from provindex.formats.ctranslate2.files import read
+
+    return read(files, beside)
+
+
 # --- the table ---
 
 _ZIP = Magic(0, b"PK\3\4")
 _TAR = (Magic(257, b"ustar\0"), Magic(257, b"ustar "))
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled, after the pickle's own header
+_CUT = (".safetensors", ".gguf", ".bin", ".pt", ".pth")  # files that people cut
 _ORIGINAL = "Name the model that it was made from."
+NOTES = "AppleDouble"  # of all rows the one whose files stand for nothing at all
 _SAVE = "Convert it to safetensors first (with transformers: model.save_pretrained(folder))"
 
 SAFETENSORS = Format(
@@ -142,11 +158,12 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "TensorFlow checkpoint", "a part of a TensorFlow checkpoint",
-        (".data-00000-of-00001", ".ckpt.index", ".ckpt.meta"), (),
+        (".ckpt.index", ".ckpt.meta"), (),
         Refusal("its index is not parsed", f"{_SAVE}."),
+        names=("*.data-*-of-*", "*.ckpt-*.index", "*.ckpt-*.meta", "variables.index"),
     ),
     Format(
-        "TFLite", "a TFLite model", (".tflite",), (Magic(4, b"TFL3"),),
+        "TFLite", "a TFLite model", (".tflite", ".task", ".litertlm"), (Magic(4, b"TFL3"), Magic(0, b"LITERTLM")),
         Refusal("its tensors have lost their names", _ORIGINAL),
     ),
     Format(
@@ -154,9 +171,23 @@ FORMATS: tuple[Format, ...] = (
         Refusal("it is compiled for Apple's devices", _ORIGINAL),
     ),
     Format(
-        "OpenVINO", "a part of an OpenVINO model",
-        tuple(f"openvino_{part}model.{end}" for part in ("", "encoder_", "decoder_") for end in ("xml", "bin")), (),
+        "OpenVINO", "a part of an OpenVINO model", (),
+        (Magic(0, b'<?xml version="1.0"?>\n<net'), Magic(0, b'<?xml version="1.0" ?>\n<net')),
         Refusal("its weights have lost their names", _ORIGINAL),
+        names=("openvino_*model*.xml", "openvino_*model*.bin"),
+    ),
+    Format(
+        "MLC", "a part of an MLC model", (), (),
+        Refusal("its weights are packed for TVM", _ORIGINAL),
+        names=("params_shard_*.bin", "ndarray-cache*.json", "tensor-cache*.json"),
+    ),
+    Format(
+        "MNN", "an MNN model", (".mnn", ".mnn.weight"), (),
+        Refusal("its tensors have lost their names", _ORIGINAL),
+    ),
+    Format(
+        "RKLLM", "a model for Rockchip's devices", (".rkllm", ".rknn"), (),
+        Refusal("it is compiled for one kind of device", _ORIGINAL),
     ),
     Format(
         "TensorRT", "a TensorRT engine", (".engine", ".plan", ".trt"), (),
@@ -169,15 +200,21 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "CTranslate2", "a CTranslate2 model", (),  # a version of 4 bytes, a length of 2, the name of the model's kind
         tuple(Magic(6, kind) for kind in (b"Transformer", b"WhisperSpec\0", b"Wav2Vec2")),
-        Refusal("its layers are fused and renamed", _ORIGINAL),
+        _ctranslate2,
     ),
     Format(
         "GGML", "a GGML file", (".ggml",),
         tuple(Magic(0, mark) for mark in (b"lmgg", b"fmgg", b"tjgg", b"algg")),  # ggml, ggmf, ggjt, ggla, reversed
         Refusal(
-            "it is the format of llama.cpp before GGUF, and of whisper.cpp",
-            "Convert it to GGUF (llama.cpp's convert_llama_ggml_to_gguf.py), or name the model that it was made from.",
+            "it is the format of whisper.cpp, and of llama.cpp before GGUF",
+            "Name the model that it was made from (ggml-base.bin: openai/whisper-base). "
+            "Of llama.cpp: convert it to GGUF (convert_llama_ggml_to_gguf.py).",
         ),
+        names=("ggml-*.bin",),
+    ),
+    Format(
+        "UQFF", "a UQFF file of mistral.rs", (".uqff",), (Magic(4, b"\0\0\0\0{"),),
+        Refusal("its tensors are packed by mistral.rs", _ORIGINAL),
     ),
     Format(
         "llamafile", "a llamafile", (".llamafile",), (Magic(0, b"MZqFpD"),),
@@ -189,6 +226,29 @@ FORMATS: tuple[Format, ...] = (
             "it holds pieces of tensors",
             "Join them: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt",
         ),
+    ),
+    Format(
+        "DeepSpeed", "a part of a DeepSpeed checkpoint", (), (_ZIP,),
+        Refusal(
+            "it holds an optimizer's state and pieces of weights",
+            "Join them with the script in the checkpoint's folder: python zero_to_fp32.py . model --safe_serialization",
+        ),
+        names=("*_optim_states.pt", "*zero_pp_rank_*_model_states.pt"),
+    ),
+    Format(
+        "Megatron shard", "a model-parallel part of a model", (), (_ZIP,),
+        Refusal("it holds pieces of weights", "Join the parts with the tool that wrote them, and name the result."),
+        names=("mp_rank_*.pt", "*model_world_size_*_rank_*.pt", "*_model_part-*.pt", "model_optim_rng.pt",
+               "layer_*-model_*-model_states.pt"),
+    ),
+    Format(
+        "split file", "a piece of a file", (), (),
+        Refusal("the file was cut for an upload", "Join the pieces: cat FILE.part* > FILE (or FILE-split-*, FILE.0*)"),
+        names=tuple(f"*{end}{cut}" for end in _CUT for cut in (".part*", "-split-*", ".0*")),
+    ),
+    Format(
+        "LibTorch", "a LibTorch archive", (".ot",), (_ZIP,),
+        Refusal("it is a program with its weights", f"{_ORIGINAL} Its safetensors or torch files are read."),
     ),
     Format(
         "Paddle", "a Paddle model", (".pdparams", ".pdiparams"), (),
@@ -204,8 +264,28 @@ FORMATS: tuple[Format, ...] = (
         Refusal("archives are not unpacked", "Unpack it (tar -xf), and name the checkpoint (.ckpt) in it."),
     ),
     Format(
-        "gzip", "a gzip file", (), (Magic(0, b"\x1f\x8b\x08"),),
+        "DDUF", "a DDUF archive", (".dduf",), (_ZIP,),
+        Refusal("it packs several models", "Unpack it (unzip), and name the folder of one of them."),
+    ),
+    Format(
+        "zip", "a zip archive", (".zip", ".mar"), (),
         Refusal("archives are not unpacked", "Unpack it, and name the weight file or the folder."),
+        generic=True,
+    ),
+    Format(
+        "gzip", "a gzip file", (".gz", ".tgz"), (Magic(0, b"\x1f\x8b\x08"),),
+        Refusal("archives are not unpacked", "Unpack it, and name the weight file or the folder."),
+        generic=True,
+    ),
+    Format(
+        "7z", "a 7z archive", (".7z",), (Magic(0, b"7z\xbc\xaf'\x1c"),),
+        Refusal("archives are not unpacked", "Unpack it, and name the weight file or the folder."),
+        generic=True,
+    ),
+    Format(
+        NOTES, "a file that macOS keeps beside another", (), (Magic(0, b"\0\x05\x16\x07"),),
+        Refusal("it holds no weights", "Name the file of the same name without ._ before it."),
+        names=("._*",), generic=True,
     ),
     Format(
         "Git LFS pointer", "a Git LFS pointer, a text that stands for the file", (),
@@ -224,10 +304,26 @@ FORMATS: tuple[Format, ...] = (
 
 
 def by_name(name: str) -> Format | None:
-    """The format that has the longest ending of a file's name, None if none has one. Case does not matter."""
+    """The format that has a pattern of a file's name, else the longest ending of it; None if none has. Case does not
+    matter.
+    """
     lower = name.lower()
+    last = lower.rpartition("/")[2]
+    pieces, patterns = _compiled(tuple(row.names for row in FORMATS))
+    if len(last) <= LONGEST and pieces.search(last):
+        known = next((place for place, pattern in patterns if pattern.fullmatch(last)), None)
+        if known is not None:
+            return FORMATS[known]
     endings = ((len(suffix), row) for row in FORMATS for suffix in row.suffixes if lower.endswith(suffix))
     return max(endings, key=lambda found: found[0], default=(0, None))[1]
+
+
+@cache
+def _compiled(names: tuple[tuple[str, ...], ...]) -> tuple[re.Pattern[str], tuple[tuple[int, re.Pattern[str]], ...]]:
+    """What a name must have a piece of to have any of the patterns, and the patterns of each row that has some."""
+    longest = sorted({max(pattern.split("*"), key=len) for row in names for pattern in row})
+    rows = tuple((at, re.compile("|".join(map(translate, row)))) for at, row in enumerate(names) if row)
+    return re.compile("|".join(map(re.escape, longest))), rows
 
 
 def by_content(beginning: bytes, name: str) -> Format | None:
@@ -239,7 +335,7 @@ def by_content(beginning: bytes, name: str) -> Format | None:
 
 def is_of(row: Format, name: str) -> bool:
     """Whether a file's name says that it is of a format."""
-    return name.lower().endswith(row.suffixes) and by_name(name) is row
+    return by_name(name) is row
 
 
 def is_read(row: Format | None) -> bool:
@@ -263,6 +359,7 @@ def groups(names: Collection[str]) -> list[list[str]]:
     """Files that have to be read together: all of them if they are parts of one model, else each alone."""
     rows = [by_name(name) for name in names]
     split = all(row is not None and row is rows[0] and row.parts for row in rows)
+    split = split or is_pair(names) or consolidated.parts_of(next(iter(names), ""), [*names]) == tuple(sorted(names))
     return [list(names)] if split else [[name] for name in names]
 
 
@@ -277,7 +374,8 @@ def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
         )
     if isinstance(row.read, Refusal):
         raise unread(row, row.read, label)
-    return row.read(files, beside)
+    found = row.read(files, beside)
+    return consolidated.completed(found, files, beside) if consolidated.is_one(files[0].name) else found
 
 
 def unread(row: Format, refusal: Refusal, label: str) -> UnreadFormatError:

@@ -60,6 +60,8 @@ def read_header(file: Extent, label: str) -> Header:
     if len(prefix) < 8:
         raise _broken(label, f"is {size} bytes long, too short for a safetensors file")
     length = int.from_bytes(prefix, "little")
+    if not length:
+        raise _broken(label, "begins with zeros where its header should be: an upload or a download ended early")
     if length > MAX_HEADER:
         raise _broken(label, f"announces a header of {length} bytes, which no safetensors file has")
     if length > size - 8:
@@ -100,6 +102,11 @@ def _entry(name: str, facts: Any, data: int, size: int, label: str) -> Entry:
     if not isinstance(facts, dict) or not {"dtype", "shape", "data_offsets"} <= facts.keys():
         raise _broken(label, f"describes {shown(name)} without dtype, shape and data_offsets")
     dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
+    if dtype == "" and offsets == [0, 0]:
+        raise ModelError(
+            f"{label} lists {shown(name)} without type and numbers: torch.distributed was told of it and never got it.",
+            "Save the model anew with save_pretrained, or remove this tensor from the file and from its index.",
+        )
     if not isinstance(dtype, str) or dtype not in BITS:
         raise _broken(label, f"gives {shown(name)} an unknown dtype ({shown(str(dtype))})")
     if not _is_sizes(shape) or len(shape) > MAX_RANK:

@@ -22,6 +22,7 @@ from provindex.formats.dtypes import STORED, decode
 U8 = NDArray[np.uint8]
 
 PIECE = 1 << 20  # elements that are decoded at a time where more were asked for than is kept
+COLUMNS_AT_ONCE = 256  # of a transposed matrix: each piece of it reads the whole stored one
 NEAR = 2  # rows are read as one run if it has at most this many times the rows that are asked for
 _NUMPY_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 
@@ -328,6 +329,21 @@ def rows_moved(name: str, tensor: Tensor, order: NDArray[np.int64]) -> ComputedT
         return tensor.rows(order).reshape(1, -1) if len(tensor.shape) == 1 else tensor.rows(order[start:stop])
 
     return ComputedTensor(name, tensor.dtype, tensor.shape, make, (tensor,))
+
+
+def transposed(name: str, tensor: Tensor) -> Tensor:
+    """A matrix with its axes exchanged. A piece of its rows reads all of the stored one, in pieces."""
+    height, width = tensor.shape
+
+    def make(start: int, stop: int) -> F32:
+        out = np.empty((stop - start, height), np.float32)
+        step = max(1, (1 << 20) // width)
+        for row in range(0, height, step):
+            last = min(row + step, height)
+            out[:, row:last] = tensor.flat(row * width, last * width).reshape(-1, width)[:, start:stop].T
+        return out
+
+    return ComputedTensor(name, tensor.dtype, (width, height), make, (tensor,), COLUMNS_AT_ONCE)
 
 
 def _check_stride(tensor: Tensor, step: int, count: int) -> None:

@@ -212,8 +212,14 @@ def cached_model(repo: str, revision: str | None, file: str = "") -> Cached | No
         return Cached(snapshot, True) if (snapshot / file).is_file() else None
     if not _has_weights(snapshot):
         return None
-    tokenizer = any((snapshot / name).is_file() for name in layout.TOKENIZER_FILES)
-    return Cached(snapshot, tokenizer and (snapshot / layout.CONFIG).is_file())
+    tokenizer = layout.tokenizer_files(item.name for item in snapshot.iterdir() if item.is_file())
+    return Cached(snapshot, bool(tokenizer) and (snapshot / layout.CONFIG).is_file())
+
+
+def commits_of(repo: str) -> list[str]:
+    """The commits of a model that are in the Hub cache with their weights, the last one first."""
+    storage = _storage(repo)
+    return [commit for commit in local_files.commits_of(storage) if _has_weights(storage / "snapshots" / commit)]
 
 
 def _storage(repo: str) -> Path:
@@ -276,7 +282,8 @@ def fetch_model(remote: Remote, weights: Collection[str], *, tokenizer: bool = T
 
     sizes = _sizes(remote)
     configs = (layout.CONFIG, layout.ADAPTER_CONFIG)
-    companions = [n for n in (*configs, layout.CARD, *(layout.TOKENIZER_FILES if tokenizer else ())) if n in sizes]
+    companions = [n for n in (*configs, layout.CARD) if n in sizes]
+    companions += layout.tokenizer_files(sizes) if tokenizer else []
     for name in companions:
         _check_size(remote.repo, name, sizes, local_files.MAX_CONFIG if name in configs else _MAX_COMPANION)
     indexes = [n for n in sizes if n.endswith(layout.INDEX_SUFFIXES) and weights]
@@ -407,7 +414,7 @@ def _has_weights(snapshot: Path) -> bool:
     """Whether a cached snapshot has weights, and every shard that its index lists."""
     place = local_files.look_at(snapshot)
     try:
-        chosen = layout.weight_files(local_files.list_names(place), str(snapshot))
+        chosen = layout.weight_files(local_files.list_sizes(place), str(snapshot))
     except ModelError:  # nothing of ours, or not all numbered shards: the Hub may have the rest
         return False
     if not chosen.index:

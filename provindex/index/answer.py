@@ -210,11 +210,12 @@ def coverage_of(
     )  # fmt: skip
 
 
-def status_of(matches: Sequence[Match], coverage: Coverage, neighbours: Sequence[Neighbour]) -> str:
-    """An answer without a match says "none" only if all that looks like an ancestor was there, and was tested."""
+def status_of(fp: Fingerprint, matches: Sequence[Match], coverage: Coverage, neighbours: Sequence[Neighbour]) -> str:
+    """An answer without a match says "none" only if all of the model was compared, and all that looks like an ancestor
+    was there, and was tested."""
     if matches:
         return "decided"
-    whole = 0 < coverage.alike == coverage.alike_tested and not coverage.of_width and not neighbours
+    whole = not fp.left_out and 0 < coverage.alike == coverage.alike_tested and not coverage.of_width and not neighbours
     return "none" if whole else "inconclusive"
 
 

@@ -313,7 +313,7 @@ class Index:
             candidates=rest,
             families=self._families(matches),
             own=own,
-            status=status_of(matches, coverage, neighbours),
+            status=status_of(fp, matches, coverage, neighbours),
             coverage=coverage,
             neighbours=neighbours,
             top=top,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from provindex.common.errors import UsageError
-from provindex.formats import registry
+from provindex.formats import local_files, registry
 
 
 def expand(sources: Iterable[str]) -> Iterator[str]:
@@ -44,6 +44,8 @@ def _in_folder(path: Path) -> Iterator[str]:
 
 def _is_model(path: Path) -> bool:
     """Whether a folder is one model; one whose weights are in a format that is not read will say so when it is."""
+    if (path / "snapshots").is_dir() and local_files.commits_of(path):  # a repository in a Hub cache
+        return True
     return any(p.name == "config.json" or registry.may_be_model(p.name) for p in path.iterdir())
 
 

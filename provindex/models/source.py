@@ -21,14 +21,14 @@ from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.common.files import FileFact, without_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
+from provindex.formats import flattened, local_files, parametrized, registry
 from provindex.formats import folder as layout
-from provindex.formats import local_files, registry
 from provindex.formats.local_files import Folder
 from provindex.formats.quantized import assembly as quantized
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
 from provindex.formats.reader import WeightFile
 from provindex.formats.tensors import Contents, Extent
-from provindex.models import adapters
+from provindex.models import adapters, hub_listings
 from provindex.models.claims import Claims, claims_of
 from provindex.roles.architectures import ALIASES, KINDS
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from provindex.hub.client import Remote
 
 DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
+_NONE: Mapping[str, int] = {}
 SMALL = 1 << 14  # bytes of a tensor up to which it is fetched at once
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(
@@ -148,16 +149,30 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _open_folder(path: Path, warnings: tuple[Reason, ...] = ()) -> Model:
+def _open_folder(path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[str, int] = _NONE) -> Model:
+    """listed: bytes of the files that the Hub has, also those that are not here, by name."""
+    path = local_files.snapshot_in(path)
     place = local_files.look_at(path)
-    names = local_files.list_names(place)
-    chosen = layout.weight_files(names, str(path))
+    sizes = local_files.list_sizes(place)
+    chosen = layout.weight_files(sizes, str(path))
     if chosen.index:
         index = local_files.read_bounded(_needed(place, chosen.index), layout.MAX_INDEX)
         promised: Mapping[str, Sequence[str] | None] = layout.shards_of(index, chosen.index, str(path))
     else:
         promised = dict.fromkeys(chosen.files)
-    return _open_files(place, promised, _local(place), warnings + layout.remarks(names, promised))
+    model = _open_files(place, promised, _local(place), warnings + layout.remarks(promised))
+    told = {name: row for name in layout.unnamed(sizes) if (row := _format(place, name)) is not None}
+    return _with_left_out(model, {**listed, **sizes}, told)
+
+
+def _format(place: Folder, name: str) -> registry.Format | None:
+    return registry.by_content(local_files.beginning(place, name, registry.BEGINNING), name)
+
+
+def _with_left_out(model: Model, sizes: Mapping[str, int], told: Mapping[str, registry.Format]) -> Model:
+    """The same model with a warning for each weight file of its folder or repository that was not read."""
+    read = {file.name for file in model.files}
+    return replace(model, warnings=model.warnings + layout.left_out(dict(sorted(sizes.items())), read, told))
 
 
 def _open_file(path: Path) -> Model:
@@ -166,8 +181,9 @@ def _open_file(path: Path) -> Model:
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
     place = replace(place, model_id=model_id, allowed=(*place.allowed, path.resolve().parent))
-    if registry.is_of(registry.GGUF, path.name):  # llama.cpp opens all parts when the first one is named
-        parts = layout.gguf_parts(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+    # llama.cpp opens all parts when the first one is named; Meta's have a part of each matrix.
+    parts = layout.parts_of(path.name, [other.name for other in path.parent.glob("*" + path.suffix)])
+    if len(parts) > 1:
         return _open_files(place, dict.fromkeys(parts), _local(place))
     shard = layout.SHARD.fullmatch(path.name)
     notes = (Reason.of(Code.ONE_SHARD, count=int(shard["count"])),) if shard else ()
@@ -204,6 +220,10 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
         online = () if asked.revision == commit else (Reason.of(Code.CACHED, commit=commit),)
         return _open_snapshot(cached.folder, asked, online)
     if offline:
+        commits = hub.commits_of(asked.repo)
+        if commits and asked.revision is None:
+            what = f"The Hub cache does not say which commit of {asked.repo} is main, or not all of it is there."
+            raise NetworkError(what, f"Name one that is: {' or '.join(f'{asked.repo}@{c}' for c in commits[:3])}.")
         what = f"{reference} is not in the Hub cache, or not completely, and offline the Hub is not asked."
         raise NetworkError(
             what, "Run once without --offline and HF_HUB_OFFLINE (above 1 GB with --mode exact), or name a folder."
@@ -211,6 +231,7 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
     try:
         found = found or hub.model_at(*asked)
         weights = hub.weights_at(found)
+        hub_listings.keep(found.repo, found.commit, {name: f.size for name, f in (found.files or {}).items()})
         if _by_ranges(found, weights, mode):
             return _open_ranges(found, weights, tokenizer=mode != "norms")
         folder = hub.fetch_model(found, weights)
@@ -225,7 +246,7 @@ def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | N
 def _open_snapshot(folder: Path, asked: HubId, warnings: tuple[Reason, ...] = ()) -> Model:
     """A model in the Hub cache, or the one file of it that was asked for."""
     if not asked.file:
-        return _open_folder(folder, warnings)
+        return _open_folder(folder, warnings, hub_listings.kept(asked.repo, folder.name))
     place = local_files.look_at(folder)
     names = [str(path.relative_to(folder).as_posix()) for path in (folder / asked.file).parent.iterdir()]
     parts = layout.named_files(asked.file, names, asked.repo)
@@ -255,9 +276,9 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None], *, 
         return _File(name, opened[-1], listed[name].sha256)
 
     prune(folder, map(kept, weights))
-    remarks = () if found.file else layout.remarks(listed, weights)
     try:
-        return replace(_open_files(place, weights, open_one, remarks), variant=found.file)
+        model = replace(_open_files(place, weights, open_one, layout.remarks(weights)), variant=found.file)
+        return model if found.file else _with_left_out(model, {name: f.size for name, f in listed.items()}, {})
     except ModelError as error:  # of the model, or of what came over the network: the next run must not see it again
         for file in opened:
             file.forget()
@@ -323,14 +344,16 @@ def _open_files(
     reads = tuple(file.reading for file in opened)
     _small_ones(tensors.values(), reads)
     tensors, notes = quantized.assemble(tensors, config)
-    warnings += notes
+    tensors, joined = parametrized.assemble(tensors)
+    flattened.refuse(tensors)
+    warnings += notes + joined
     license_name, base_models = local_files.read_card(place, layout.CARD)
     claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
     claims = claims_of(place.model_id, base_models, claim.base if claim else "", config, said.claims)
     if claim is not None:
         warnings += (claim.reason,)
         base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
-    found_ones = ((name, local_files.find(place, name)) for name in layout.TOKENIZER_FILES)
+    found_ones = ((name, local_files.find(place, name)) for name in layout.tokenizer_files(local_files.names(place)))
     tokenizer: Mapping[str, Path | bytes] = {name: path for name, path in found_ones if path}
     if said.config is not None:
         config, config_reason, tokenizer, notes = _of_file_or_beside(said, config, config_reason, tokenizer)
@@ -366,6 +389,8 @@ def _of_file_or_beside(
     Else it is some other model's, in a folder of downloads.
     """
     own = said.config or {}
+    if "model_type" not in config:  # CTranslate2's own config.json, which says nothing of sizes
+        config = {}
     if config and not _of_one_model(own, config):
         other = shown(str(config.get("model_type")))
         what = Reason.of(Code.CONFIG_OF_ANOTHER, beside=other, own=repr(own.get("model_type")))
@@ -393,7 +418,7 @@ def _mapped(path: Path) -> Mapped:
 
 
 def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] | None) -> None:
-    """A shard has exactly the tensors that the index says."""
+    """A shard has exactly the tensors that the index says: what an index leaves out would be left out unseen."""
     if expected is None:
         return
     names = {tensor.name for tensor in found}
@@ -401,12 +426,22 @@ def _check_promise(path: str, found: Iterable[Tensor], expected: Sequence[str] |
     extra = sorted(names - set(expected))
     if absent:
         raise ModelError(
-            f"{path} lacks tensor {shown(absent[0])}, which the index says it has.", "Download the model again."
+            f"{path} lacks tensor {shown(absent[0])}, which the index says it has{_more(absent)}.", _WRONG_INDEX
         )
     if extra:
         raise ModelError(
-            f"{path} has tensor {shown(extra[0])}, which the index does not list.", "Download the model again."
+            f"{path} has tensor {shown(extra[0])}, which the index does not list there{_more(extra)}.", _WRONG_INDEX
         )
+
+
+_WRONG_INDEX = (
+    "Download this file and the index again. If both are as published, the index is wrong: move it out of the folder, "
+    "and all shards are read as they are."
+)
+
+
+def _more(names: Sequence[str]) -> str:
+    return f", and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _needed(place: Folder, name: str) -> Path:

@@ -1,15 +1,18 @@
 """Tokenizer files in, facts out: vocabulary, merges, special ids, and the first id of a text.
 
 Read with the `tokenizers` package; nothing is downloaded and nothing from the model is executed. Understood, in this
-order: tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); a SentencePiece model
-(formats/sentencepiece.py decodes it). tokenizer_config.json, special_tokens_map.json and added_tokens.json are
-read beside each of them. What cannot be read gives a reason, never an invented tokenizer.
+order: tokenizer.json; tekken.json and other tokens with ranks (formats/tiktoken.py); vocab.txt (WordPiece, or PhoBERT's
+words with bpe.codes); vocab.json with merges.txt (byte-level BPE) or with a SentencePiece model (Marian, M2M100); a
+SentencePiece model (formats/sentencepiece.py decodes it); a plain list of tokens (CTranslate2). tokenizer_config.json,
+special_tokens_map.json and added_tokens.json are read beside each of them. What cannot be read gives a reason, never an
+invented tokenizer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,18 @@ from typing import Any
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tokens import SPECIAL, Tokenizer, TokenizerAbsence, guarded
+from provindex.formats import tiktoken
+from provindex.formats.folder import RANKS, VERSIONED
 from provindex.roles.config_defaults import assumed_tokens, tokenizer_class
 
 MAX_BYTES = 200_000_000
 MAX_ID = 1 << 24  # the tokenizers package takes time and memory for each id that is left out below the highest
-SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
+SENTENCEPIECE_FILES = (
+    "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "source.spm",
+)  # fmt: skip
+LISTS = ("vocabulary.json", "vocabulary.txt", "shared_vocabulary.json", "shared_vocabulary.txt")
+COUNTED = re.compile(r"\S+ \d{1,12}")  # a line of a vocabulary that counts its words
+_PHOBERT = ("<s>", "<pad>", "</s>", "<unk>")  # ids before those of the file; <mask> comes after them
 
 # Classes whose ids are not those of their SentencePiece file. A row says how the ids are made (the four first tokens,
 # how many pieces of the file they replace, what follows); None: language codes or a table of its own come in between.
@@ -50,7 +60,11 @@ def read_tokenizer(files: Mapping[str, Path | bytes], config: Mapping[str, Any])
     name = tokenizer_class(settings["tokenizer_config.json"], config)
     for source in _sources(files):
         try:
-            return _facts(source(files, name), name, settings, tuple(notes), source is not _from_json)
+            backend = source(files, name)
+            if source is not _from_json and type(backend.model).__name__ == "WordLevel":
+                stored = "vocab.txt" if source is _from_vocab_txt else next(n for n in LISTS if n in files)
+                notes.append(Reason.of(Code.TOKENS_LISTED, stored))
+            return _facts(backend, name, settings, tuple(notes), source is not _from_json)
         except ModelError as error:
             notes.append(_why(error))
     if len(notes) > 1:
@@ -63,9 +77,12 @@ def _why(error: ModelError) -> Reason:
     return error.reason or Reason.of(Code.TOKENIZER_REFUSED)
 
 
-def read_bytes(path: Path | bytes, name: str) -> bytes:
-    """A whole file of at most MAX_BYTES. ModelError when it is larger or cannot be read."""
+def read_bytes(path: Path | bytes, name: str, first: int = -1) -> bytes:
+    """A whole file of at most MAX_BYTES, or its first bytes. ModelError when it is larger or cannot be read."""
     try:
+        if first >= 0 and not isinstance(path, bytes):
+            with path.open("rb") as file:
+                return file.read(first)
         size = len(path) if isinstance(path, bytes) else path.stat().st_size
         if size > MAX_BYTES:
             raise ModelError(
@@ -113,12 +130,49 @@ def _sources(files: Mapping[str, Path | bytes]) -> Iterator[Callable[[Mapping[st
     """The readers for which there are files, best first."""
     if "tokenizer.json" in files:
         yield _from_json
+    if "tekken.json" in files:
+        yield _from_tekken
+    if _ranks_file(files):
+        yield _from_ranks
     if "vocab.txt" in files:
         yield _from_vocab_txt
     if "vocab.json" in files:
         yield _from_vocab_json
-    if any(name in files for name in SENTENCEPIECE_FILES):
+    if _pieces_file(files):
         yield _from_sentencepiece
+    if any(name in files for name in LISTS):
+        yield _from_list
+
+
+def _pieces_file(files: Mapping[str, Path | bytes]) -> str | None:
+    """The SentencePiece model; of Mistral's versions the last one."""
+    versions = sorted((name for name in files if name.startswith(VERSIONED)), reverse=True)
+    return next((name for name in (*SENTENCEPIECE_FILES, *versions) if name in files), None)
+
+
+def _ranks_file(files: Mapping[str, Path | bytes]) -> str | None:
+    """The file of tokens with ranks, in tiktoken's form; Llama 3's has the name of a SentencePiece model."""
+    named = next((name for name in files if name.endswith(RANKS) or name == "tiktoken.model"), None)
+    if named is None and "tokenizer.model" in files:
+        try:
+            first = read_bytes(files["tokenizer.model"], "tokenizer.model", 4096)
+        except ModelError:
+            return None
+        return "tokenizer.model" if tiktoken.is_ranks(first) else None
+    return named
+
+
+def _from_tekken(files: Mapping[str, Path | bytes], name: str) -> Any:
+    """Byte-level BPE from Mistral's tekken.json."""
+    ranks = tiktoken.parse_tekken(read_object(files["tekken.json"], "tekken.json"), "tekken.json")
+    return guarded(lambda: tiktoken.backend(ranks))
+
+
+def _from_ranks(files: Mapping[str, Path | bytes], name: str) -> Any:
+    """Byte-level BPE from tokens with ranks."""
+    stored = _ranks_file(files) or ""
+    ranks = tiktoken.parse(read_bytes(files[stored], stored), stored)
+    return guarded(lambda: tiktoken.backend(ranks))
 
 
 def _from_json(files: Mapping[str, Path | bytes], name: str) -> Any:
@@ -141,6 +195,8 @@ def _from_vocab_txt(files: Mapping[str, Path | bytes], name: str) -> Any:
     from tokenizers import models, normalizers, pre_tokenizers
 
     text = _text(files["vocab.txt"], "vocab.txt")
+    if _is_counted(text):
+        return _from_counts(files, text)
     vocab = {token: index for index, token in enumerate(text.split("\n")) if token}
     if not vocab:
         raise ModelError("vocab.txt is empty.", reason=Reason.of(Code.FILE_EMPTY, "vocab.txt"))
@@ -156,13 +212,11 @@ def _from_vocab_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers
 
+    if "merges.txt" not in files and _pieces_file(files):
+        return _from_pieces(files)
     if "merges.txt" not in files:
         raise ModelError("vocab.json has no merges.txt beside it.", reason=Reason.of(Code.NO_MERGES, "vocab.json"))
-    vocab = read_object(files["vocab.json"], "vocab.json")
-    if not all(isinstance(index, int) and 0 <= index < 1 << 32 for index in vocab.values()):
-        raise ModelError(
-            "vocab.json holds ids that are not whole numbers.", reason=Reason.of(Code.IDS_NOT_WHOLE, "vocab.json")
-        )
+    vocab = _ids(files)
     lines = _text(files["merges.txt"], "merges.txt").split("\n")
     words = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if not all(len(pair) == 2 for pair in words):
@@ -175,11 +229,84 @@ def _from_vocab_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     return backend
 
 
+def _ids(files: Mapping[str, Path | bytes]) -> dict[str, int]:
+    """The ids of vocab.json."""
+    vocab = read_object(files["vocab.json"], "vocab.json")
+    if not all(isinstance(index, int) and 0 <= index < 1 << 32 for index in vocab.values()):
+        raise ModelError(
+            "vocab.json holds ids that are not whole numbers.", reason=Reason.of(Code.IDS_NOT_WHOLE, "vocab.json")
+        )
+    return vocab
+
+
+def _from_pieces(files: Mapping[str, Path | bytes]) -> Any:
+    """A SentencePiece model that cuts texts into pieces whose ids are those of vocab.json (Marian, M2M100)."""
+    from provindex.formats import sentencepiece as spm
+
+    stored = _pieces_file(files) or ""
+    proto = spm.parse(read_bytes(files[stored], stored), stored)
+    ids = _ids(files)
+    ordered = sorted(ids, key=lambda token: ids[token])
+    if [ids[token] for token in ordered] != list(range(len(ordered))):
+        raise ModelError("vocab.json leaves out ids.", reason=Reason.of(Code.IDS_WITH_GAPS, "vocab.json"))
+    known = {piece.text: piece for piece in proto.pieces}
+    least = min((piece.score for piece in proto.pieces), default=0.0) - 10  # pieces of the other language's model
+    pieces = tuple(known.get(token, spm.Piece(token, least, spm.NORMAL)) for token in ordered)
+    return guarded(lambda: spm.backend(spm.Model(proto.kind, pieces, proto.dummy_prefix), stored))
+
+
+def _is_counted(text: str) -> bool:
+    """Whether nearly all lines of a vocabulary are a word and a count."""
+    lines = [line for line in text.split("\n") if line]
+    return sum(1 for line in lines if COUNTED.fullmatch(line)) > 0.99 * len(lines) and len(lines) > 1
+
+
+def _from_counts(files: Mapping[str, Path | bytes], text: str) -> Any:
+    """PhoBERT and BERTweet: words and their parts ("par@@") with counts; ids are those of the lines, after four others.
+
+    How a word that is not there is cut (bpe.codes) is not undone: it has no first id.
+    """
+    if "bpe.codes" not in files:
+        raise ModelError("vocab.txt counts words.", reason=Reason.of(Code.COUNTS_ALONE, "vocab.txt"))
+    words = [line.rpartition(" ")[0] for line in text.split("\n") if " " in line]
+    return _word_level([*_PHOBERT, *words, "<mask>"])
+
+
+def _from_list(files: Mapping[str, Path | bytes], name: str) -> Any:
+    """Tokens in the order of their ids, as CTranslate2 keeps them."""
+    stored = next(file for file in LISTS if file in files)
+    if stored.endswith(".txt"):
+        tokens: Any = _text(files[stored], stored).removesuffix("\n").split("\n")
+    else:
+        try:
+            tokens = json.loads(read_bytes(files[stored], stored))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{stored} is not readable JSON.", reason=Reason.of(Code.NOT_JSON, stored)) from error
+    if not isinstance(tokens, list) or not all(_content(token) for token in tokens) or not tokens:
+        raise ModelError(f"{stored} is no list of tokens.", reason=Reason.of(Code.NO_TOKENS, stored))
+    return _word_level(tokens)
+
+
+def _word_level(tokens: list[str]) -> Any:
+    """A backend that finds whole tokens, with their own mark of a space."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+
+    vocab = {token: number for number, token in reversed(list(enumerate(tokens)))}
+    backend = guarded(lambda: Backend(models.WordLevel(vocab, unk_token="")))  # no token: what is not listed has no id
+    marks = {mark: sum(token.startswith(mark) for token in tokens) for mark in ("\u0120", "\u2581")}
+    if marks["\u0120"] > marks["\u2581"]:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace() if marks["\u2581"] else pre_tokenizers.WhitespaceSplit()
+    return backend
+
+
 def _from_sentencepiece(files: Mapping[str, Path | bytes], name: str) -> Any:
     """Unigram or BPE from a SentencePiece model, with the ids that the tokenizer class gives to its pieces."""
     from provindex.formats import sentencepiece as spm
 
-    stored = next(file for file in SENTENCEPIECE_FILES if file in files)
+    stored = _pieces_file(files) or ""
     order = REORDERED.get(name, ((), 0, ()))
     if order is None:
         raise ModelError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def query_document(result: QueryResult, denied: Sequence[Denied] = (), fetched: 
         **_head("provindex.query/1", result.index, {**result.settings, "deny": [d.id for d in denied]}, result.status),
         **_warnings(distinct([*notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
+        "left_out": _left_out(result.query),
         "matches": [_match(m) for m in result.matches],
         "candidates": [_match(m) for m in result.candidates],
         "families": [
@@ -149,6 +151,18 @@ def _coverage(result: QueryResult) -> Document:
     }
 
 
+def _left_out(fp: Fingerprint, **more: str) -> list[Document]:
+    """What was not read of a model's files, or not compared: a denial that rests on nothing else is not passed."""
+    return [{"what": _what(r), "code": str(r.code), "text": text(replace(r, subject="")), **more} for r in fp.left_out]
+
+
+def _what(reason: Reason) -> str:
+    """The file, entry or first tensor that was left out."""
+    figures = dict(reason.figures)
+    inside = figures.get("entry") or figures.get("first") or ""
+    return ": ".join(filter(None, (reason.subject, str(inside)))) or str(reason.code)
+
+
 def fetched_document(fetched: Spent) -> Document:
     """What --fetch planned and read. state: "fetched", or what stood in the way of the last stage that was tried."""
     return {
@@ -184,6 +198,7 @@ def compare_document(answer: Comparison, fetched: Spent | None = None) -> Docume
         **_head("provindex.compare/1", answer.index, answer.settings, answer.status),
         "warnings": [f"{side}: {text(note)}" for side, fp in sides for note in notes(fp)],
         "warning_codes": [{**coded(note), "side": side} for side, fp in sides for note in notes(fp)],
+        "left_out": [left for side, fp in sides for left in _left_out(fp, side=side)],
         "a": model_facts(answer.a),
         "b": model_facts(answer.b),
         "retrieval": None,
@@ -302,6 +317,7 @@ def fingerprint_document(fp: Fingerprint, written: str | None) -> Document:
         **_warnings(notes(fp)),
         "fingerprint_version": FINGERPRINT_VERSION,
         "model": model_facts(fp),
+        "left_out": _left_out(fp),
         "row_sha256": row["row_sha256"],
         "absences": {name: text(reason) for name, reason in fp.absences.items()},
         "absence_codes": {name: coded(reason) for name, reason in fp.absences.items()},

@@ -70,10 +70,23 @@ def _query(d: Document, width: int, color: bool) -> list[str]:
         lines += [*_table(_match_columns(d["matches"]), width, color), ""]
     own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
     families = (_family(f, d["own_row"]) for f in d["families"])
-    first, *more = [*own, *_headline(d), *families, *_closing(d), *_read(d["query"])]
+    first, *more = [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_read(d["query"])]
     lines += _heading(first, width, color)
     lines += [line for sentence in more for line in _wrapped(sentence, width)]
     return lines + _nearest(d, width, color)
+
+
+def _left_out(d: Document) -> list[str]:
+    """What was not read, or not compared, of the files of a model; the first three of each kind."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for left in d["left_out"]:
+        kinds.setdefault((left.get("side", ""), left["text"]), []).append(left["what"])
+    lines = []
+    for (side, said), what in kinds.items():
+        more = f" and {len(what) - 3} more" if len(what) > 3 else ""
+        of = f" of {side.upper()}" if side else ""
+        lines.append(f"Left out{of}: {', '.join(what[:3])}{more}: {said}.")
+    return lines
 
 
 def _headline(d: Document) -> list[str]:
@@ -340,7 +353,7 @@ def _compare(d: Document, width: int, color: bool) -> list[str]:
     value = "absent" if score is None else f"{score:.4f}"
     decision = d["pipeline"]["decision"]
     lines += _wrapped(f"Pipeline score: {value} ({decision}); peer-compatible, not decisive.", width)
-    head, *rest = _verdict(d)
+    head, *rest = [*_verdict(d), *_left_out(d)]
     return [*lines, *_heading(head, width, color), *(line for text in rest for line in _wrapped(text, width))]
 
 
@@ -454,6 +467,7 @@ def _fingerprint(d: Document, width: int, color: bool) -> list[str]:
         ("row", d["row_sha256"]),
         ("version", f"{d['fingerprint_version']}, {m['mode']}"),
         ("read", f"{m['bytes_read']:,} of {m['bytes_total']:,} bytes"),
+        *(("left out", said.removeprefix("Left out: ")) for said in _left_out(d)),
         *(("absent", f"{name}: {reason}") for name, reason in d["absences"].items()),
         *([("written", d["output"])] if d["output"] else []),
     ]

@@ -33,6 +33,10 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NO_CONFIG: Sentence("no {name} beside the weights"),
     C.CONFIG_OF_ANOTHER: Sentence("config.json says {beside}, the weights' file {own}: the file's is used"),
     C.OTHER_FILES: Sentence("also in the folder and not read: {names}"),
+    C.FILE_NOT_READ: Sentence("not read ({what})"),
+    C.FILE_DIFFERS: Sentence("not read ({what}); it holds other weights, or the same in another precision"),
+    C.FILES_SAME: Sentence("{n} more weight files hold the same weights ({names})"),
+    C.FOLDER_NOT_READ: Sentence("this folder may not be listed"),
     C.ADAPTER_WEIGHTS_ONLY: Sentence("only adapter weights are here: they were read, not the model that they amend"),
     C.ADAPTER_CLAIM: Sentence("an adapter{kind} of {base}: so says {file}, which nothing here proves"),
     C.ONE_SHARD: Sentence("one shard of {count}: the other tensors of this model were not read"),
@@ -47,6 +51,7 @@ SENTENCES: Mapping[Code, Sentence] = {
         "weight was read"
     ),
     C.QUANTIZED_DECODED: Sentence("{n} quantized weights were decoded ({kinds})"),
+    C.PARTS_JOINED: Sentence("{n} weights are stored in parts (masks or norms), which were multiplied ({first})"),
     C.GGUF_ARCHITECTURE: Sentence(
         "the GGUF architecture {name} is not known: names of the Llama manner, rows as stored"
     ),
@@ -56,10 +61,12 @@ SENTENCES: Mapping[Code, Sentence] = {
     ),
     C.GGUF_SPLITTING: Sentence("how this tokenizer splits texts ({name}) is not known: GPT-2's rule was taken"),
     C.ONNX_PREFIX: Sentence("the names in it begin with {prefix}, which was left out"),
+    C.ONNX_PAIR: Sentence("an encoder and a decoder were read as one model, {n} tables that both have were read once"),
     C.ONNX_TYPES: Sentence("{n} tensors of it are of a type that is not read ({first})"),
     C.CODE_NOT_RUN: Sentence("it refers to code ({names}), which was not run"),
     C.ENTRIES_NOT_READ: Sentence("{n} of its {total} entries are no tensors and were not read"),
-    C.STATE_CHOSEN: Sentence("its entry {entry} was read, and nothing beside it"),
+    C.STATE_CHOSEN: Sentence("its entry {entry} was read"),
+    C.ENTRY_NOT_READ: Sentence("its entry {entry} was not read ({n} tensors)"),
     C.IMPORTED: Sentence(f"imported from {PEER}: signals only, parameters not stated (size class {{size}})"),
     # Tensor names
     C.NO_SCHEME: Sentence("no known naming scheme (config says {declared})"),
@@ -72,9 +79,17 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.HEADS_UNKNOWN: Sentence("number of heads unknown"),
     C.KEYS_MISFIT: Sentence("keys of {rows} rows do not fit heads of {head_dim}"),
     C.NAMES_UNKNOWN: Sentence("{n} of {total} tensors have names that are not known: {names}"),
+    C.SECOND_COPY: Sentence(
+        "{n} tensors have the place of another one and hold other values ({first}): they were not compared"
+    ),
+    C.COPIES_UNREAD: Sentence("{n} tensors have the place of another one ({first}) and were not read"),
+    C.ADAPTER_UNMERGED: Sentence("{n} tensors change the weights that they stand beside, and are not merged ({first})"),
+    C.EMPTY_TENSORS: Sentence("{n} of {total} tensors are empty ({first})"),
+    C.LAYERS_MISSING: Sentence("config.json says {told} layers, and {stored} are here: the others were not read"),
     C.ROLES_INFERRED: Sentence(
         "its tensor names say nothing: roles were inferred from shapes (width {hidden}, MLPs of {width} units)"
     ),
+    C.ZERO_MATRICES: Sentence("{n} matrices hold nothing but zeros, the first of them {first}"),
     C.NOT_FINITE_VALUES: Sentence("{n} NaN or infinite values in {tensors} tensors, the first of them {first}"),
     # The tokenizer
     C.NO_TOKENIZER: Sentence("there is no tokenizer file"),
@@ -92,6 +107,12 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NO_TOKENS: Sentence("has no tokens", joint=" "),
     C.TOKEN_ID_HIGH: Sentence("has the id {id:,}, {limit:,} is the highest that is read", joint=" "),
     C.TOKENIZER_REFUSED: Sentence("is not a tokenizer that the tokenizers package accepts", joint=" "),
+    C.NOT_RANKS: Sentence("is no list of tokens with ranks", joint=" "),
+    C.COUNTS_ALONE: Sentence("counts words, and has no bpe.codes beside it", joint=" "),
+    C.IDS_WITH_GAPS: Sentence("leaves out ids", joint=" "),
+    C.TOKENS_LISTED: Sentence(
+        "lists tokens without how texts are cut into them: whole tokens alone are found", joint=" "
+    ),
     C.NOT_SENTENCEPIECE: Sentence("is not a SentencePiece model", joint=" "),
     C.SENTENCEPIECE_EMPTY: Sentence("is a SentencePiece model without pieces", joint=" "),
     C.SENTENCEPIECE_TYPE: Sentence(
@@ -248,9 +269,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.SEEN_UNITS: Sentence("{what} with a cosine of {cosine:.2g} ({test})"),
     C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis ({test})"),
     C.UNNAMED_LARGE: Sentence(
-        "{percent:.0f} % of the elements of its matrices are under names that no scheme knows: what they hold was not "
-        "looked for"
+        "{percent:.0f} % of the elements of its matrices have no role by their names: what they hold was not looked for"
     ),
+    C.LEFT_OUT: Sentence("not all of it was compared: {because}"),
     C.SEEN_INVARIANTS: Sentence(
         "neurons alike by a correlation of {correlation:.2g}, whatever the tokens, order and basis (neuron_invariants)"
     ),
@@ -285,6 +306,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NOT_RANKED: Sentence("{test}: {because}"),
     C.TOWER_SHARED: Sentence(
         "the {stack} tower is shared ({share:.0%} of its {n} blocks are equal); by itself that links no text tower"
+    ),
+    C.TEXT_EQUAL: Sentence(
+        "the text towers hold the same weights, and {stack} towers do not: {share:.0%} of {n} blocks are equal"
     ),
     C.UNNAMED_SHARED: Sentence(
         "{share:.0%} of {n} blocks of matrices with unknown names are equal: another tower, or a copy beside a decoy"
@@ -448,6 +472,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.DENIED_UNTESTED: Sentence("could not be tested: {because}"),
     C.DENIED_UNRELATED: Sentence("unrelated"),
     C.DENIED_PLAIN_ORDER: Sentence("unrelated only if nothing was reordered: {because}"),
+    C.DENIED_LEFT_OUT: Sentence("unrelated in all that was read; left out: {because}"),
     # A contribution
     C.NO_LICENSE: Sentence("{model} states no license, and the row will state none"),
     C.NO_HUB_ID: Sentence("{model} is no Hub id: the row will be known by that name"),

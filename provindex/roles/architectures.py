@@ -8,9 +8,11 @@ What a tensor is, in words:
 
     "q"               that role
     "qkv", "kv"       q, k and v one after the other along the rows; k and v
+    "qkv/full"        the same, of as many keys as queries, whatever the config says
     "qkv/head"        q, k, v of head 0, then of head 1, ...                 (GPT-NeoX, BLOOM)
     "qkv/group"       the queries of group 0, its key, its value, then of group 1, ...   (Falcon-40B, InternLM2)
     "qkv/falcon", "qkv/chatglm", "qkv/bigcode"     one of the three above, told by the config
+    "q/pairs", "k/pairs"     rotary channels in pairs, where transformers has halves
     "gate_up"         gate, then up; "gate_up/alternate": gate and up rows by turns
     "- reason"        a weight without a role; "~ reason" a buffer or a fixed table, which is no weight at all
     flags             "t" stored as (in, out); "cross" cross-attention; "bias" the tensor itself is a bias;
@@ -55,8 +57,8 @@ _INTERNLM2: Table = {
     "layers.{l}.attention_norm": "norm_attn",
     "layers.{l}.ffn_norm": "norm_mlp",
     "layers.{l}.attention.wqkv": "qkv/group",
-    "layers.{l}.attention.wq": "q",  # the original Llama release; its rotary channels are in pairs
-    "layers.{l}.attention.wk": "k",
+    "layers.{l}.attention.wq": "q/pairs",  # Meta's and Mistral's own releases
+    "layers.{l}.attention.wk": "k/pairs",
     "layers.{l}.attention.wv": "v",
     "layers.{l}.attention.wo": "o",
     "layers.{l}.attention.rotary_emb.inv_freq": ROTARY,
@@ -80,7 +82,7 @@ _GPT_TOP: Table = {
 
 _GPT2: Table = {
     **_GPT_TOP,
-    "h.{l}.attn.c_attn": "qkv t",
+    "h.{l}.attn.c_attn": "qkv/full t",
     "h.{l}.attn.c_proj": "o t",
     "h.{l}.mlp.c_fc": "up t",
     "h.{l}.mlp.c_proj": "down t",
@@ -721,8 +723,10 @@ WRAPPERS = frozenset(
 
 # Segments that wrap a module wherever it stands: training and adapter libraries add them.
 MIDDLES = frozenset(
-    "base_layer module _module _orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module _forward_module".split()
+    "base_layer original_module module _module _orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module "
+    "_forward_module".split()
 )
+SAVED = "modules_to_save"
 # Words of a prefix that make it another tower than the text's.
 VISION_WORDS = re.compile(r"vision|visual|image|img|\bvit\b|vpm|clip|dino|\beva\b", re.IGNORECASE)
 SPEECH_WORDS = re.compile(r"audio|speech|whisper|wav2", re.IGNORECASE)
@@ -786,10 +790,12 @@ BUFFERS: Mapping[str, str] = {
     "version": "buffer",
     "embed_scale": "buffer",
     "_float_tensor": "buffer",
+    "_extra_state": "buffer",
 }
 ADAPTERS: Mapping[str, str] = {
     **dict.fromkeys(
-        ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"), "LoRA adapter"
+        "lora_A lora_B lora_embedding_A lora_embedding_B lora_magnitude_vector lora_down lora_up lora_mid".split(),
+        "LoRA adapter",
     ),
     **dict.fromkeys(
         "ia3_l hada_w1_a hada_w1_b hada_w2_a hada_w2_b lokr_w1 lokr_w2 lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b lokr_t2 "

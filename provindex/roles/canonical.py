@@ -72,7 +72,7 @@ def read_rows(tensor: Readable, part: Part, start: int, stop: int) -> F32:
     base = (part.lead or 0) * size
     if part.transposed and len(inner) > 1:
         return _columns(tensor, base, (cols, size // cols), index)
-    if index.size and index[-1] - index[0] == index.size - 1:
+    if index.size and (np.diff(index) == 1).all():
         first = base + int(index[0]) * cols
         return tensor.flat(first, first + index.size * cols).reshape(-1, cols)
     if part.lead is None:
@@ -103,6 +103,11 @@ def _columns(tensor: Readable, base: int, shape: tuple[int, int], index: NDArray
         stored = tensor.flat(base + start * width, base + stop * width).reshape(stop - start, width)
         out[:, start:stop] = stored[:, index].T
     return out
+
+
+def is_whole(part: Part) -> bool:
+    """Whether a part is all of its tensor, as it is stored."""
+    return part.rows is None and part.lead is None and not part.transposed and not part.heads
 
 
 def source_rows(part: Part, start: int, stop: int) -> NDArray[np.int64]:

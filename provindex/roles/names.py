@@ -32,6 +32,7 @@ from provindex.roles.architectures import (
     MIDDLES,
     PARAMETERS,
     PROJECTOR_SEGMENTS,
+    SAVED,
     SCHEMES,
     TEXT_CONFIGS,
     TOWERS,
@@ -64,6 +65,10 @@ GLOBAL_ROLES = ("embed", "embed_map", "pos", "head", "norm_embed", "norm_final")
 
 STACKS = ("decoder", "encoder", "vision", "audio")  # the first that a model has is its main stack
 UNKNOWN = "unknown name"
+PROJECTOR = "multimodal projector"
+NO_ROLE = {tower: f"{tower} tower, no role" for tower in ("vision", "audio")}
+# What the first segment of a name says alone: anything may stand behind it.
+FREE = frozenset((UNKNOWN, PROJECTOR, *NO_ROLE.values(), *HEADS.values(), *BESIDE.values()))
 ELSEWHERE = "elsewhere"  # the tower of names beside the prefix under which the text tower was found
 FITTING = 0.9  # share of a tower's matrices whose shapes must fit, where its prefix was found by their names
 POST_ROLES = {"norm_attn": "norm_attn_out", "norm_mlp": "norm_mlp_out"}  # one table serves pre-norm and post-norm
@@ -324,10 +329,11 @@ def _token(name: str, segments: Sequence[str], tower: str, flipped: bool = False
 def _unwrap(segments: list[str]) -> tuple[list[str], str]:
     """Drop wrapper prefixes, and tell the tower of a multimodal model: "text" unless a segment says otherwise."""
     tower, at = "text", 0
-    segments = [s for s in segments[:-1] if s not in MIDDLES] + segments[-1:]
-    if (
-        len(segments) > 3 and segments[-3] == "parametrizations" and segments[-1] == "original"
-    ):  # torch's, of one tensor
+    if SAVED in segments[:-2]:  # PEFT: the module that an adapter trained whole, and the adapter's name
+        at = segments.index(SAVED)
+        segments = segments[:at] + segments[at + 2 :]
+    segments, at = [s for s in segments[:-1] if s not in MIDDLES] + segments[-1:], 0
+    if segments[-3:-2] == ["parametrizations"] and segments[-1] == "original" and len(segments) > 3:  # of one tensor
         segments = [*segments[:-3], segments[-2]]
     if segments[:2] == ["0", "auto_model"]:  # sentence-transformers' module list
         at = 1
@@ -374,7 +380,7 @@ def _read(what: str, stack: str, slots: tuple[str, ...], rank: int) -> _Rule:
     role, *flags = what.split()
     name = role.partition("/")[0]
     roles = _FUSED.get(name, (name,))
-    split = role if name in _FUSED else ""
+    split = role if name in _FUSED or "/" in role else ""
     return _Rule(stack, roles, split, slots, frozenset(flags), None, True, rank)
 
 
@@ -678,13 +684,13 @@ def _without_rule(token: _Token, main: str) -> Placement:
     if adapter:
         reason = ADAPTERS[adapter]
     elif token.tower == "projector":
-        reason, layer = "multimodal projector", None
+        reason, layer = PROJECTOR, None
     elif beside := _beside_text(segments):
         reason, layer = beside, None
     elif token.tower == ELSEWHERE:
         reason = UNKNOWN
     elif token.tower != "text":
-        reason = f"{token.tower} tower, no role"
+        reason = NO_ROLE[token.tower]
     elif segments[0] in HEADS:
         reason, layer = HEADS[segments[0]], None
     return Placement(token.name, token.canonical, (), reason or UNKNOWN, stack, layer)
@@ -772,6 +778,9 @@ def _split(split: str, rows: int, width: int, facts: _Facts, mixer: Mixer | None
     if not split:
         return (None,)
     fused, _, manner = split.partition("/")
+    if manner == "pairs":
+        count = facts.heads.heads if fused == "q" else facts.heads.kv_heads
+        return (_paired(count, rows // count) if _pairs_fit(rows, count) else None,)
     if fused in MIXED:
         return split_mixer(fused, rows, mixer) if rows <= MAX_INDEXED else "an index of its rows"
     if fused == "qg":
@@ -796,6 +805,8 @@ def _manner(manner: str, heads: _Heads, sources: tuple[Mapping[str, Any], ...]) 
         return ("", 1) if _flag(sources, "multi_query", True) else ("head", heads.heads)
     if manner == "chatglm":
         return ("", heads.kv_heads) if _flag(sources, "multi_query_attention", False) else ("head", heads.heads)
+    if manner == "full":
+        return "", heads.heads
     return manner, heads.heads if manner == "head" else heads.kv_heads
 
 
@@ -827,6 +838,19 @@ def _split_qkv(manner: str, rows: int, width: int, heads: _Heads) -> tuple[Split
     if manner == "shards":
         return _sharded(rows) if count % SHARDS == 0 and kv == count else f"{SHARDS} shards"
     return _interleaved(kv, count // kv, dim)
+
+
+def _pairs_fit(rows: int, heads: int) -> bool:
+    return heads > 0 and rows % (2 * heads) == 0 and rows <= MAX_INDEXED
+
+
+@lru_cache(maxsize=64)
+def _paired(heads: int, dim: int) -> Split:
+    """Rows of a matrix whose rotary channels lie in pairs, in the order of transformers: first halves, then second."""
+    at = np.arange(heads * dim, dtype=np.int64).reshape(heads, dim // 2, 2)
+    index: NDArray[np.int64] = at.transpose(0, 2, 1).reshape(-1)
+    index.flags.writeable = False
+    return index
 
 
 @cache

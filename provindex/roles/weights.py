@@ -32,7 +32,8 @@ Found = list[tuple[Placement, Part]]
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a tensor's elements gives. samples: WVC's, where it takes some of this tensor."""
+    """What one pass over a tensor's elements gives. samples: WVC's, where it takes some of this tensor. parts: digests
+    of its parts, where it is not one part as it is stored."""
 
     sum_of_squares: float
     nonfinite: int
@@ -41,6 +42,7 @@ class Scan:
     row_norms: F32 | None
     stored: bool  # whether the digest is that of the stored bytes
     samples: F32 | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from provindex.common.reasons import Code, Reason
+from provindex.common.reasons import BESIDE, INCOMPLETE, LEFT_OUT, Code, Reason, left_out
 from provindex.common.score import Outcome
 from provindex.evidence.aligned import Agreement
+from provindex.evidence.bit_reuse import bit_reuse
 from provindex.evidence.effects import ON_GRID, Effects
 from provindex.evidence.grids import MIN_VALUES, Residual
 from provindex.evidence.hidden_units import LayerPair
@@ -199,14 +200,14 @@ class Linked:
     @property
     def relation(self) -> str:
         """One of the contract's relations."""
-        a, b, sizes = self.a, self.b, self.sizes
+        sizes = self.sizes
         if self.imported:
             return self._by_samples()
-        if a.content_sha256 is not None and a.content_sha256 == b.content_sha256:
-            return "identical"
-        if self.upcycled:
+        if self.upcycled or self.cut:
             return "related"
         special = self._other_shape() or self._equal() or self._on_a_grid()
+        if special == "identical" and self.beside:
+            return "adapter" if any(r.code is Code.ADAPTER_UNMERGED for r in self.beside) else "related"
         if special:
             return special
         if self.undone:
@@ -225,6 +226,30 @@ class Linked:
         only_residual = self._log10_p("residual_fixed_points") <= LOG10_P_LINKED and not reused
         return "shared-ancestor" if only_residual else "related"
 
+    @property
+    def cut(self) -> bool:
+        """Whether parts of one of them are not here, so that neither sizes nor equality say what was done to it."""
+        return any(left_out(fp.warnings, INCOMPLETE) for fp in (self.a, self.b))
+
+    @property
+    def beside(self) -> tuple[Reason, ...]:
+        """What was left out of either: equal in all that was compared is not identical. A row of an index is of the
+        files that it was made from, whatever lay beside them.
+        """
+        sides = ((fp, LEFT_OUT - BESIDE if fp.indexed else LEFT_OUT) for fp in (self.a, self.b))
+        return tuple(reason for fp, codes in sides for reason in left_out(fp.warnings, codes))
+
+    @cached_property
+    def tower_apart(self) -> Reason | None:
+        """That a vision or audio tower which both have is not the same; None if each is, or only one model has it."""
+        if self.a.blocks is None or self.b.blocks is None:
+            return None
+        for stack in sorted({"vision", "audio"} - {self.a.facts.main, self.b.facts.main}):
+            found = bit_reuse(self.a.blocks, self.b.blocks, frozenset({stack}))[0]
+            if found.value is not None and found.value < EQUAL:
+                return Reason.of(Code.TEXT_EQUAL, stack=stack, share=found.value, n=found.n or 0)
+        return None
+
     def _by_samples(self) -> str:
         """What samples tell; a random start that both may share is told from descent by gains alone."""
         samples = self.samples
@@ -238,6 +263,8 @@ class Linked:
 
     def _equal(self) -> str | None:
         sizes = self.sizes
+        if self.a.content_sha256 is not None and self.a.content_sha256 == self.b.content_sha256:
+            return "identical"
         recast = sizes.near >= EQUAL and "" != sizes.held_a != sizes.held_b != ""
         if not (self.whole and sizes.matrices and (recast or max(sizes.equal, sizes.rounded) >= EQUAL)):
             return None
@@ -246,7 +273,9 @@ class Linked:
         if sizes.equal >= EQUAL:
             if Code.IDS_RENUMBERED in self.undone:
                 return "laundered"
-            return "identical" if sizes.embedding_equal and not _changed(self.a, self.b) else "finetune"
+            if sizes.embedding_equal and not _changed(self.a, self.b):
+                return "identical"
+            return "related" if sizes.embedding_equal and self.tower_apart else "finetune"
         if self.dequantized:
             return "quantized"
         return "finetune" if "" != self.a.facts.precision == self.b.facts.precision else "recast"
@@ -298,6 +327,10 @@ class Linked:
         if self.imported:
             basis = Reason.of(Code.GAINS_ONLY if self.by_gains else Code.SAMPLES_ONLY)
             return (basis,) if relation == "identical" else (basis, *self._start())
+        if self.cut or (self.beside and self.whole and self.sizes.equal >= EQUAL):
+            return (Reason.of(Code.LEFT_OUT, because=self.beside),)
+        if relation == "related" and self.tower_apart and self.sizes.equal >= EQUAL:
+            return (self.tower_apart,)
         if relation == "shared-ancestor":
             only = Code.TABLE_ONLY if self.sizes.embedding_equal else Code.BASIS_ONLY
             return Reason.of(only), Reason.of(Code.START_NOT_EXCLUDED)
@@ -354,22 +387,13 @@ def _width(fp: Fingerprint) -> int:
 def _changed(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether two models of one size are known to differ in some element; a head more or less is no change.
 
-    Where one was read in part, files of the same sizes with other digests say so. Hashes are of tensors as they are
-    stored: of another layout (q, k and v in one, gate and up in one) they differ, and say nothing.
+    Where one was read in part, files of the same sizes with other digests say so.
     """
     if a.content_sha256 is not None and b.content_sha256 is not None:
-        changed = a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
-        return changed and not _laid_out_otherwise(a, b)
+        return a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
     ours, theirs = (sorted((f.size, str(f.sha256)) for f in fp.files if f.sha256) for fp in (a, b))
     whole = len(ours) == len(a.files) and len(theirs) == len(b.files)
     return whole and ours != theirs and [size for size, _ in ours] == [size for size, _ in theirs]
-
-
-def _laid_out_otherwise(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether the projections of two models of equal depth are stored in other numbers of tensors."""
-    if a.wvc is None or b.wvc is None or a.facts.layers != b.facts.layers:
-        return False
-    return len(a.wvc.names) != len(b.wvc.names)
 
 
 def _kept_order(neurons: Sequence[tuple[LayerPair, Agreement]]) -> bool:

@@ -104,6 +104,40 @@ def gguf(data: bytes) -> None:
     look(read_gguf(extent(data), "m.gguf"))
 
 
+# --- CTranslate2 ---
+
+
+def ctranslate2_seeds() -> list[bytes]:
+    import ctranslate2_files as ct2
+
+    small = {name: value for name, value in ct2.whisper(4).items() if "conv" not in name}
+    rng = np.random.default_rng(0)
+    shapes = {
+        "model.embed_tokens.weight": (6, 8), "model.norm.weight": (8,), "model.layers.0.input_layernorm.weight": (8,),
+        **{f"model.layers.0.self_attn.{part}_proj.weight": (8 if part in "qo" else 4, 8) for part in "qkvo"},
+        "model.layers.0.post_attention_layernorm.weight": (8,),
+        **{f"model.layers.0.mlp.{part}_proj.weight": (12, 8) for part in ("gate", "up")},
+        "model.layers.0.mlp.down_proj.weight": (8, 12),
+    }  # fmt: skip
+    llama = ct2.of_llama({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, 2, 1)
+    tied = {"decoder/projection/weight": "decoder/embeddings/weight"}
+    first = {name.replace("decoder", "encoder"): value for name, value in ct2.in_int8(llama).items()}
+    return [
+        ct2.written("WhisperSpec", small, tied),
+        ct2.written("TransformerDecoderSpec", llama, tied),
+        ct2.written("TransformerDecoderSpec", ct2.in_int8(llama)),
+        ct2.written(
+            "TransformerSpec", ct2.in_int8(llama) | first, {"encoder/embeddings_0/weight": "decoder/embeddings/weight"}
+        ),
+    ]
+
+
+def ctranslate2(data: bytes) -> None:
+    from provindex.formats.ctranslate2.files import read_ctranslate2
+
+    look(read_ctranslate2(extent(data), "model.bin"))
+
+
 # --- torch ---
 
 
@@ -176,6 +210,44 @@ def torch(data: bytes) -> None:
     look(read_torch(extent(data), "m.bin"))
 
 
+def consolidated_seeds() -> list[bytes]:
+    """The shapes of the tensors of each part of a model, and its params.json."""
+    shapes = {"norm.weight": [4], "tok_embeddings.weight": [3, 4], "layers.0.attention.wq.weight": [2, 4]}
+    shapes |= {"layers.0.attention.wo.weight": [4, 2], "layers.0.feed_forward.w1.weight": [3, 4]}
+    params = {"dim": 4, "n_heads": 2, "n_kv_heads": 1, "n_layers": 1, "norm_eps": 1e-5}
+    halves = {**shapes, "tok_embeddings.weight": [3, 2]}
+    whole = {**shapes, "layers.0.attention.wq.weight": [4, 4], "layers.0.attention.wo.weight": [4, 4]}
+    mixtral = {"params": {**params, "moe": {"num_experts": 2}}, "parts": [whole]}
+    return [dumped(one).encode() for one in ({"params": params, "parts": [s, s]} for s in (shapes, halves))] + [
+        dumped(mixtral).encode()
+    ]
+
+
+def consolidated(data: bytes) -> None:
+    """Parts whose shapes a document describes, beside a params.json that it holds."""
+    from provindex.formats import consolidated as meta
+    from provindex.formats.reader import WeightFile
+    from provindex.formats.tensors import Contents, tensor_from_array
+
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    document = document if isinstance(document, dict) else {}
+    listed, params = document.get("parts"), dumped(document.get("params")).encode("utf-8", "surrogatepass")
+    found, files = [], []
+    for number, shapes in enumerate(listed[:4] if isinstance(listed, list) else []):
+        tensors = []
+        for name, shape in shapes.items() if isinstance(shapes, dict) else ():
+            if isinstance(shape, list) and len(shape) < 4 and all(type(n) is int and 0 <= n < 64 for n in shape):
+                tensors.append(tensor_from_array(name, np.ones(shape, np.float32)))
+        found.append(Contents(tuple(tensors)))
+        files.append(WeightFile(f"consolidated.{number:02}.pth", "file", extent(b"x")))
+    if found:
+        made = meta.joined(found, files, lambda _: extent(params)) if len(found) > 1 else found[0]
+        look(meta.completed(made, files, lambda _: extent(params)))
+
+
 def pickles(data: bytes) -> None:
     """The machine alone, so that it is not only reached through archives that are whole."""
     from provindex.formats.torch.pickle_machine import PickleError, run
@@ -234,19 +306,27 @@ def onnx_seeds() -> list[bytes]:
         + _field(4, b"MatMul")
     )
     hidden = initializer("onnx::MatMul_1", 1, (2, 2), _field(9, bytes(16)))
+    branch = _field(1, matmul) + _field(5, floats)
+    merged = _field(1, b"c") + _field(4, b"If") + _field(5, _field(1, b"else_branch") + _field(6, branch))
+    pair = {"encoder_model.onnx": model(raw, floats), "decoder_model.onnx": model(hidden, nodes=[merged])}
     return [
         joined({"model.onnx": one})
         for one in (model(raw, floats), model(external), model(hidden, nodes=[matmul]), model())
-    ]
+    ] + [joined(pair)]
 
 
 def onnx(data: bytes) -> None:
-    from provindex.formats.onnx.files import read_onnx
+    from provindex.formats.onnx.files import read, read_onnx
+    from provindex.formats.reader import WeightFile
 
-    files = parts(data, ("model.onnx",))
     folder = scratch()
     (folder / "weights.data").write_bytes(bytes(range(48)))
-    look(read_onnx(extent(files["model.onnx"]), "model.onnx", beside(folder)))
+    if b"encoder_model.onnx" in data[:4096]:
+        names = ("encoder_model.onnx", "decoder_model.onnx")
+        files = [WeightFile(name, name, extent(raw)) for name, raw in parts(data, names).items()]
+        return look(read(files, beside(folder)))
+    files = parts(data, ("model.onnx",))
+    return look(read_onnx(extent(files["model.onnx"]), "model.onnx", beside(folder)))
 
 
 def beside(folder: Any) -> Callable[[str], Any]:
@@ -310,6 +390,10 @@ def quantized_seeds() -> list[bytes]:
             "mlp.experts.down_proj_scales": ("U8", (2, 4, 1), 8),
         }
     )
+    mlx = safetensors_file(
+        {"l.weight": ("U32", (8, 6), 192), "l.scales": ("F16", (8, 1), 16), "l.biases": ("F16", (8, 1), 16)}
+    )
+    mlx_floats = safetensors_file({"l.weight": ("U32", (8, 8), 256), "l.scales": ("U8", (8, 2), 16)})
     configs = (
         {"quant_method": "gptq", "bits": 4, "group_size": 32},
         {"quant_method": "awq", "bits": 4, "group_size": 32},
@@ -322,8 +406,10 @@ def quantized_seeds() -> list[bytes]:
         },
         {"quant_method": "modelopt"},
         {"quant_method": "mxfp4"},
+        {"bits": 3, "group_size": 64, "l": {"bits": 6, "group_size": 32}},
+        {"mode": "mxfp4"},
     )
-    files = (gptq, awq, bnb, nf4, fp8, packed, nv, mx)
+    files = (gptq, awq, bnb, nf4, fp8, packed, nv, mx, mlx, mlx_floats)
     return [
         joined({"config.json": {"quantization_config": config}, "model.safetensors": file})
         for config, file in zip(configs, files, strict=True)

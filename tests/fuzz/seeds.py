@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tempfile
@@ -198,6 +199,20 @@ def sentencepiece() -> list[bytes]:
     return list(_sentencepieces())
 
 
+def ranks() -> list[bytes]:
+    """Tokens with ranks: tekken.json, and lines as tiktoken has them."""
+    tokens = [b"t", b"h", b"e", b"\xe3\x81", b"th", b"the", b" "]
+    listed = [{"rank": i, "token_bytes": base64.b64encode(t).decode(), "token_str": None} for i, t in enumerate(tokens)]
+    config = {"pattern": "\\s?\\w+|\\s", "default_vocab_size": 9, "default_num_special_tokens": 2, "version": "v7"}
+    special = [{"rank": 0, "token_str": "<s>", "is_control": True}]
+    lines = [base64.b64encode(token) + b" %d" % rank for rank, token in enumerate(tokens)]
+    return [
+        dumped({"config": config, "vocab": listed, "special_tokens": special}).encode(),
+        b"\n".join(lines) + b"\n",
+        dumped({"config": config, "vocab": listed}).encode(),
+    ]
+
+
 def tokenizer() -> list[bytes]:
     """Every layout that models come in, as the files beside each other."""
     bpe, bert = _byte_bpe(), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\n##re\nof\na\n"
@@ -226,6 +241,19 @@ def tokenizer() -> list[bytes]:
             {"vocab.json": model["vocab"], "merges.txt": "#version: 0.2\nt h\nth e\nĠ t\n", "config.json": CONFIGS[2]}
         ),
         joined({"tokenizer.model": _sentencepieces()[0], "config.json": llama}),
+        joined({"tekken.json": ranks()[0].decode()}),
+        joined({"qwen.tiktoken": ranks()[1].decode(), "config.json": {"model_type": "qwen"}}),
+        joined(
+            {"vocab.txt": "the 9\nth@@ 5\nof 3\n", "bpe.codes": "t h 5\n", "config.json": {"model_type": "roberta"}}
+        ),
+        joined(
+            {
+                "source.spm": _sentencepieces()[1],
+                "vocab.json": {"</s>": 0, "<unk>": 1, "the": 2},
+                "config.json": {"model_type": "marian"},
+            }
+        ),
+        joined({"vocabulary.json": ["<unk>", "Ġthe", "of"], "config.json": {"model_type": "whisper"}}),
         joined({"spiece.model": _sentencepieces()[1], "config.json": {"model_type": "t5"}}),
         joined(
             {

@@ -26,7 +26,7 @@ from provindex.fingerprint import parquet, rows
 from provindex.fingerprint.extract.model import fingerprint_model
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import COLUMNS, from_row, row_hash, to_row
-from provindex.formats import folder, local_files, ranged
+from provindex.formats import folder, local_files, ranged, tiktoken
 from provindex.formats import sentencepiece as spm
 from provindex.formats.parquet import footer as parquet_footer
 from provindex.formats.parquet import pages as parquet_pages
@@ -88,7 +88,7 @@ def _file_names(data: bytes) -> None:
     listed = data.decode("utf-8", "surrogateescape").split("\n")
     chosen = folder.weight_files(listed, "org/model")
     assert {*chosen.files, *([chosen.index] if chosen.index else [])} <= set(listed)
-    folder.remarks(listed, chosen.files)
+    folder.left_out(dict.fromkeys(listed, folder.LARGE), chosen.files, {})
 
 
 # --- JSON, config, card ---
@@ -151,6 +151,13 @@ def _names(data: bytes) -> None:
 def _sentencepiece(data: bytes) -> None:
     model = spm.parse(data, "tokenizer.model")
     made = guarded(lambda: spm.backend(model, "tokenizer.model"))
+    guarded(made.to_str)
+
+
+def _ranks(data: bytes) -> None:
+    is_lines = tiktoken.is_ranks(data)
+    found = tiktoken.parse(data, "x") if is_lines else tiktoken.parse_tekken(bounded_json.load_object(data), "x")
+    made = guarded(lambda: tiktoken.backend(found))
     guarded(made.to_str)
 
 
@@ -413,6 +420,8 @@ _ALL = (
     _target("context", seeds.config_json, _context, refusals=JSON),
     _target("names", seeds.names, _names, refusals=NONE),
     _target("sentencepiece", seeds.sentencepiece, _sentencepiece, native=True),
+    _target("ranks", seeds.ranks, _ranks, refusals=(ModelError, *JSON), native=True),
+    _target("consolidated", optional.consolidated_seeds, optional.consolidated),
     _target("tokenizer", seeds.tokenizer, _tokenizer, refusals=NONE, memory=64 << 20, native=True),
     _target("parquet_footer", seeds.long_form, _footer, refusals=VALUE),
     _target("parquet_pages", seeds.parquet_column, _pages, refusals=VALUE),
@@ -430,6 +439,7 @@ _ALL = (
     _target("notes", seeds.notes, _notes),
     _target("listing", seeds.listing, _listing),
     _target("gguf", optional.gguf_seeds, optional.gguf, needs="provindex.formats.gguf.files"),
+    _target("ctranslate2", optional.ctranslate2_seeds, optional.ctranslate2),
     _target("torch", optional.torch_seeds, optional.torch, needs="provindex.formats.torch.files"),
     _target("pickle", optional.pickle_seeds, optional.pickles, needs="provindex.formats.torch.pickle_machine"),
     _target("onnx", optional.onnx_seeds, optional.onnx, needs="provindex.formats.onnx.files"),

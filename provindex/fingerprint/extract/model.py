@@ -7,6 +7,7 @@ is about files is kept beside it, unhashed.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,22 +16,24 @@ import numpy as np
 
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
+from provindex.common.tensor import Tensor
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.evidence import anchors, sketch, token_rows
 from provindex.evidence.bit_reuse import is_computed, two_blocks
 from provindex.evidence.panels import SAMPLE
 from provindex.evidence.table import TESTS
-from provindex.fingerprint.extract.scan import Meter, Progress, scan
+from provindex.fingerprint.extract import completeness
+from provindex.fingerprint.extract.scan import Meter, Progress, scan, scan_parts
 from provindex.fingerprint.extract.units import Anchors, Branched, branches, every_layer
 from provindex.fingerprint.panels import PANELS
 from provindex.fingerprint.record import ROLES, UNNAMED, Facts, Fingerprint, kept_as
 from provindex.formats.ranged import settled
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
-from provindex.roles import adapters
-from provindex.roles.names import Layout, Placement, resolve
-from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Weights
+from provindex.roles import adapters, canonical
+from provindex.roles.names import FREE, UNKNOWN, Layout, Placement, resolve
+from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Scan, Weights
 from provindex.signals import wvc
 from provindex.signals.table import SIGNALS
 
@@ -41,6 +44,7 @@ BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences a
     token_rows.PANEL.name,
 )
 UNNAMED_SHARE = 0.1  # of the elements of matrices, above which a model is not cleared: another may be in there
+PROBES = 64  # places of a tensor at which it is looked at, to tell a computed table
 SHOWN = 3  # names of tensors that a warning quotes
 
 
@@ -116,7 +120,7 @@ def _fingerprint_model(
         mode=mode,
         content_sha256=_content_digest(w) if w.exact else None,
         absences=w.absences,
-        warnings=_warnings(model, w),
+        warnings=_warnings(model, w, norms=norms),
         files=model.files,
         bytes_read=total if mode == "exact" else sum(file.seen.total for file in model.reads),
         bytes_total=total,
@@ -151,13 +155,21 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
 
 
 def _unnamed(w: Weights) -> float:
-    """Share of the elements of matrices that are under names which no scheme knows; computed tables do not count."""
+    """Share of the elements of matrices without a role, under names that no scheme knows or that say only what stands
+    beside a text tower; computed tables do not count.
+    """
     sizes = {name: tensor.size for name, tensor in w.tensors.items() if len(tensor.shape) > 1 and tensor.size}
-    found = [name for name in w.layout.unknown if name in sizes]
+    found = [p.name for p in w.places if p.reason in FREE and p.name in sizes]
     if sum(sizes[name] for name in found) <= UNNAMED_SHARE * sum(sizes.values()):
         return 0.0
-    hidden = (name for name in found if not is_computed(w.tensors[name].flat(0, SAMPLE), 1.0))
-    return sum(sizes[name] for name in hidden) / sum(sizes.values())
+    hidden = sum(sizes[name] * (1 - _computed_share(w.tensors[name])) for name in found)
+    return hidden / sum(sizes.values())
+
+
+def _computed_share(tensor: Tensor) -> float:
+    """Share of a tensor that looks computed (ordered along rows, or whole numbers), from PROBES places all over it."""
+    starts = np.unique(np.linspace(0, max(0, tensor.size - SAMPLE), PROBES).astype(np.int64)).tolist()
+    return sum(is_computed(tensor.flat(start, start + SAMPLE), 1.0) for start in starts) / len(starts)
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
@@ -191,7 +203,11 @@ def _pass(w: Weights, stage: int, meter: Meter) -> None:
     def scan_one(place: Placement) -> None:
         tensor = w.tensors[place.name]
         rows = place.name in embeddings and _has_row_norms(tensor.shape)
-        w.scans[place.name] = scan(tensor, row=tensor.shape[1] if rows else None, sampled=wvc.takes(w, place))
+        sampled = wvc.takes(w, place)
+        if rows or all(map(canonical.is_whole, place.parts)) or not _covered(tensor.shape, place):
+            w.scans[place.name] = scan(tensor, row=tensor.shape[1] if rows else None, sampled=sampled)
+        else:
+            w.scans[place.name] = scan_parts(tensor, place.parts, sampled=sampled)
         meter.add(tensor.nbytes)
 
     def scan_layer(key: tuple[str, int | None]) -> None:
@@ -237,16 +253,34 @@ def _virtual(w: Weights) -> Anchors:
 
 
 def _content_digest(w: Weights) -> str:
-    """sha256 over (canonical name, shape, digest) of every weight; a head that repeats the embedding counts once."""
-    embeddings = {w.scans[p.name].digest for p in w.places if any(part.role == "embed" for part in p.parts)}
+    """sha256 over (address, shape, digest) of every weight, in canonical order and orientation: fused or split, the
+    same weights have one. What repeats another tensor counts once, and so does a head that repeats the embedding.
+    Computed tables under unknown names do not count, nor do biases of zeros.
+    """
+    scans = w.scans
+    embeddings = {scans[p.name].digest for p in w.places if any(part.role == "embed" for part in p.parts)}
+    owners = {p.canonical: scans[p.name].digest for p in w.places if not p.copy_of}
     lines = []
     for place in w.places:
-        found = w.scans[place.name]
+        found, shape = scans[place.name], w.tensors[place.name].shape
         tied = any(part.role == "head" for part in place.parts) and found.digest in embeddings
-        if not tied:
-            shape = "x".join(map(str, w.tensors[place.name].shape))
-            lines.append(f"{place.canonical} {shape} {found.digest}\n")
+        constant = place.reason == UNKNOWN and _computed_share(w.tensors[place.name]) == 1.0
+        if tied or constant or (place.copy_of and owners.get(place.copy_of) == found.digest):
+            continue
+        if found.sum_of_squares == 0 and not found.nonfinite and place.canonical.endswith(".bias"):
+            continue  # some files keep biases of zeros, and some do not
+        if not place.parts or (not found.parts and not canonical.is_whole(place.parts[0])):
+            lines.append(f"name {place.canonical} {'x'.join(map(str, shape))} {found.digest}\n")
+            continue
+        for part, digest in zip(place.parts, found.parts or (found.digest,), strict=True):
+            sizes = canonical.part_shape(shape, part)
+            lines.append(f"{canonical.key_of(part)} {'x'.join(map(str, sizes))} {digest}\n")
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _covered(shape: tuple[int, ...], place: Placement) -> bool:
+    """Whether the parts of a tensor are all of it."""
+    return sum(math.prod(canonical.part_shape(shape, part)) for part in place.parts) == math.prod(shape)
 
 
 # --- facts and warnings ---
@@ -296,9 +330,10 @@ def _stated_digest(w: Weights, place: Placement) -> str:
     return "tied" if w.config.get("tie_word_embeddings") is True else place.name
 
 
-def _warnings(model: Model, w: Weights) -> tuple[Reason, ...]:
+def _warnings(model: Model, w: Weights, *, norms: bool) -> tuple[Reason, ...]:
     """What a reader of the fingerprint should know."""
     out = [*model.warnings, *w.layout.notes, *([model.config_reason] if model.config_reason else [])]
+    out += completeness.left_out(w, norms=norms)
     unknown = w.layout.unknown
     if unknown:
         names = ", ".join(unknown[:SHOWN]) + (" ..." if len(unknown) > SHOWN else "")
@@ -307,4 +342,12 @@ def _warnings(model: Model, w: Weights) -> tuple[Reason, ...]:
     if bad:
         first = next(iter(bad))
         out.append(Reason.of(Code.NOT_FINITE_VALUES, n=sum(bad.values()), tensors=len(bad), first=first))
+    zero = [name for name, found in w.scans.items() if _is_zero(model.tensors[name].shape, found)]
+    if zero:
+        out.append(Reason.of(Code.ZERO_MATRICES, n=len(zero), first=zero[0]))
     return tuple(out)
+
+
+def _is_zero(shape: tuple[int, ...], found: Scan) -> bool:
+    """Whether a matrix holds nothing but zeros: new layers may begin so, and damaged files have such."""
+    return len(shape) > 1 and min(shape) > 1 and not found.sum_of_squares and not found.nonfinite

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.halves import rounded
 from provindex.common.tensor import F32, Tensor
+from provindex.formats.tensors import ComputedTensor
+from provindex.roles import canonical
+from provindex.roles.names import Part
 from provindex.roles.weights import CHUNK, Scan, element_width
 from provindex.signals import wvc
 
@@ -53,6 +57,36 @@ def scan(tensor: Tensor, *, row: int | None = None, sampled: bool = False) -> Sc
     lengths = np.concatenate(norms) if norms else None
     samples = rounded(tensor.strided(*wvc.stride(tensor.size))) if sampled else None
     return Scan(total, bad, precision, digest.hexdigest(), lengths, stored, samples)
+
+
+def scan_parts(tensor: Tensor, parts: Sequence[Part], *, sampled: bool = False) -> Scan:
+    """The same of a tensor that holds several canonical tensors, or one in another order: each part has a digest of its
+    own, as if it were stored alone in canonical order, and the tensor's is over those.
+    """
+    found = [scan(_alone(tensor, part)) for part in parts]
+    digests = tuple(one.digest for one in found)
+    samples = rounded(tensor.strided(*wvc.stride(tensor.size))) if sampled else None
+    return Scan(
+        sum_of_squares=sum(one.sum_of_squares for one in found),
+        nonfinite=sum(one.nonfinite for one in found),
+        precision=_widest([one.precision for one in found]),
+        digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        row_norms=None,
+        stored=False,
+        samples=samples,
+        parts=digests,
+    )
+
+
+def _alone(tensor: Tensor, part: Part) -> ComputedTensor:
+    shape = canonical.part_shape(tensor.shape, part)
+    make = partial(canonical.read_rows, tensor, part)
+    return ComputedTensor(tensor.name, tensor.dtype, shape, make, (tensor,))
+
+
+def _widest(precisions: Sequence[str]) -> str:
+    kinds = set(precisions)
+    return kinds.pop() if len(kinds) == 1 else "f32"
 
 
 def _squares(chunk: F32, run: int, wide: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -233,12 +233,34 @@ def _iq4_xs(blocks: U8, out: F32) -> None:
     groups *= (_half(blocks, 0) * (scales.view(np.int8) - np.int8(32)))[:, :, None]
 
 
+# --- formats whose values are points of large tables -------------------------------------------------------------
+
+BORROWED = frozenset("IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0".split())
+
+
+def borrowed(form: Format) -> Callable[[U8], F32] | None:
+    """The decoder that the package gguf has for a format of BORROWED; None if that package is not installed.
+
+    It is llama.cpp's own, an extra of provindex (`pip install 'provindex[gguf]'`), and is imported here alone.
+    """
+    try:
+        from gguf import GGMLQuantizationType, quants
+    except ImportError:
+        return None
+    kind = GGMLQuantizationType[form.name]
+
+    def kernel(blocks: U8, out: F32) -> None:
+        out[:] = quants.dequantize(blocks, kind).reshape(out.shape)
+
+    return _in_pieces(form.block, kernel)
+
+
 def _blocks(name: str, block: int, width: int, kernel: Kernel) -> Format:
     return Format(name, block, width, _in_pieces(block, kernel))
 
 
 # By the number that the file writes (enum ggml_type). The last ones are sized, so that a file can be checked, but have
-# no decoder: their values are points of tables of hundreds of vectors, for files of less than 3 bits a weight.
+# no decoder here: their values are points of tables of hundreds of vectors, for files of less than 3 bits a weight.
 FORMATS: Mapping[int, Format] = {
     0: Format("F32", 1, 4), 1: Format("F16", 1, 2), 30: Format("BF16", 1, 2), 28: Format("F64", 1, 8),
     24: Format("I8", 1, 1), 25: Format("I16", 1, 2), 26: Format("I32", 1, 4), 27: Format("I64", 1, 8),

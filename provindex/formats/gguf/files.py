@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.bounded_json import shown
-from provindex.common.errors import ModelError
+from provindex.common.errors import ModelError, UnreadFormatError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED
 from provindex.formats.gguf import config as gguf_config
 from provindex.formats.gguf import tokenizer as gguf_tokenizer
+from provindex.formats.gguf.blocks import BORROWED, borrowed
 from provindex.formats.gguf.header import Entry, Header, Value, read_header
 from provindex.formats.gguf.names import FAMILIES, Family
 from provindex.formats.reader import Beside, WeightFile
-from provindex.formats.tensors import BlockTensor, ByteTensor, ComputedTensor, Contents, Extent, rows_moved
+from provindex.formats.tensors import BlockTensor, ByteTensor, ComputedTensor, Contents, Extent, rows_moved, transposed
 
 MAX_TENSORS = 1 << 17  # of a model, each expert counted; the largest published ones have about 75,000
 MAX_ROWS = 1 << 20  # of a matrix whose rows are put in another order, and elements of a norm
-COLUMNS_AT_ONCE = 256  # of a transposed matrix: each piece of it reads the whole stored one
 
 I64 = NDArray[np.int64]
 
@@ -66,7 +66,8 @@ def _check_parts(headers: Sequence[Header], labels: Sequence[str]) -> None:
         if (number, count) != (place, len(headers)):
             raise ModelError(
                 f"{label} is part {number + 1} of {count} of a model, read as part {place + 1} of {len(headers)}.",
-                "Put all the parts into one folder under the names that they were published with, and name the folder.",
+                "Put all the parts into one folder under the names that they were published with, and name the folder; "
+                "what joins them is `llama-gguf-split --merge`, not cat.",
             )
 
 
@@ -98,6 +99,14 @@ def _tensor(entry: Entry, extent: Extent, label: str) -> Tensor:
         return BlockTensor(entry.name, form.name, entry.shape, extent, form.block, form.width, form.decode)
     if form.name in STORED:
         return ByteTensor(entry.name, form.name, entry.shape, extent)
+    if form.name in BORROWED:
+        decode = borrowed(form)
+        if decode is None:
+            raise UnreadFormatError(
+                f"{label} stores {shown(entry.name)} as {form.name}, which is decoded by the package gguf alone.",
+                "Install it (pip install 'provindex[gguf]'), or use a file in another format (Q4_K_M, Q8_0, F16).",
+            )
+        return BlockTensor(entry.name, form.name, entry.shape, extent, form.block, form.width, decode)
     raise ModelError(
         f"{label} stores {shown(entry.name)} as {form.name}, which is not decoded.",
         "Use a file of the model in another format, such as Q4_K_M, IQ4_XS, Q8_0 or F16.",
@@ -180,7 +189,7 @@ def _undone(target: str, how: str, tensor: Tensor, layer: int | None, naming: _N
             raise naming.fail(tensor, "is no norm's")
         return _less_one(target, tensor)
     if how == "t" and len(tensor.shape) == 2:
-        return _transposed(target, tensor)
+        return transposed(target, tensor)
     if how == "row" and len(tensor.shape) == 1:
         return _reshaped(target, tensor, (1, *tensor.shape))
     order = _row_order(how, tensor, layer, naming)
@@ -325,21 +334,6 @@ def _latent(target: str, k: Tensor, v: Tensor, naming: _Naming) -> Tensor:
 
 
 # --- orientation and gains ---------------------------------------------------------------------------------------
-
-
-def _transposed(name: str, tensor: Tensor) -> Tensor:
-    """A matrix with its axes exchanged. A piece of its rows reads all of the stored one, in pieces."""
-    height, width = tensor.shape
-
-    def make(start: int, stop: int) -> F32:
-        out = np.empty((stop - start, height), np.float32)
-        step = max(1, (1 << 20) // width)
-        for row in range(0, height, step):
-            last = min(row + step, height)
-            out[:, row:last] = tensor.flat(row * width, last * width).reshape(-1, width)[:, start:stop].T
-        return out
-
-    return ComputedTensor(name, tensor.dtype, (width, height), make, (tensor,), COLUMNS_AT_ONCE)
 
 
 def _less_one(name: str, tensor: Tensor) -> Tensor:

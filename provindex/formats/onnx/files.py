@@ -27,9 +27,11 @@ from provindex.common.files import is_plain_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED, decode
+from provindex.formats.onnx import pair
 from provindex.formats.onnx.graph import Graph, Node, read_graph
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
+from provindex.formats.together import is_encoder
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _INTEGERS = frozenset(("I8", "U8"))
@@ -39,6 +41,7 @@ _MOVES = frozenset(("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", 
 _PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul"))
 _PACKED = frozenset(("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"))
 _PATH = re.compile(r"(?P<path>(?:/[^/]+)+)/(?:MatMul|Gemm)(?:_quant)?")
+LOGITS_BIAS = "final_logits_bias"
 _DEPTH = 8  # nodes between a stored matrix and where it is used
 _MOST = 16  # inputs of a node, and readers of a product, that are looked at
 
@@ -65,19 +68,27 @@ class _Matrix:
 
 
 class _Claim(NamedTuple):
-    """A name for a matrix, in the orientation that it has there. sure: two things in the graph give it."""
+    """A name for a matrix, in the orientation that it has there. sure: two things in the graph give it. table: rows are
+    looked up in it by a module, whose name goes before that of an output matrix which is the same."""
 
     name: str
     matrix: _Matrix
     sure: bool
+    table: bool = False
 
 
 def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
-    """The weights of one ONNX file and of the files of data that it names. See `reader.Reader`.
+    """The weights of one ONNX file, or of an encoder and its decoder, and of the files of data that they name. See
+    `reader.Reader`.
 
     The paths of these are relative to the ONNX file's own folder; ModelError for one that leaves the model's folder.
     """
-    name, label = files[0].name, files[0].label
+    found = [_read_one(file, beside) for file in sorted(files, key=lambda file: not is_encoder(file.name))]
+    return found[0] if len(found) == 1 else pair.joined(*found)
+
+
+def _read_one(file: WeightFile, beside: Beside) -> Contents:
+    name, label = file.name, file.label
 
     def data(location: str) -> Extent | None:
         if not is_plain_path(location):
@@ -86,7 +97,7 @@ def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
             )
         return beside((PurePosixPath(name).parent / location).as_posix())
 
-    return read_onnx(files[0].extent, label, data)
+    return read_onnx(file.extent, label, data)
 
 
 def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Contents:
@@ -106,6 +117,8 @@ def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) 
         shorter = {name: name.removeprefix(prefix) for name in tensors}
         tensors = {shorter[name]: _renamed(tensor, shorter[name]) for name, tensor in tensors.items()}
     notes = [Reason.of(Code.ONNX_PREFIX, prefix=prefix)] if prefix else []
+    if graph.unread:
+        notes.append(Reason.of(Code.ENTRY_NOT_READ, entry="subgraphs", n=graph.unread))
     if graph.skipped:
         notes.append(Reason.of(Code.ONNX_TYPES, n=len(graph.skipped), first=shown(graph.skipped[0])))
     return Contents(tuple(sorted(tensors.values(), key=_place)), warnings=tuple(notes))
@@ -131,6 +144,9 @@ class _Weights:
         used = {t.name for matrix, _ in found.values() for t in (matrix.scale, matrix.zero) if t is not None}
         plain = {name: t for name, t in self._graph.stored.items() if name not in found and name not in used}
         tensors: dict[str, Tensor] = {name: t for name, t in plain.items() if _is_parameter(name) or _is_constant(t)}
+        for name in [name for name in tensors if self._is_logits_bias(name) and LOGITS_BIAS not in tensors]:
+            tensors[LOGITS_BIAS] = replace(plain[name], name=LOGITS_BIAS)
+            del tensors[name]
         named = {stored: self._named(matrix, names) for stored, (matrix, names) in found.items()}
         claims = Counter(name for name, _ in named.values())
         for stored, (name, matrix) in named.items():
@@ -140,13 +156,22 @@ class _Weights:
             )
         return tensors
 
+    def _is_logits_bias(self, name: str) -> bool:
+        """Whether a constant is what BART and its kin add to the product with the output matrix."""
+        readers = self._readers.get(name, [])
+        if _is_parameter(name) or len(readers) != 1 or readers[0].op != "Add":
+            return False
+        made = (self._producer.get(other) for other in readers[0].inputs if other != name)
+        return any(node is not None and node.op in _PRODUCTS and "/lm_head/" in node.name for node in made)
+
     def _uses(self) -> Iterator[tuple[_Matrix, list[_Claim]]]:
         """Matrices that the graph multiplies by or looks rows up in, each with the names that this use gives it."""
         for node in self._nodes:
-            if node.op == "Gather" and node.inputs:
-                matrix = self._looked_up(node)
+            if node.op == "Gather" or (node.op == "GatherND" and node.module):
+                matrix = self._looked_up(node) if node.inputs else None
                 if matrix is not None and matrix.is_weight:
-                    yield matrix, []
+                    claim = _Claim(f"{node.module}.weight", replace(matrix, turned=False), True, table=True)
+                    yield matrix, [claim] if node.module else []
             elif node.op in _PRODUCTS and len(node.inputs) > 1:
                 matrix = self._multiplied(node)
                 if matrix is not None and matrix.is_weight:
@@ -252,7 +277,7 @@ class _Weights:
         """Names of the weight of the linear layer that a node is. Its path comes before the bias, which may be shared
         and then have another layer's name."""
         match = _PATH.fullmatch(node.name)
-        path = _dotted(match["path"]) if match else None
+        path = node.module or (_dotted(match["path"]) if match else None)
         columns = matrix.stored.shape[0 if matrix.turned else 1]
         weight = replace(matrix, turned=not matrix.turned)
         bias = self._bias(node, columns)
@@ -289,7 +314,8 @@ class _Weights:
 
     def _named(self, matrix: _Matrix, claims: Sequence[_Claim]) -> tuple[str, _Matrix]:
         """A matrix's name, and the matrix in the orientation that has this name."""
-        own = next((name for name in matrix.names if _is_parameter(name)), None)
+        table = next((claim for claim in claims if claim.table), None)
+        own = None if table else next((name for name in matrix.names if _is_parameter(name)), None)
         if own is not None and own != matrix.stored.name:  # a value of the graph has the name: as it is there
             found = self._matrix(own)
             return own, found if found is not None else matrix

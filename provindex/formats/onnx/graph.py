@@ -1,12 +1,16 @@
 """What an ONNX file says: its initializers, wherever their bytes are, and its nodes. Nothing is inferred here.
 
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Functions, subgraphs and sparse initializers are passed over.
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Of an If the larger branch is read as a part of the graph
+(optimum merges two decoders that share their weights into one). Tensors in other subgraphs, in functions and in sparse
+initializers are counted, not read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -22,9 +26,15 @@ MAX_NODES = 1 << 17
 MAX_TENSORS = 1 << 17
 MAX_STRINGS = 1 << 20  # of all nodes together
 MAX_RANK = 8
+MAX_DEPTH = 8  # subgraphs in subgraphs
+MAX_NOTE = 1 << 14  # bytes of a note on a node that are looked at
+SCOPES = "pkg.torch.onnx.name_scopes"
+_SCOPE = re.compile(r"'([^']*)'")
+LEAST_BYTES = 256  # of a tensor in a subgraph that counts as a weight
 MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
 MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
 _MAX_ELEMENTS = 1 << 60
+_MERGED = re.compile(r"(?P<name>.+)_merged_\d+(?P<end>_quantized|_scale|_zero_point)?")
 _AGAIN = "Download it again, or export it anew."
 
 # Field numbers of the messages in onnx.proto.
@@ -32,6 +42,7 @@ _MODEL_GRAPH = 7
 _NODE, _INITIALIZER = 1, 5
 _INPUT, _OUTPUT, _NAME, _OP, _ATTRIBUTE = 1, 2, 3, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 2, 3, 5, 8
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, _SPARSE, _FUNCTION, _FUNCTION_NODE, _METADATA = 6, 11, 15, 25, 7, 9
 _DIMS, _TYPE, _FLOATS, _INT32S, _INT64S, _TENSOR_NAME, _RAW, _DOUBLES, _UINT64S = 1, 2, 4, 5, 7, 8, 9, 10, 11
 _EXTERNAL, _LOCATION = 13, 14
 
@@ -44,7 +55,10 @@ _BITS_OF = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # floats that are writte
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation. numbers: its integer attributes by name, single ones as tuples of one. floats: likewise, raw."""
+    """One operation. numbers: its integer attributes by name, single ones as tuples of one. floats: likewise, raw.
+
+    module: of the model that it was exported from, as torch's exporter notes it ("model.layers.0.mlp.up_proj"), or "".
+    """
 
     op: str
     name: str
@@ -52,16 +66,18 @@ class Node:
     outputs: tuple[str, ...]
     numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     floats: Mapping[str, bytes] = field(default_factory=dict)
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     """nodes: in order. stored: initializers, and values of Constant nodes, by name. skipped: initializers whose type
-    is not read (4-bit numbers, strings)."""
+    is not read (4-bit numbers, strings). unread: how many tensors there are elsewhere: in subgraphs, sparse."""
 
     nodes: tuple[Node, ...]
     stored: Mapping[str, ByteTensor]
     skipped: tuple[str, ...]
+    unread: int = 0
 
 
 def read_graph(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Graph:
@@ -75,6 +91,14 @@ def read_graph(file: Extent, label: str, beside: Callable[[str], Extent | None])
         raise ModelError(f"{label} is no ONNX file, or damaged: {fault}.", _AGAIN) from None
 
 
+def _own_names(names: Collection[str]) -> dict[str, str]:
+    """Names without what optimum put behind them where it merged two decoders, unless two would have one name."""
+    found = ((name, _MERGED.fullmatch(name)) for name in names)
+    without = {name: match["name"] + (match["end"] or "") for name, match in found if match}
+    often = Counter(without.values())
+    return {name: own for name, own in without.items() if often[own] == 1 and own not in names}
+
+
 class _Parser:
     def __init__(self, file: Extent, label: str, beside: Callable[[str], Extent | None]) -> None:
         self._file, self._label, self._beside = file, label, beside
@@ -83,20 +107,64 @@ class _Parser:
         self._strings, self._decoded = MAX_STRINGS, MAX_DECODED
         self._stored: dict[str, ByteTensor] = {}
         self._skipped: list[str] = []
+        self._branches: list[Field] = []  # of the node that was read last
+        self._inner = False
+        self._unread = 0  # tensors that are passed over
 
     def graph(self) -> Graph:
-        graphs = [f for f in self._reader.fields(0, self._file.size) if f.number == _MODEL_GRAPH and f.wire == BYTES]
+        whole = [f for f in self._reader.fields(0, self._file.size) if f.wire == BYTES]
+        graphs = [f for f in whole if f.number == _MODEL_GRAPH]
+        for function in whole:
+            if function.number == _FUNCTION:
+                self._count(function, _FUNCTION_NODE)
         if len(graphs) != 1:
             raise ProtobufError("it has no graph, or several")
         nodes: list[Node] = []
-        for part in self._reader.fields(graphs[0].start, graphs[0].stop):
+        for part in self._parts(graphs[0]):
             if part.number == _NODE:
                 nodes.append(self._node(part))
             elif part.number == _INITIALIZER:
                 self._keep(*self._tensor(part))
+            elif part.number == _SPARSE:
+                self._unread += 1
             if len(nodes) > MAX_NODES or len(self._stored) + len(self._skipped) > MAX_TENSORS:
                 raise ProtobufError("it has more nodes or tensors than any we know")
-        return Graph(tuple(nodes), self._stored, tuple(self._skipped))
+        own = _own_names(self._stored)
+        if own:
+            nodes = [replace(node, inputs=tuple(own.get(name, name) for name in node.inputs)) for node in nodes]
+            self._stored = {(to := own.get(n, n)): replace(tensor, name=to) for n, tensor in self._stored.items()}
+        return Graph(tuple(nodes), self._stored, tuple(self._skipped), self._unread)
+
+    def _parts(self, graph: Field) -> Iterator[Field]:
+        """Nodes and initializers of a graph, and behind each node those of its larger branch."""
+        for part in self._inside(graph):
+            yield part
+            if part.number == _NODE and self._branches:
+                branch, *others = sorted(self._branches, key=lambda one: one.start - one.stop)
+                self._branches.clear()
+                for other in others:
+                    self._count(other)
+                self._inner = True  # what is inside of it is counted
+                yield from self._inside(branch)
+                self._inner = False
+
+    def _count(self, graph: Field, node: int = _NODE, depth: int = 0) -> None:
+        """Count the tensors of a subgraph that is not read, of its nodes and of the subgraphs of these."""
+        if depth > MAX_DEPTH:
+            raise ProtobufError(f"it has subgraphs in each other, more than {MAX_DEPTH} deep")
+        for part in self._inside(graph):
+            if part.wire != BYTES:
+                continue
+            self._unread += part.number in (_INITIALIZER, _SPARSE) and node == _NODE and _is_large(part)
+            for attribute in self._inside(part) if part.number == node else ():
+                if attribute.number == _ATTRIBUTE and attribute.wire == BYTES:
+                    self._count_attribute(attribute, depth)
+
+    def _count_attribute(self, attribute: Field, depth: int) -> None:
+        for value in self._inside(attribute):
+            self._unread += value.number == _ATTRIBUTE_TENSOR and _is_large(value)
+            if value.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and value.wire == BYTES:
+                self._count(value, depth=depth + 1)
 
     def _keep(self, name: str, tensor: ByteTensor | None) -> None:
         if name in self._stored:
@@ -122,16 +190,29 @@ class _Parser:
         numbers: dict[str, tuple[int, ...]] = {}
         floats: dict[str, bytes] = {}
         values: list[Field] = []
+        module = ""
         for part in self._inside(message):
             if part.number in texts:
                 texts[part.number].append(self._text(part))
+            elif part.number == _METADATA and part.wire == BYTES and part.stop - part.start <= MAX_NOTE:
+                module = self._module(part) or module
             elif part.number == _ATTRIBUTE:
                 values += self._attribute(part, numbers, floats)
         op, name = "".join(texts[_OP][-1:]), "".join(texts[_NAME][-1:])
+        if op != "If" or self._inner:
+            for branch in self._branches:
+                self._count(branch)
+            self._branches.clear()
         if op == "Constant" and texts[_OUTPUT] and values:
             made, tensor = texts[_OUTPUT][0], self._tensor(values[0])[1]
             self._keep(made, replace(tensor, name=made) if tensor else None)
-        return Node(op, name, tuple(texts[_INPUT]), tuple(texts[_OUTPUT]), numbers, floats)
+        return Node(op, name, tuple(texts[_INPUT]), tuple(texts[_OUTPUT]), numbers, floats, module)
+
+    def _module(self, note: Field) -> str:
+        """The module that a node's note tells: the last but one of its scopes, the last is the node itself."""
+        entry = self._entry(note)
+        scopes = _SCOPE.findall(entry.get(SCOPES, ""))
+        return scopes[-2] if len(scopes) > 1 else ""
 
     def _attribute(
         self, message: Field, numbers: dict[str, tuple[int, ...]], floats: dict[str, bytes]
@@ -151,6 +232,8 @@ class _Parser:
                 floats[name] = self._file.now(part.start, part.stop)
             elif part.number == _ATTRIBUTE_TENSOR:
                 yield part
+            elif part.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and part.wire == BYTES:
+                self._branches.append(part)
         if found:
             numbers[name] = tuple(found)
 
@@ -230,3 +313,8 @@ class _Parser:
 
     def _broken(self, what: str) -> ModelError:
         return ModelError(f"{self._label} {what}.", _AGAIN)
+
+
+def _is_large(tensor: Field) -> bool:
+    """Whether a tensor is more than one of the few numbers (shapes, axes, constants) that every subgraph has."""
+    return tensor.wire == BYTES and tensor.stop - tensor.start >= LEAST_BYTES

@@ -6,6 +6,7 @@ leave a choice, and explains what is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +19,16 @@ from provindex.formats.quantized import layouts as layouts
 from provindex.formats.quantized.layouts import FP8, INSTEAD, Group
 from provindex.roles.architectures import BUFFERS
 
+_IN_MODULE = ("qweight", "qzeros", "scales", "biases", "g_idx", "SCB", "weight_format")
 # End of a stored name -> (what stands there in the weight's name, what the tensor is).
 _ENDS: Mapping[str, tuple[str, str]] = {
-    **{f".{kind}": (".weight", kind) for kind in ("qweight", "qzeros", "scales", "g_idx", "SCB", "weight_format")},
+    **{f".{kind}": (".weight", kind) for kind in _IN_MODULE},
     **{f".{kind}": ("", kind) for kind in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")},
     **{f".quant_state.bitsandbytes__{kind}": ("", kind) for kind in ("nf4", "fp4")},
     **{f"_{kind}": ("", kind) for kind in ("scale_inv", "scale_2", "global_scale", "scale", "zero_point")},
     **{f"_{kind}": ("", kind) for kind in ("packed", "shape", "g_idx", "blocks")},
     "_scales": ("", "block_scales"),
+    ".scale_weight": (".weight", "scale"),  # ComfyUI
 }
 _SUFFIXES = tuple(_ENDS)
 
@@ -62,21 +65,26 @@ FORMATS = (  # the first that fits
     Format("weight", FP8, ("scale", "scale_inv"), layouts.scaled),
     Format("weight", ("I8",), ("scale",), layouts.scaled),
     Format("blocks", ("U8",), ("block_scales",), layouts.stacked_mxfp4, rank=4),
+    Format("int8", ("I8",), ("scale",), layouts.broadcast_int8),
+    Format("weight", ("U32",), ("scales",), layouts.mlx),
 )
 
 # What is measured on activations and the key-value cache: no weights. Left out of a quantized model.
 ACTIVATIONS = frozenset(
     "input_scale output_scale k_scale v_scale q_scale kv_scale prob_output_scale input_global_scale input_zero_point "
-    "output_zero_point k_zero_point v_zero_point input_scale_ub activation_scale".split()
+    "output_zero_point k_zero_point v_zero_point input_scale_ub activation_scale scale_input scaled_fp8".split()
 )
 # A segment of a name, or what stands beside one -> the method that stores such tensors, which is not decoded.
 UNDECODED: Mapping[str, str] = {
     "codebooks": "AQLM", "Qidxs": "QuIP#", "W_q": "HQQ", "weight_scales": "EETQ", "centroids": "VPTQ",
-    "_data": "Quanto", "weight_qdata": "TorchAO", "_weight_qdata": "TorchAO", "dense_weights": "SpQR",
+    "q_weight": "EXL2", "trellis": "EXL3", "_data": "Quanto", "weight_qdata": "TorchAO", "_weight_qdata": "TorchAO",
+    "dense_weights": "SpQR",
     "bitmask": "a sparse layout of compressed-tensors", "biases": "MLX",
     "_scales": "EETQ", "_scale": "an unknown method", "_scale_inv": "an unknown method",
 }  # fmt: skip
-_SCALES = ("biases", "_scales", "_scale", "_scale_inv")  # what such a tensor has beside it
+_SCALING = re.compile(r"scale|amax", re.IGNORECASE)
+_SCALES = ("biases", "codebooks", "centroids", "_scales", "_scale", "_scale_inv")  # what such a tensor has beside it
+_ANY_DTYPE = frozenset(("W_q", "weight_qdata", "_weight_qdata"))  # methods that store codes as numbers of any format
 _BUFFERS = BUFFERS.keys() | {"bias", "mask", "relative_position_index"}
 _INTEGERS = frozenset(("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F6_E2M3", "F6_E3M2"))
 _CONV1D = frozenset(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"))
@@ -89,8 +97,8 @@ def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[
     in) that it has in the model before quantization, and float32 values on read; it stands where its codes stood.
     Scales of activations are left out. ModelError if a group does not fit together or its layout is not decoded.
     """
-    said = config.get("quantization_config", config.get("compression_config"))
-    settings = said if isinstance(said, Mapping) else {}
+    said = (config.get(key) for key in ("quantization_config", "compression_config", "quantization"))
+    settings = next((found for found in said if isinstance(found, Mapping)), {})
     groups = _groups(tensors, settings)
     found = {name: fit for name, group in groups.items() if (fit := _format(group)) is not None}
     _check_clashes(groups, found)
@@ -104,6 +112,7 @@ def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[
         elif name not in used and not (built and name.rpartition(".")[2] in ACTIVATIONS):
             out[name] = tensor
     _refuse_undecoded(out, settings)
+    _refuse_unscaled(out)
     _refuse_conv1d(built, config)
     return out, _remarks(built)
 
@@ -112,7 +121,10 @@ def _groups(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[
     """Tensors whose names end as those of a quantized weight do, by the weight's name; with what has that name."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.endswith(_SUFFIXES):
+        stem = name.removesuffix(".qweight")
+        if stem != name and tensor.dtype == "I8" and f"{stem}.scale" in tensors:
+            parts[stem] = {"int8": tensor, "scale": tensors[f"{stem}.scale"]}
+        elif name.endswith(_SUFFIXES):
             end = next(suffix for suffix in _SUFFIXES if name.endswith(suffix))
             instead, kind = _ENDS[end]
             parts.setdefault(name.removesuffix(end) + instead, {})[kind] = tensor
@@ -138,7 +150,7 @@ def _refuse_undecoded(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
     method = settings.get("quant_method")
     told = method[:40] if isinstance(method, str) else ""
     for name, tensor in tensors.items():
-        if tensor.dtype not in _INTEGERS or len(tensor.shape) < 2:
+        if len(tensor.shape) < 2 or (tensor.dtype not in _INTEGERS and not _ANY_DTYPE & {*name.split(".")}):
             continue
         by_name = _method(name, tensor.dtype, tensors)
         by_config = told if tensor.dtype not in ("I64", "U64") and name.rpartition(".")[2] not in _BUFFERS else ""
@@ -146,6 +158,26 @@ def _refuse_undecoded(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
             raise ModelError(
                 f"Tensor {shown(name)} is quantized ({by_name or by_config}) in a layout that is not decoded.", INSTEAD
             )
+
+
+def _refuse_unscaled(tensors: Mapping[str, Tensor]) -> None:
+    """Codes are no weights without what scales them: int8 never, FP8 not if something of its module looks like that."""
+    codes = [name for name, tensor in tensors.items() if _are_codes(name, tensor)]
+    scales: dict[str, str] = {}  # by module, and by the module around it
+    for name in tensors if codes else ():
+        if _SCALING.search(name) and name.rpartition(".")[2] not in ACTIVATIONS:
+            inner = name.rpartition(".")[0]
+            scales |= {inner: name, inner.rpartition(".")[0]: name}
+    for name in codes:
+        scale = next((scales[at] for at in (name, name.rpartition(".")[0]) if at in scales), None)
+        if scale is not None or tensors[name].dtype not in FP8:
+            what = f"{shown(scale)} is no scale that is known" if scale else "it has no scale"
+            raise ModelError(f"Tensor {shown(name)} holds codes ({tensors[name].dtype}), and {what}.", INSTEAD)
+
+
+def _are_codes(name: str, tensor: Tensor) -> bool:
+    whole = tensor.dtype in ("I8", "U8") and name.endswith("weight")
+    return len(tensor.shape) > 1 and (whole or tensor.dtype in FP8)
 
 
 def _method(name: str, dtype: str, tensors: Mapping[str, Tensor]) -> str:

@@ -467,6 +467,25 @@ def scaled(group: Group) -> Tensor:
     return group.computed(("SCALED_INT8" if codes.dtype == "I8" else "SCALED_" + codes.dtype), codes.shape, make)
 
 
+def broadcast_int8(group: Group) -> Tensor:
+    """int8 codes of any rank times scales that numpy would spread over them."""
+    codes, scale = group.need("int8", "scale")
+    spread_out = len(scale.shape) == len(codes.shape) and all(
+        n in (1, m) for n, m in zip(scale.shape, codes.shape, strict=True)
+    )
+    if not codes.shape or min(codes.shape) < 1 or not spread_out or scale.dtype not in FLOATS or not codes.plain:
+        group.misfit("int8", "scale")
+    width = codes.shape[-1]
+
+    def make(start: int, stop: int) -> F32:
+        lead = np.unravel_index(np.arange(start, stop), codes.shape[:-1]) if len(codes.shape) > 1 else ()
+        table = scale.flat().reshape(scale.shape)
+        at = tuple(i if n > 1 else np.zeros_like(i) for i, n in zip(lead, scale.shape[:-1], strict=True))
+        return codes.flat(start * width, stop * width).reshape(-1, width) * (table[at] if at else table)
+
+    return group.computed("SCALED_INT8", codes.shape, make)
+
+
 # --- compressed-tensors: integers in int32 words ---
 
 
@@ -599,6 +618,90 @@ def stacked_mxfp4(group: Group) -> Tensor:
         return np.ascontiguousarray(made[0] if len(made) == 1 else np.concatenate(made))
 
     return group.computed("MXFP4", (experts, width, out), make, _across(out))
+
+
+# --- MLX ---
+
+_MLX_SIZES = (32, 64, 128)
+_MLX_BITS = (4, 8, 2, 3, 5, 6)
+# What mlx-lm and mlx-vlm put before a module, and exchange: the config may name it otherwise than the file.
+_MLX_BEGINNINGS = ("model.language_model.", "language_model.model.", "language_model.", "model.")
+
+
+def mlx(group: Group) -> Tensor:
+    """MLX: rows of codes in uint32 words, the lowest bits first and without gaps; a scale and a bias for each group of
+    inputs, code * scale + bias. Without biases the codes are FP4 or FP8 (mxfp4, nvfp4, mxfp8). Stacked experts too.
+
+    Bits and groups together follow from the shapes, each alone from config.json.
+    """
+    codes, scales = group.need("weight", "scales")
+    biases = group.parts.get("biases")
+    fits = len(codes.shape) in (2, 3) and min(codes.shape) > 0 and codes.dtype == "U32" and codes.plain
+    if not fits or not scales.plain or scales.shape[:-1] != codes.shape[:-1] or not scales.shape[-1]:
+        group.misfit("weight", "scales")
+    words, groups = codes.shape[-1], scales.shape[-1]
+    if biases is None:
+        return _mlx_floats(group, words, groups)
+    if biases.shape != scales.shape or {biases.dtype, scales.dtype} - {*FLOATS} or not biases.plain:
+        group.misfit("weight", "scales", "biases")
+    bits, size = _mlx_bits(group, words, groups)
+    shape = (*codes.shape[:-1], groups * size)
+    height, width = math.prod(shape[:-1]), shape[-1]
+
+    def make(start: int, stop: int) -> F32:
+        values = unpack(_rows(codes, height, start, stop), bits, width).astype(np.float32)
+        spread(np.multiply, values, scales.flat(start * groups, stop * groups).reshape(-1, groups), size)
+        return spread(np.add, values, biases.flat(start * groups, stop * groups).reshape(-1, groups), size)
+
+    return group.computed(f"MLX_INT{bits}", shape, make)
+
+
+def _mlx_bits(group: Group, words: int, groups: int) -> tuple[int, int]:
+    """Bits of a code and inputs of a group. ModelError where shapes fit several and the config does not say which."""
+    fits = [(bits, size) for bits in _MLX_BITS for size in _MLX_SIZES if groups * size * bits == words * WORD]
+    module = group.name.removesuffix(".weight")
+    for beginning in _MLX_BEGINNINGS:
+        module = module.removeprefix(beginning)
+    named = (group.settings.get(beginning + module) for beginning in ("", *_MLX_BEGINNINGS))
+    own = next((said for said in named if isinstance(said, Mapping)), {})
+    said = [own, group.settings]  # a module may have settings of its own
+    told = [(one.get("bits"), one.get("group_size")) for one in said]
+    found = next((fit for fit in told if fit in fits), None)
+    if found is not None:
+        return found
+    sized = [fit for fit in fits if fit[1] == told[1][1]]  # the settings of a module that nothing names: other bits
+    if len(sized) == 1:
+        return sized[0]
+    if not fits:
+        group.misfit("weight", "scales", "biases")
+    if len(fits) > 1:
+        ways = " or ".join(f"{bits} bits in groups of {size}" for bits, size in fits)
+        raise ModelError(
+            f"The quantized weight {shown(group.name)} is stored in {ways}, and no config says which.",
+            "Put the model's config.json beside its weights.",
+        )
+    return fits[0]
+
+
+def _mlx_floats(group: Group, words: int, groups: int) -> Tensor:
+    """The formats without biases: mxfp4 and mxfp8 (a power of two for 32 values), nvfp4 (an FP8 scale for 16)."""
+    codes, scales = group.need("weight", "scales")
+    per = words * WORD // groups  # bits of a group
+    kind = {32 * 4: "MXFP4", 16 * 4: "NVFP4", 32 * 8: "MXFP8"}.get(per, "")
+    if scales.dtype != "U8" or not kind or words * WORD % groups:
+        group.misfit("weight", "scales")
+    size = 16 if kind == "NVFP4" else 32
+    shape = (*codes.shape[:-1], groups * size)
+    height, scale = math.prod(shape[:-1]), "F8_E4M3" if kind == "NVFP4" else "F8_E8M0"
+
+    def make(start: int, stop: int) -> F32:
+        stored = _rows(codes, height, start, stop)
+        values = decode(np.ascontiguousarray(stored), "F8_E4M3") if kind == "MXFP8" else nibbles(stored, E2M1)
+        return spread(
+            np.multiply, values, decode(np.ascontiguousarray(_rows(scales, height, start, stop)), scale), size
+        )
+
+    return group.computed(kind, shape, make)
 
 
 def _by_matrix(start: int, stop: int, height: int) -> Iterator[tuple[int, int, int]]:

@@ -16,7 +16,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,15 +24,18 @@ from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import F32, Tensor
+from provindex.formats import consolidated
 from provindex.formats.dtypes import BITS, STORED, decode
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 from provindex.formats.torch.pickle_machine import MAX_PROGRAM, Made, Name, Persistent, PickleError, Value, run
+from provindex.formats.torch.settings import whisper_config
 from provindex.formats.torch.stored_zip import ZipError, locate, make_ready, read_directory
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 MAX_RANK = 8
 MAX_NAME = 1024
+MAX_BESIDE = 32  # entries that are named as not read
 MAX_ENTRIES = 200_000  # of a dictionary that may be the one of the tensors
 _MAX_ELEMENTS = 1 << 60
 _MAX_REPEATED = 1 << 24  # elements of a view that shows the same bytes several times
@@ -94,8 +97,9 @@ class _File:
 
 
 def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
-    """The tensors of one checkpoint. See `reader.Reader`."""
-    return read_torch(files[0].extent, files[0].label)
+    """The tensors of one checkpoint, or of all parts of one of Meta's. See `reader.Reader`."""
+    found = [read_torch(file.extent, file.label) for file in files]
+    return found[0] if len(found) == 1 else consolidated.joined(found, files, beside)
 
 
 def read_torch(file: Extent, label: str) -> Contents:
@@ -113,7 +117,15 @@ def read_torch(file: Extent, label: str) -> Contents:
     left = len(state) - len(tensors)
     notes += (Reason.of(Code.ENTRIES_NOT_READ, n=left, total=len(state)),) if left else ()
     tensors.sort(key=lambda found: (found[0], found[1].name))
-    return Contents(tuple(tensor for _, tensor in tensors), warnings=_references(opened) + notes)
+    found = tuple(tensor for _, tensor in tensors)
+    return Contents(found, _config(opened.value), warnings=_references(opened) + notes)
+
+
+def _config(value: Value) -> dict[str, Any] | None:
+    """What a library says of the model's sizes beside its weights."""
+    inside = dict(_named(value)) if isinstance(value, Made) else {}
+    dims = inside.get("dims")
+    return whisper_config(dict(_named(dims))) if isinstance(dims, Made) and "model_state_dict" in inside else None
 
 
 def _read_zip(file: Extent, label: str) -> _File:
@@ -240,20 +252,32 @@ def _view(persistent: Persistent, count: int, label: str) -> tuple[int, int]:
 
 
 def _state_dict(file: _File) -> tuple[Mapping[str, Value], tuple[Reason, ...]]:
-    """The dictionary of tensors in a checkpoint, at its top or under one of the usual names, and what to say of it."""
+    """The dictionary of tensors in a checkpoint, at its top or under one of the usual names, and what to say of it:
+    every other entry that has tensors is named.
+    """
     path: list[str] = []
+    notes: list[Reason] = []
     at = file.value
     for _ in range(2):
         inside = dict(_named(at)) if isinstance(at, Made) else {}
         below = [name for name in _WRAPPERS if _has_tensors(inside.get(name))]
         if not below:
             break
+        notes += _beside(path, {name: item for name, item in inside.items() if name != below[0]})
         path.append(below[0])
         at = inside[below[0]]
     inside = dict(_named(at)) if isinstance(at, Made) else {}
     if not any(map(_is_tensor, inside.values())):
         raise ModelError(f"{file.label} holds no dictionary of named tensors{_holds(file.value)}.", _CONVERT)
-    return inside, (Reason.of(Code.STATE_CHOSEN, entry=".".join(path)),) if path else ()
+    notes += _beside(path, {name: item for name, item in inside.items() if not _is_tensor(item)})
+    chosen = (Reason.of(Code.STATE_CHOSEN, entry=".".join(path)),) if path else ()
+    return inside, (*chosen, *notes[:MAX_BESIDE])
+
+
+def _beside(path: Sequence[str], entries: Mapping[str, Value]) -> list[Reason]:
+    """Entries that are not read and have tensors in them, at any depth."""
+    counts = {name: sum(map(_is_tensor, _everything([item]))) for name, item in entries.items()}
+    return [Reason.of(Code.ENTRY_NOT_READ, entry=".".join((*path, name)), n=n) for name, n in counts.items() if n]
 
 
 def _has_tensors(value: Value, levels: int = 2) -> bool:
