@@ -54,7 +54,19 @@ _AIM: Table = {
     "ffn.up_proj": "up",
     "ffn.down_proj": "down",
 }
+_MLLAMA: Table = {
+    **attention("self_attn"),
+    "input_layernorm": "norm_attn",
+    "post_attention_layernorm": "norm_mlp",
+    "mlp.fc1": "up",
+    "mlp.fc2": "down",
+}
 VISION: Table = {
+    **under("transformer.layers.{l}.", _MLLAMA),
+    **{f"global_transformer.layers.{{n}}.{name}": "- global layer of images" for name in _MLLAMA},
+    "encoder.layers.{l}.self_attn.qkv": "qkv",  # BLIP
+    "encoder.layers.{l}.self_attn.projection": "o",
+    **{f"blocks.{{l}}.attn.{name}": name for name in "qkv"},  # Qwen 2.5 Omni
     "embeddings.register_tokens": "- register tokens",
     "embeddings.patch_embeddings": "- patch embedding",
     "embeddings.patch_embed": "- patch embedding",

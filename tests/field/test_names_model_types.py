@@ -148,6 +148,14 @@ def test_attention_beside_images_and_speech_is_kept_apart() -> None:
     assert all(p.parts for n, p in omni.items() if n.startswith("thinker.model.layers."))
 
 
+@pytest.mark.parametrize(("told", "place"), [({}, "post"), ({"do_stable_layer_norm": True}, "pre")])
+def test_speech_models_say_where_their_norms_are(told: dict[str, bool], place: str) -> None:
+    record = records()["hubert"]
+    shapes = {name: tuple(shape) for name, shape, *_ in record["tensors"]}
+    layout = model_types.resolve(shapes, record["config"] | told)
+    assert (layout.main, layout.archs["audio"].norm_place) == ("audio", place)
+
+
 def test_experts_that_are_stored_the_other_way_round() -> None:
     """Published Qwen3-VL-MoE files hold (in, out), models in memory (out, in); the embedding's width tells."""
     record = records()["qwen3_vl_moe"]
