@@ -223,10 +223,11 @@ def test_rows_and_indexes_of_version_1_are_refused_with_the_command_that_rebuild
 
     from provindex.api import Index
     from provindex.common.errors import IndexFormatError
+    from provindex.fingerprint.record import FINGERPRINT_VERSION
     from provindex.fingerprint.rows import from_row, to_row
 
     made = fingerprint(zoo.llama(1, layers=1))
-    with pytest.raises(IndexFormatError, match="version 1; this provindex reads 4") as refused:
+    with pytest.raises(IndexFormatError, match=f"version 1; this provindex reads {FINGERPRINT_VERSION}") as refused:
         from_row({**to_row(made), "fingerprint_version": 1})
     assert "`provindex fingerprint`" in str(refused.value) and "`provindex index build`" in str(refused.value)
     Index.build([made]).save(tmp_path)

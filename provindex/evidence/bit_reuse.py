@@ -95,6 +95,13 @@ def is_computed(values: NDArray[np.float16] | F32, scale: float) -> bool:
     return energy > 0 and max(lags) > ORDERED * energy
 
 
+def is_continued(values: F32, below: F32) -> bool:
+    """Whether values are nearly those one row below, as in tables of angles by position."""
+    x, y = (side.astype(np.float64) - side.mean(dtype=np.float64) for side in (values, below))
+    energy = float(np.sqrt((x @ x) * (y @ y)))
+    return energy > 0 and float(x @ y) > ORDERED * energy
+
+
 def _owners(
     blocks: BlockDigests, precision: str, stacks: frozenset[str] | None, common: frozenset[int]
 ) -> dict[int, int]:

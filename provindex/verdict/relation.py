@@ -387,13 +387,22 @@ def _width(fp: Fingerprint) -> int:
 def _changed(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether two models of one size are known to differ in some element; a head more or less is no change.
 
-    Where one was read in part, files of the same sizes with other digests say so.
+    Where one was read in part, files of the same sizes with other digests say so. Where queries, keys and values could
+    be told apart in one of them only (the number of heads is unknown), hashes say nothing.
     """
     if a.content_sha256 is not None and b.content_sha256 is not None:
-        return a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+        changed = a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
+        return changed and not _split_otherwise(a, b)
     ours, theirs = (sorted((f.size, str(f.sha256)) for f in fp.files if f.sha256) for fp in (a, b))
     whole = len(ours) == len(a.files) and len(theirs) == len(b.files)
     return whole and ours != theirs and [size for size, _ in ours] == [size for size, _ in theirs]
+
+
+def _split_otherwise(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether the projections of two models of equal depth are known as other numbers of tensors."""
+    if a.wvc is None or b.wvc is None or a.facts.layers != b.facts.layers:
+        return False
+    return len(a.wvc.names) != len(b.wvc.names)
 
 
 def _kept_order(neurons: Sequence[tuple[LayerPair, Agreement]]) -> bool:

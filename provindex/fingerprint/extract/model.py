@@ -20,7 +20,7 @@ from provindex.common.tensor import Tensor
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.evidence import anchors, sketch, token_rows
-from provindex.evidence.bit_reuse import is_computed, two_blocks
+from provindex.evidence.bit_reuse import LEAST_VALUES, is_computed, is_continued, two_blocks
 from provindex.evidence.panels import SAMPLE
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract import completeness
@@ -167,9 +167,16 @@ def _unnamed(w: Weights) -> float:
 
 
 def _computed_share(tensor: Tensor) -> float:
-    """Share of a tensor that looks computed (ordered along rows, or whole numbers), from PROBES places all over it."""
+    """Share of a tensor that looks computed, from PROBES places all over it: ordered along its rows or from row to
+    row, or whole numbers.
+    """
+    width = tensor.shape[-1]
     starts = np.unique(np.linspace(0, max(0, tensor.size - SAMPLE), PROBES).astype(np.int64)).tolist()
-    return sum(is_computed(tensor.flat(start, start + SAMPLE), 1.0) for start in starts) / len(starts)
+    found = 0
+    for start in starts:
+        values, below = tensor.flat(start, start + SAMPLE), tensor.flat(start + width, start + width + SAMPLE)
+        found += is_computed(values, 1.0) or (below.size >= LEAST_VALUES and is_continued(values[: below.size], below))
+    return found / len(starts)
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
