@@ -36,6 +36,7 @@ from provindex.fingerprint.extract.slices import slices
 from provindex.fingerprint.parquet import write_fingerprint
 from provindex.fingerprint.record import IMPORTED, MODES, Fingerprint
 from provindex.fingerprint.rows import to_row
+from provindex.formats import local_files
 from provindex.formats.folder import left_out
 from provindex.formats.ranged import settled
 from provindex.hub import client as hub
@@ -238,7 +239,7 @@ def _from_weights(
     mode = mode or ("sampled" if model.ranged else "exact")
     digests: dict[str, str] = {}
     if mode == "exact" and local and Path(text).is_dir():
-        model = without_copies(model, text)
+        model = without_copies(model, local_files.snapshot_in(Path(text)))
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
     made = cache.through(model, mode, make, digests)
     return Resolved(made, text if local and Path(text).exists() else made.label, model)
@@ -252,7 +253,7 @@ def _known_files(there: Remote, index: Index) -> Fingerprint | None:
     if entry is None:
         return None
     read = hub.weights_at(there)
-    beside = () if there.file else left_out({name: file.size for name, file in listed.items()}, read, {})
+    beside = () if there.file else left_out({name: file.size for name, file in listed.items()}, read)
     return replace(
         entry.load(),
         model_id=there.repo,

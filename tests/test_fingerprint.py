@@ -178,7 +178,7 @@ def test_config_and_tokenizer_may_be_withheld(make: Callable[[int], zoo.Checkpoi
     model = make(1)
     bare, whole = fingerprint(replace(model, config={}, tokenizer=None)), fingerprint(model)
     if make is zoo.neox:  # only the config says where the rows of a head end
-        assert compare(bare, whole).relation == "identical"
+        assert compare(bare, whole).relation == "related"
     else:
         assert bare.content_sha256 == whole.content_sha256
     assert bare.eas_by_id is not None and bare.residual is None and text(bare.absences["residual"])
@@ -191,7 +191,7 @@ def test_config_and_tokenizer_may_be_withheld(make: Callable[[int], zoo.Checkpoi
 
 
 def test_unknown_names_are_reported_and_hashed(model: zoo.Checkpoint) -> None:
-    odd = model.with_tensors({**model.tensors, "my.own.thing": np.ones((4, 4), np.float32)})
+    odd = model.with_tensors({**model.tensors, "my.own.thing": np.random.default_rng(0).random((9, 9), np.float32)})
     fp = fingerprint(odd)
     assert (
         any("my.own.thing" in w for w in texts(fp.warnings)) and fp.content_sha256 != fingerprint(model).content_sha256

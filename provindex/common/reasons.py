@@ -219,6 +219,7 @@ class Code(StrEnum):
     NOT_RANKED = "not-ranked"
     TOWER_SHARED = "tower-shared"
     TEXT_EQUAL = "text-equal"
+    OTHER_WEIGHTS_DIFFER = "other-weights-differ"
     UNNAMED_SHARED = "unnamed-shared"
     ADAPTER_NAMES = "adapter-names"
     ADAPTER_FIT_UNKNOWN = "adapter-fit-unknown"
@@ -383,7 +384,9 @@ class Reason:
 # Parts of a model that are not here, so that no relation of sizes follows.
 INCOMPLETE = frozenset({Code.ONE_SHARD, Code.EMPTY_TENSORS, Code.LAYERS_MISSING})
 # What a file holds and nothing compares: another model may be in there.
-UNCOMPARED = frozenset({Code.ENTRY_NOT_READ, Code.SECOND_COPY, Code.COPIES_UNREAD, Code.ADAPTER_UNMERGED})
+UNCOMPARED = frozenset(
+    {Code.ENTRY_NOT_READ, Code.SECOND_COPY, Code.COPIES_UNREAD, Code.ADAPTER_UNMERGED, Code.ONNX_TYPES}
+)
 # Files beside the one that was read.
 BESIDE = frozenset({Code.FILE_NOT_READ, Code.FILE_DIFFERS, Code.FOLDER_NOT_READ})
 LEFT_OUT = INCOMPLETE | UNCOMPARED | BESIDE  # with one of these nothing is cleared, and nothing is identical

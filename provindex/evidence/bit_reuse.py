@@ -26,13 +26,11 @@ from provindex.evidence.panels import UNNAMED as UNKNOWN
 from provindex.roles import canonical
 from provindex.roles.architectures import ADAPTERS
 from provindex.roles.canonical import F32
+from provindex.roles.computed import LEAST_VALUES, is_ordered
 from provindex.roles.names import Part, Placement, part_shape
 from provindex.roles.weights import Weights
 
 NAMED = 2  # matrices with a role from which a text tower is known
-# Autocorrelation at lag 1 or 2: of 256 exchangeable values .5 is 8 sd, and rows of trained matrices stay below .2.
-ORDERED = 0.5
-LEAST_VALUES = 64  # to tell whether a row is ordered
 LOG10_COLLISION = -19.0  # two different blocks with one 64-bit digest: 2^-64
 
 
@@ -89,17 +87,7 @@ def is_computed(values: NDArray[np.float16] | F32, scale: float) -> bool:
         return False
     if np.array_equal(row * scale, np.rint(row * scale)):
         return True
-    centred = row - row.mean()
-    energy = float(centred @ centred)
-    lags = (abs(float(centred[:-lag] @ centred[lag:])) for lag in (1, 2))  # sines and cosines may be interleaved
-    return energy > 0 and max(lags) > ORDERED * energy
-
-
-def is_continued(values: F32, below: F32) -> bool:
-    """Whether values are nearly those one row below, as in tables of angles by position."""
-    x, y = (side.astype(np.float64) - side.mean(dtype=np.float64) for side in (values, below))
-    energy = float(np.sqrt((x @ x) * (y @ y)))
-    return energy > 0 and float(x @ y) > ORDERED * energy
+    return is_ordered(row)
 
 
 def _owners(

@@ -48,15 +48,17 @@ class Facts:
 class Fingerprint:
     """All that provindex keeps of a model.
 
-    The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, None in sampled
-    mode. A signal or panel that is None is explained in `absences` under its name (EAS, hidden, ...). `indexed`: loaded
-    from a row of an index. `more`: values of panels that have no field of their own, by panel.
+    The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, `core_sha256` over
+    those of no head or pooler; None in sampled mode. A signal or panel that is None is explained in `absences` under
+    its name (EAS, hidden, ...). `indexed`: loaded from a row of an index. `more`: values of panels that have no field of
+    their own, by panel.
     """
 
     model_id: str
     facts: Facts
     mode: str
     content_sha256: str | None
+    core_sha256: str | None = field(default=None, kw_only=True)
     mfi: mfi.MfiFeatures
     revision: str | None = None
     variant: str = ""

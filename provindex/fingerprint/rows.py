@@ -56,7 +56,8 @@ def to_row(fp: Fingerprint) -> Row:
         "model_id": fp.model_id, "revision": fp.revision, "variant": fp.variant, "family": fp.family,
         "license": fp.license, "parents": list(fp.parents), "source": fp.source,
         "id_certainty": fp.id_certainty,
-        "fingerprint_version": fp.version, "mode": fp.mode, "content_sha256": fp.content_sha256,
+        "fingerprint_version": fp.version, "mode": fp.mode,
+        "content_sha256": fp.content_sha256, "core_sha256": fp.core_sha256,
         "architecture": fp.facts.architecture, "main_stack": fp.facts.main, "parameters": fp.facts.parameters,
         "hidden": fp.facts.hidden, "layers": fp.facts.layers, "vocabulary": fp.facts.vocabulary,
         "precision": fp.facts.precision, "nonfinite": fp.facts.nonfinite,
@@ -163,6 +164,7 @@ def _from_row(row: Mapping[str, Any]) -> Fingerprint:
         version=row["fingerprint_version"],
         mode=row["mode"],
         content_sha256=row["content_sha256"],
+        core_sha256=row["core_sha256"],
         facts=Facts(
             architecture=row["architecture"],
             main=row["main_stack"],

@@ -37,6 +37,8 @@ INDEX_SUFFIX, CHECKPOINT_INDEX = (row.suffixes[0] + ".index.json" for row in (SA
 INDEX_SUFFIXES = (INDEX_SUFFIX, CHECKPOINT_INDEX)
 MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
 LARGE = 1 << 20  # bytes of a file from which on a model may be in it, whatever its name
+LEAST = 1 << 16  # bytes from which on an archive, an array or a file that is not read counts
+MAX_TEXT = 1 << 26  # bytes of a file on the Hub that an ending can excuse
 LISTED = 100  # files that are named as not read
 
 _NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
@@ -46,6 +48,11 @@ _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights o
 # What trainers keep beside the weights, in the same format.
 _TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")
 _NO_WEIGHTS = frozenset((".json", ".jsonl", ".txt", ".md", ".csv", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".pdf"))
+# What pictures, sounds and films begin with, and where.
+_MEDIA = (
+    (0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"GIF8"), (0, b"RIFF"), (4, b"ftyp"), (0, b"%PDF-"), (0, b"OggS"),
+    (0, b"ID3"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,29 +248,59 @@ def shards_of(index: bytes, name: str, label: str) -> Mapping[str, tuple[str, ..
     return {shard: tuple(shards[shard]) for shard in sorted(shards)}
 
 
-def left_out(sizes: Mapping[str, int], read: Collection[str], told: Mapping[str, Format]) -> tuple[Reason, ...]:
+def left_out(
+    sizes: Mapping[str, int], read: Collection[str], told: Mapping[str, Format | None] | None = None
+) -> tuple[Reason, ...]:
     """The weight files of a folder that are not read, one reason each, the first `LISTED` of them by name.
 
-    sizes: bytes by name, as `local_files.list_sizes`. told: formats of files that content tells, by name. What trainers
-    keep beside the weights counts if a model could be in it.
+    sizes: bytes by name, as `local_files.list_sizes`. told: of large files whose names tell no format what their
+    content tells: a format, or None for what holds no weights; without it (files on the Hub) endings decide. Of what
+    trainers keep, and of formats that are no models by themselves, only large files count.
     """
     found: list[Reason] = []
     for name, size in sizes.items():
         last = PurePosixPath(name).name
-        row = told.get(name) or registry.by_name(name)
-        small = last.startswith(_TRAINING) and size < LARGE
+        row = registry.by_name(name)
         if name.endswith("/"):
             found.append(Reason.of(Code.FOLDER_NOT_READ, name))
-        elif row is not None and name not in read and not last.startswith(".") and not small:
-            found.append(Reason.of(Code.FILE_NOT_READ, name, what=row.what))
+        elif name in read or last.startswith("._"):
+            continue
+        elif row is not None:
+            least = LARGE if last.startswith(_TRAINING) else LEAST if not registry.is_read(row) or row.generic else 0
+            found += [Reason.of(Code.FILE_NOT_READ, name, what=row.what)] if size >= least else []
+        elif size >= LARGE and (name in told if told is not None else not _is_text(name, size)):
+            kind = told[name] if told is not None else None
+            found.append(Reason.of(Code.FILE_NOT_READ, name, what=kind.what if kind else "a file of no known format"))
     more = len(found) - LISTED
     return (*found[:LISTED], Reason.of(Code.FILE_NOT_READ, f"{more} more", what="files")) if more > 0 else tuple(found)
 
 
-def unnamed(sizes: Mapping[str, int]) -> list[str]:
-    """Large files of which the name tells no format: their beginnings may."""
+def unnamed(sizes: Mapping[str, int], beginning: Callable[[str], bytes]) -> dict[str, Format | None]:
+    """Large files of which the name tells no format, and that are no text, picture, sound or tokenizer by their
+    beginnings: their format if that is known.
+    """
     large = (name for name, size in sizes.items() if size >= LARGE and registry.by_name(name) is None)
-    return [name for name in large if PurePosixPath(name).suffix.lower() not in _NO_WEIGHTS]
+    first = {name: beginning(name) for name in large if not name.endswith("/")}
+    formats = {name: registry.by_content(data, name) for name, data in first.items()}
+    return {name: row for name, row in formats.items() if row is not None or not _no_weights(name, first[name])}
+
+
+def _no_weights(name: str, beginning: bytes) -> bool:
+    signed = any(beginning[at : at + len(mark)] == mark for at, mark in _MEDIA)
+    return signed or _is_plain(beginning) or PurePosixPath(name).name in tokenizer_files([PurePosixPath(name).name])
+
+
+def _is_plain(beginning: bytes) -> bool:
+    """Whether bytes are text: UTF-8 without control characters; the last character may be cut."""
+    text = beginning.decode("utf-8", "ignore")
+    cut = len(text.encode()) + 3 < len(beginning)
+    return bool(text) and not cut and not any(ord(c) < 32 and c not in "\t\n\r\f" for c in text)
+
+
+def _is_text(name: str, size: int) -> bool:
+    """Whether a file on the Hub is text or a picture as far as its name and size go, or belongs to a tokenizer."""
+    last = PurePosixPath(name)
+    return (last.suffix.lower() in _NO_WEIGHTS and size < MAX_TEXT) or last.name in tokenizer_files([last.name])
 
 
 def remarks(read: Collection[str]) -> tuple[Reason, ...]:

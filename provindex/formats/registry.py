@@ -273,6 +273,12 @@ FORMATS: tuple[Format, ...] = (
         generic=True,
     ),
     Format(
+        "compressed file", "a compressed file", (".zst", ".xz", ".bz2", ".lz4", ".lzma", ".rar", ".br"),
+        tuple(Magic(0, mark) for mark in (b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh", b"\x04\x22\x4d\x18", b"Rar!")),
+        Refusal("archives are not unpacked", "Unpack it, and name the weight file or the folder."),
+        generic=True,
+    ),
+    Format(
         "gzip", "a gzip file", (".gz", ".tgz"), (Magic(0, b"\x1f\x8b\x08"),),
         Refusal("archives are not unpacked", "Unpack it, and name the weight file or the folder."),
         generic=True,

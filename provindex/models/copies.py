@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.errors import ProvindexError
 from provindex.common.halves import round_bf16
-from provindex.common.reasons import Code, Reason
+from provindex.common.reasons import Code, Reason, left_out
 from provindex.common.tensor import Tensor
 from provindex.models.source import Model, open_model
 from provindex.roles import canonical
+from provindex.roles.computed import with_honest_buffers
 from provindex.roles.names import Part, Placement, resolve
 
 PIECE = 1 << 20  # elements compared at a time
@@ -27,35 +29,39 @@ F32 = NDArray[np.float32]
 Address = tuple[Tensor, Part]
 
 
-def without_copies(model: Model, folder: str) -> Model:
-    """The same model; files of its folder that hold the same weights are no longer named as not read, and those that
-    were looked at and differ say so.
+def without_copies(model: Model, folder: Path) -> Model:
+    """The same model; files of its folder that hold the same weights, and nothing besides, are no longer named as not
+    read, and those that were looked at and differ say so.
     """
     same: list[str] = []
     kept: list[Reason] = []
     ours: Mapping[str, Address] | None = None
     for reason in model.warnings:
-        if reason.code is not Code.FILE_NOT_READ:
+        path = folder / reason.subject
+        if reason.code is not Code.FILE_NOT_READ or not path.is_file():
             kept.append(reason)
             continue
         try:
-            other = open_model(f"{folder}/{reason.subject}")
+            other = open_model(path, offline=True)
         except ProvindexError:  # its name and its format are told; nothing more can be
             kept.append(reason)
             continue
         ours = dict(reversed(_addresses(model))) if ours is None else ours
-        if _within(_addresses(other), ours):
+        if not left_out(other.warnings) and _within(_addresses(other), ours):
             same.append(reason.subject)
         else:
             kept.append(replace(reason, code=Code.FILE_DIFFERS))
     if same:
         kept.append(Reason.of(Code.FILES_SAME, n=len(same), names=", ".join(same[:3])))
-    return replace(model, warnings=tuple(kept)) if same or kept != list(model.warnings) else model
+    return replace(model, warnings=tuple(kept))
 
 
 def _addresses(model: Model) -> list[tuple[str, Address]]:
-    """Every weight of a model with its canonical address: of a copy its owner's, without a role its name."""
-    placed = resolve({name: t.shape for name, t in model.tensors.items()}, model.config).placements.values()
+    """Every tensor of a model with its canonical address: of a copy its owner's, without a role its name. Small buffers
+    are left out.
+    """
+    layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
+    placed = with_honest_buffers(layout, model.tensors).placements.values()
     owners = {place.canonical: place for place in placed if not place.copy_of}
     return [
         (key, (model.tensors[place.name], part))

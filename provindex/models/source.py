@@ -161,18 +161,11 @@ def _open_folder(path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[
     else:
         promised = dict.fromkeys(chosen.files)
     model = _open_files(place, promised, _local(place), warnings + layout.remarks(promised))
-    told = {name: row for name in layout.unnamed(sizes) if (row := _format(place, name)) is not None}
-    return _with_left_out(model, {**listed, **sizes}, told)
-
-
-def _format(place: Folder, name: str) -> registry.Format | None:
-    return registry.by_content(local_files.beginning(place, name, registry.BEGINNING), name)
-
-
-def _with_left_out(model: Model, sizes: Mapping[str, int], told: Mapping[str, registry.Format]) -> Model:
-    """The same model with a warning for each weight file of its folder or repository that was not read."""
     read = {file.name for file in model.files}
-    return replace(model, warnings=model.warnings + layout.left_out(dict(sorted(sizes.items())), read, told))
+    told = layout.unnamed(sizes, lambda name: local_files.beginning(place, name, registry.BEGINNING))
+    elsewhere = {name: size for name, size in listed.items() if name not in sizes}
+    left = (*layout.left_out(sizes, read, told), *layout.left_out(elsewhere, read))
+    return replace(model, warnings=model.warnings + left)
 
 
 def _open_file(path: Path) -> Model:
@@ -278,7 +271,8 @@ def _open_ranges(found: Remote, weights: Mapping[str, Sequence[str] | None], *, 
     prune(folder, map(kept, weights))
     try:
         model = replace(_open_files(place, weights, open_one, layout.remarks(weights)), variant=found.file)
-        return model if found.file else _with_left_out(model, {name: f.size for name, f in listed.items()}, {})
+        left = () if found.file else layout.left_out({name: f.size for name, f in listed.items()}, set(weights))
+        return replace(model, warnings=model.warnings + left)
     except ModelError as error:  # of the model, or of what came over the network: the next run must not see it again
         for file in opened:
             file.forget()

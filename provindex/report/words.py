@@ -269,7 +269,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.SEEN_UNITS: Sentence("{what} with a cosine of {cosine:.2g} ({test})"),
     C.SEEN_NEURONS: Sentence("{share:.0%} of the neurons found again in any order and basis ({test})"),
     C.UNNAMED_LARGE: Sentence(
-        "{percent:.0f} % of the elements of its matrices have no role by their names: what they hold was not looked for"
+        "{percent:.1f} % of its elements have no role by their names: what they hold was not looked for"
     ),
     C.LEFT_OUT: Sentence("not all of it was compared: {because}"),
     C.SEEN_INVARIANTS: Sentence(
@@ -306,6 +306,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NOT_RANKED: Sentence("{test}: {because}"),
     C.TOWER_SHARED: Sentence(
         "the {stack} tower is shared ({share:.0%} of its {n} blocks are equal); by itself that links no text tower"
+    ),
+    C.OTHER_WEIGHTS_DIFFER: Sentence(
+        "equal in every block that was compared, but not in all: one has weights that the other lacks, or other ones"
     ),
     C.TEXT_EQUAL: Sentence(
         "the text towers hold the same weights, and {stack} towers do not: {share:.0%} of {n} blocks are equal"

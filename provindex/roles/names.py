@@ -42,7 +42,7 @@ from provindex.roles.architectures import (
 from provindex.roles.mixers import MIXED, Mixer, Split, channels, mixers_of, split_mixer
 from provindex.roles.prefixes import is_number, text_tower
 from provindex.roles.structure import Structure, infer
-from provindex.roles.templates import MAIN, Kind
+from provindex.roles.templates import CLASSIFIER, MAIN, POOLER, TRANSFORM, Kind
 
 LAYER_ROLES = (
     "q", "k", "v", "o", "gate", "up", "down", "router",
@@ -67,6 +67,7 @@ STACKS = ("decoder", "encoder", "vision", "audio")  # the first that a model has
 UNKNOWN = "unknown name"
 PROJECTOR = "multimodal projector"
 NO_ROLE = {tower: f"{tower} tower, no role" for tower in ("vision", "audio")}
+HEAD_REASONS = frozenset((*HEADS.values(), TRANSFORM[2:], CLASSIFIER[2:], POOLER[2:]))
 # What the first segment of a name says alone: anything may stand behind it.
 FREE = frozenset((UNKNOWN, PROJECTOR, *NO_ROLE.values(), *HEADS.values(), *BESIDE.values()))
 ELSEWHERE = "elsewhere"  # the tower of names beside the prefix under which the text tower was found

@@ -206,7 +206,7 @@ class Linked:
         if self.upcycled or self.cut:
             return "related"
         special = self._other_shape() or self._equal() or self._on_a_grid()
-        if special == "identical" and self.beside:
+        if special in ("identical", "related") and self.beside:
             return "adapter" if any(r.code is Code.ADAPTER_UNMERGED for r in self.beside) else "related"
         if special:
             return special
@@ -273,9 +273,12 @@ class Linked:
         if sizes.equal >= EQUAL:
             if Code.IDS_RENUMBERED in self.undone:
                 return "laundered"
-            if sizes.embedding_equal and not _changed(self.a, self.b):
+            if not sizes.embedding_equal:
+                return "finetune"
+            if not _changed(self.a, self.b):
                 return "identical"
-            return "related" if sizes.embedding_equal and self.tower_apart else "finetune"
+            same_size = self.a.facts.parameters == self.b.facts.parameters and not _split_otherwise(self.a, self.b)
+            return "finetune" if same_size and not self.tower_apart else "related"
         if self.dequantized:
             return "quantized"
         return "finetune" if "" != self.a.facts.precision == self.b.facts.precision else "recast"
@@ -329,8 +332,8 @@ class Linked:
             return (basis,) if relation == "identical" else (basis, *self._start())
         if self.cut or (self.beside and self.whole and self.sizes.equal >= EQUAL):
             return (Reason.of(Code.LEFT_OUT, because=self.beside),)
-        if relation == "related" and self.tower_apart and self.sizes.equal >= EQUAL:
-            return (self.tower_apart,)
+        if relation == "related" and self.sizes.equal >= EQUAL and self.whole and self.sizes.embedding_equal:
+            return (self.tower_apart or Reason.of(Code.OTHER_WEIGHTS_DIFFER),)
         if relation == "shared-ancestor":
             only = Code.TABLE_ONLY if self.sizes.embedding_equal else Code.BASIS_ONLY
             return Reason.of(only), Reason.of(Code.START_NOT_EXCLUDED)
@@ -385,24 +388,21 @@ def _width(fp: Fingerprint) -> int:
 
 
 def _changed(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether two models of one size are known to differ in some element; a head more or less is no change.
+    """Whether two models are known to differ in more than heads and poolers; one more or less of these is no change.
 
-    Where one was read in part, files of the same sizes with other digests say so. Where queries, keys and values could
-    be told apart in one of them only (the number of heads is unknown), hashes say nothing.
+    Where one was read in part, files of the same sizes with other digests say so.
     """
     if a.content_sha256 is not None and b.content_sha256 is not None:
-        changed = a.content_sha256 != b.content_sha256 and a.facts.parameters == b.facts.parameters
-        return changed and not _split_otherwise(a, b)
+        one_more = a.facts.parameters != b.facts.parameters and a.core_sha256 == b.core_sha256 is not None
+        return a.content_sha256 != b.content_sha256 and not one_more
     ours, theirs = (sorted((f.size, str(f.sha256)) for f in fp.files if f.sha256) for fp in (a, b))
     whole = len(ours) == len(a.files) and len(theirs) == len(b.files)
     return whole and ours != theirs and [size for size, _ in ours] == [size for size, _ in theirs]
 
 
 def _split_otherwise(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether the projections of two models of equal depth are known as other numbers of tensors."""
-    if a.wvc is None or b.wvc is None or a.facts.layers != b.facts.layers:
-        return False
-    return len(a.wvc.names) != len(b.wvc.names)
+    """Whether matrices are known in one of two models that the other one has, if it has them, in fused tensors."""
+    return a.blocks is not None and b.blocks is not None and set(a.blocks.keys) != set(b.blocks.keys)
 
 
 def _kept_order(neurons: Sequence[tuple[LayerPair, Agreement]]) -> bool:

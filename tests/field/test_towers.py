@@ -41,4 +41,5 @@ def test_equal_texts_with_other_eyes(tmp_path: Path) -> None:
     pair = compare(one, same)
     assert pair.relation == "identical"
     alone = compare(one, resolve(zoo.write(TEXT, tmp_path / "text")).fingerprint)
-    assert alone.verdict == "linked" and alone.relation == "identical"  # a tower more changes no weight of the text
+    assert alone.verdict == "linked" and alone.relation == "related"  # one has a tower that the other lacks
+    assert [reason.code for reason in alone.reasons] == [Code.OTHER_WEIGHTS_DIFFER]

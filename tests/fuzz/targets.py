@@ -88,7 +88,7 @@ def _file_names(data: bytes) -> None:
     listed = data.decode("utf-8", "surrogateescape").split("\n")
     chosen = folder.weight_files(listed, "org/model")
     assert {*chosen.files, *([chosen.index] if chosen.index else [])} <= set(listed)
-    folder.left_out(dict.fromkeys(listed, folder.LARGE), chosen.files, {})
+    folder.left_out(dict.fromkeys(listed, folder.LARGE), chosen.files)
 
 
 # --- JSON, config, card ---

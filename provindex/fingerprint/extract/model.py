@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,12 +17,10 @@ import numpy as np
 
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
-from provindex.common.tensor import Tensor
 from provindex.common.threads import one_blas_thread, workers
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.evidence import anchors, sketch, token_rows
-from provindex.evidence.bit_reuse import LEAST_VALUES, is_computed, is_continued, two_blocks
-from provindex.evidence.panels import SAMPLE
+from provindex.evidence.bit_reuse import two_blocks
 from provindex.evidence.table import TESTS
 from provindex.fingerprint.extract import completeness
 from provindex.fingerprint.extract.scan import Meter, Progress, scan, scan_parts
@@ -32,7 +31,8 @@ from provindex.formats.ranged import settled
 from provindex.models.source import Model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.roles import adapters, canonical
-from provindex.roles.names import FREE, UNKNOWN, Layout, Placement, resolve
+from provindex.roles.computed import COMPUTED, SMALL, computed_share, with_honest_buffers
+from provindex.roles.names import FREE, HEAD_REASONS, UNKNOWN, Layout, Placement, resolve
 from provindex.roles.weights import CHUNK, MAX_EMBEDDING_ROWS, Scan, Weights
 from provindex.signals import wvc
 from provindex.signals.table import SIGNALS
@@ -43,8 +43,8 @@ BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences a
     anchors.BY_ID,
     token_rows.PANEL.name,
 )
-UNNAMED_SHARE = 0.1  # of the elements of matrices, above which a model is not cleared: another may be in there
-PROBES = 64  # places of a tensor at which it is looked at, to tell a computed table
+UNNAMED_SHARE = 0.1  # of the elements, above which a model is not cleared: another may be in there
+MODEL = 10_000_000  # elements under unknown names, from which on a language model may be in them
 SHOWN = 3  # names of tensors that a warning quotes
 
 
@@ -97,7 +97,7 @@ def _fingerprint_model(
     w = _opened(model, mode, read)
     if (inferred := w.layout.structure) is not None:
         w.absences[ROLES] = Reason.of(Code.ROLES_INFERRED, hidden=inferred.hidden, width=inferred.width)
-    elif not norms and (share := _unnamed(w)) > UNNAMED_SHARE:
+    elif not norms and (share := _unnamed(w)):
         w.absences[UNNAMED] = Reason.of(Code.UNNAMED_LARGE, percent=round(100 * share, 1))
     total = sum(t.nbytes for t in model.tensors.values())
     if norms:
@@ -110,6 +110,7 @@ def _fingerprint_model(
     values = {p.name: p.extract(w) for p in PANELS if p.extract is not None and (p.first or not norms)}
     if isinstance(read, TokenizerAbsence):
         w.absences["TFV"] = w.absences["VOA"] = read.reason
+    content, core = _content_digests(w) if w.exact else (None, None)
     made = Fingerprint(
         model_id=model.model_id,
         revision=model.revision,
@@ -118,7 +119,8 @@ def _fingerprint_model(
         parents=model.base_models,
         facts=_facts(w, whole=not norms),
         mode=mode,
-        content_sha256=_content_digest(w) if w.exact else None,
+        content_sha256=content,
+        core_sha256=core,
         absences=w.absences,
         warnings=_warnings(model, w, norms=norms),
         files=model.files,
@@ -141,6 +143,7 @@ def _without_what_it_amends(made: Fingerprint, w: Weights) -> Fingerprint:
 def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None = None) -> Weights:
     """A model as the extractors see it. read: its tokenizer, or why there is none; None: not read yet."""
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
+    layout = layout if mode == "norms" else with_honest_buffers(layout, model.tensors)
     tokenizer = read_tokenizer(model.tokenizer_files, model.config) if read is None else read
     return Weights(
         tensors=model.tensors,
@@ -155,28 +158,22 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
 
 
 def _unnamed(w: Weights) -> float:
-    """Share of the elements of matrices without a role, under names that no scheme knows or that say only what stands
-    beside a text tower; computed tables do not count.
+    """Share of the elements without a role, under names that no scheme knows or that say only what stands beside a text
+    tower, if a model could be in them: more than a tenth, or than two layers, or more than MODEL under unknown names.
+    Computed tables and small tensors do not count.
     """
-    sizes = {name: tensor.size for name, tensor in w.tensors.items() if len(tensor.shape) > 1 and tensor.size}
-    found = [p.name for p in w.places if p.reason in FREE and p.name in sizes]
-    if sum(sizes[name] for name in found) <= UNNAMED_SHARE * sum(sizes.values()):
+    sizes = {name: tensor.size for name, tensor in w.tensors.items() if tensor.size > SMALL}
+    free = [p for p in w.places if p.reason in FREE and p.name in sizes]
+    layers = Counter(p.layer for p in w.places if p.stack == w.layout.main and p.layer is not None and p.parts)
+    inner = [p.name for p in w.places if p.layer is not None and p.parts and p.stack == w.layout.main]
+    layer = sum(w.tensors[name].size for name in inner) / max(1, len(layers))
+    total = sum(sizes.values())
+    limit = min(UNNAMED_SHARE * total, 2 * layer if layers else total)
+    if sum(sizes[p.name] for p in free) <= min(limit, MODEL):
         return 0.0
-    hidden = sum(sizes[name] * (1 - _computed_share(w.tensors[name])) for name in found)
-    return hidden / sum(sizes.values())
-
-
-def _computed_share(tensor: Tensor) -> float:
-    """Share of a tensor that looks computed, from PROBES places all over it: ordered along its rows or from row to
-    row, or whole numbers.
-    """
-    width = tensor.shape[-1]
-    starts = np.unique(np.linspace(0, max(0, tensor.size - SAMPLE), PROBES).astype(np.int64)).tolist()
-    found = 0
-    for start in starts:
-        values, below = tensor.flat(start, start + SAMPLE), tensor.flat(start + width, start + width + SAMPLE)
-        found += is_computed(values, 1.0) or (below.size >= LEAST_VALUES and is_continued(values[: below.size], below))
-    return found / len(starts)
+    hidden = {p.name: sizes[p.name] * (1 - computed_share(w.tensors[p.name])) for p in free}
+    unknown = sum(hidden[p.name] for p in free if p.reason == UNKNOWN)
+    return sum(hidden.values()) / total if sum(hidden.values()) > limit or unknown > MODEL else 0.0
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
@@ -259,30 +256,41 @@ def _virtual(w: Weights) -> Anchors:
     return Anchors(*virtual)
 
 
-def _content_digest(w: Weights) -> str:
+def _content_digests(w: Weights) -> tuple[str, str]:
     """sha256 over (address, shape, digest) of every weight, in canonical order and orientation: fused or split, the
     same weights have one. What repeats another tensor counts once, and so does a head that repeats the embedding.
-    Computed tables under unknown names do not count, nor do biases of zeros.
+    Computed tables under unknown names do not count, nor do biases of zeros. Then the same without heads and poolers.
     """
     scans = w.scans
     embeddings = {scans[p.name].digest for p in w.places if any(part.role == "embed" for part in p.parts)}
     owners = {p.canonical: scans[p.name].digest for p in w.places if not p.copy_of}
-    lines = []
+    lines: list[str] = []
+    core: list[str] = []
     for place in w.places:
-        found, shape = scans[place.name], w.tensors[place.name].shape
-        tied = any(part.role == "head" for part in place.parts) and found.digest in embeddings
-        constant = place.reason == UNKNOWN and _computed_share(w.tensors[place.name]) == 1.0
-        if tied or constant or (place.copy_of and owners.get(place.copy_of) == found.digest):
+        found = scans[place.name]
+        head = any(part.role == "head" for part in place.parts)
+        constant = place.reason == UNKNOWN and computed_share(w.tensors[place.name]) >= COMPUTED
+        no_bias = found.sum_of_squares == 0 and not found.nonfinite and place.canonical.endswith(".bias")
+        copied = place.copy_of and owners.get(place.copy_of) == found.digest
+        if constant or no_bias or copied or (head and found.digest in embeddings):
             continue
-        if found.sum_of_squares == 0 and not found.nonfinite and place.canonical.endswith(".bias"):
-            continue  # some files keep biases of zeros, and some do not
-        if not place.parts or (not found.parts and not canonical.is_whole(place.parts[0])):
-            lines.append(f"name {place.canonical} {'x'.join(map(str, shape))} {found.digest}\n")
-            continue
-        for part, digest in zip(place.parts, found.parts or (found.digest,), strict=True):
-            sizes = canonical.part_shape(shape, part)
-            lines.append(f"{canonical.key_of(part)} {'x'.join(map(str, sizes))} {digest}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        made = _lines(w, place)
+        lines += made
+        core += [] if head or place.reason in HEAD_REASONS else made
+    both = ("".join(sorted(some)).encode() for some in (lines, core))
+    content, without_heads = (hashlib.sha256(text).hexdigest() for text in both)
+    return content, without_heads
+
+
+def _lines(w: Weights, place: Placement) -> list[str]:
+    """Address, shape and digest of each canonical tensor in a stored one; of the whole where it has no role."""
+    found, shape = w.scans[place.name], w.tensors[place.name].shape
+    if not place.parts or (not found.parts and not canonical.is_whole(place.parts[0])):
+        return [f"name {place.canonical} {'x'.join(map(str, shape))} {found.digest}\n"]
+    return [
+        f"{canonical.key_of(part)} {'x'.join(map(str, canonical.part_shape(shape, part)))} {digest}\n"
+        for part, digest in zip(place.parts, found.parts or (found.digest,), strict=True)
+    ]
 
 
 def _covered(shape: tuple[int, ...], place: Placement) -> bool:
