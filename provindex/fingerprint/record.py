@@ -50,8 +50,7 @@ class Fingerprint:
 
     The first group says whose it is and is not hashed. `content_sha256` is over the weights alone, `core_sha256` over
     those of no head or pooler; None in sampled mode. A signal or panel that is None is explained in `absences` under
-    its name (EAS, hidden, ...). `indexed`: loaded from a row of an index. `more`: values of panels that have no field of
-    their own, by panel.
+    its name (EAS, hidden, ...). `indexed`: loaded from a row of an index. `more`: values of panels without a field.
     """
 
     model_id: str

@@ -214,3 +214,79 @@ def test_a_model_behind_a_name_that_says_what_it_is(place: str, tmp_path: Path, 
     """What a name claims to be decides nothing: a tenth of a model without roles clears nobody."""
     both = {**STATE, **{f"{place}.m{i}.w": values for i, values in enumerate(STOLEN.tensors.values())}}
     assert status(zoo.write(CLEAN.with_tensors(both), tmp_path / "both"), index) in (1, 3)
+
+
+PIECES = dict(enumerate(values for values in STOLEN.tensors.values() if values.size > 1 << 12))
+
+
+@pytest.mark.parametrize("name", ["inv_freq", "version", "position_ids", "masked_bias", "_extra_state"])
+def test_a_buffer_is_one_by_its_values(name: str, tmp_path: Path, index: Index) -> None:
+    hidden = {f"x.{i}.{name}": values for i, values in PIECES.items()}
+    made = zoo.write(CLEAN.with_tensors({**STATE, **hidden}), tmp_path / "m")
+    assert status(made, index) == 3
+    clean = resolve(zoo.write(CLEAN, tmp_path / "clean")).fingerprint
+    assert compare(resolve(made).fingerprint, clean).relation != "identical"
+    honest = {
+        "rotary.inv_freq": np.float32(10_000) ** (-np.arange(16, dtype="f4") / 16),
+        "x.position_ids": np.arange(512.0),
+    }
+    fp = resolve(zoo.write(CLEAN.with_tensors({**STATE, **honest}), tmp_path / "honest")).fingerprint
+    assert fp.content_sha256 == clean.content_sha256 and fp.left_out == ()
+
+
+def test_vectors_and_codes_under_unknown_names_clear_nobody(tmp_path: Path, index: Index) -> None:
+    flat = {f"shadow.{i}": values.reshape(-1) for i, values in PIECES.items()}
+    assert status(zoo.write(CLEAN.with_tensors({**STATE, **flat}), tmp_path / "flat"), index) == 3
+    words = {f"packed.{i}": np.rint(values * 1000) for i, values in PIECES.items()}
+    assert status(zoo.write(CLEAN.with_tensors({**STATE, **words}), tmp_path / "words"), index) == 3
+
+
+@pytest.mark.parametrize(
+    "entries", [{"model": STATE, "ema": dict(STOLEN.tensors)}, {**STATE, "ema": dict(STOLEN.tensors)}]
+)
+def test_a_copy_with_another_model_inside_is_no_copy(entries: dict, tmp_path: Path, index: Index) -> None:
+    made = folder(tmp_path)
+    (made / "pytorch_model.bin").write_bytes(checkpoint(entries))
+    assert codes(made) == {Code.FILE_DIFFERS: "pytorch_model.bin"} and status(made, index) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("weights.json", b"", True), (".hidden/m.safetensors", b"", True), ("w.zst", b"\x28\xb5\x2f\xfd", True),
+        ("xaa", b"\x00\x01", True), ("log.txt", b"a line\n", False), ("fig.png", b"\x89PNG\r\n", False),
+        ("data.csv", "ä,b\n".encode(), False), (".git/objects/x", b"\x00", False),
+    ],
+)  # fmt: skip
+def test_large_files_of_no_known_kind(name: str, content: bytes, named: bool, tmp_path: Path) -> None:
+    made = folder(tmp_path)
+    (made / name).parent.mkdir(exist_ok=True, parents=True)
+    if content:
+        filler = np.random.default_rng(0).bytes(1 << 20) if named else content * (1 + (1 << 20) // len(content))
+        (made / name).write_bytes(content + filler)
+    else:
+        file_of({**STOLEN.tensors, "more": np.zeros((600, 600), np.float32)}, made / name)
+    assert list(codes(made).values()) == ([name] if named else [])
+
+
+@pytest.mark.parametrize("change", ["bias", "gone", "norm", "matrix", "head"])
+def test_identical_needs_every_weight_but_heads(change: str, tmp_path: Path) -> None:
+    more = dict(STATE)
+    if change == "bias":
+        more["model.layers.0.self_attn.q_proj.bias"] = np.ones(64, np.float32)
+    elif change == "gone":
+        del more["model.layers.1.self_attn.v_proj.weight"]
+    elif change == "norm":
+        del more["model.norm.weight"]
+    elif change == "matrix":
+        more["my.own"] = np.random.default_rng(0).random((9, 9), np.float32)
+    else:
+        more["score.weight"] = np.random.default_rng(0).random((2, 64), np.float32)
+    one, two = (
+        resolve(zoo.write(CLEAN.with_tensors(t), tmp_path / f"{i}")).fingerprint for i, t in enumerate((STATE, more))
+    )
+    pair = compare(one, two)
+    assert (
+        pair.relation == ("identical" if change == "head" else "related") and one.content_sha256 != two.content_sha256
+    )
+    assert pair.reasons[0].code is (Code.DIFFERENCE_ELSEWHERE if change == "head" else Code.OTHER_WEIGHTS_DIFFER)
