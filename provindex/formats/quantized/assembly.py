@@ -97,7 +97,8 @@ def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[
 
     tensors: as stored, by name. config: config.json, {} if there is none. The weight has the name and the shape (out,
     in) that it has in the model before quantization, and float32 values on read; it stands where its codes stood.
-    Scales of activations are left out. What no weight is made of stays, whatever its name. ModelError if a group does not fit together or its layout is not decoded.
+    Scales of activations are left out. What no weight is made of stays, whatever its name. ModelError if a group does
+    not fit together or its layout is not decoded.
     """
     said = (config.get(key) for key in ("quantization_config", "compression_config", "quantization"))
     settings = next((found for found in said if isinstance(found, Mapping)), {})
