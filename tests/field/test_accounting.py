@@ -16,7 +16,7 @@ from torch_writer import archive, checkpoint, op, storage, tensor
 
 from provindex.common.errors import ModelError, UnreadFormatError
 from provindex.common.reasons import Code, Reason
-from provindex.formats import flattened
+from provindex.formats import flattened, sentencepiece, tiktoken
 from provindex.formats.ctranslate2.files import read_ctranslate2
 from provindex.formats.gguf.files import read_gguf
 from provindex.formats.onnx.files import read_onnx
@@ -281,3 +281,23 @@ def test_a_vector_may_be_a_layer_s_own() -> None:
     for flat in (layers, {"lm_head.weight": np.zeros(1 << 19, "f4")}, {"a._flat_param": HIDDEN[0]}):
         with pytest.raises(UnreadFormatError, match="a flat piece of matrices"):
             flattened.refuse(stored(flat))
+
+
+# --- vocabularies ---
+
+
+def test_merges_are_bounded_before_a_tokenizer_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tuple(b"a" * n for n in range(1, 40))
+    pieces = tuple(sentencepiece.Piece("a" * n, -float(n), sentencepiece.NORMAL) for n in range(1, 40))
+    assert len(tiktoken.merges(tokens, "t")) == len(sentencepiece.merges(pieces)) == sum(range(39))
+    assert tiktoken.merges((b"b", b"a", b"ab", b"aba", b"ba"), "t") == [
+        ("a", "b"),
+        ("a", "ba"),
+        ("ab", "a"),
+        ("b", "a"),
+    ]
+    for room in (tiktoken, sentencepiece):
+        monkeypatch.setattr(room, "most_merges", lambda count: 16 * count)
+    for made in (lambda: tiktoken.merges(tokens, "t"), lambda: sentencepiece.merges(pieces)):
+        with pytest.raises(ModelError):
+            made()
