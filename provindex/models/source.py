@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
 _NONE: Mapping[str, int] = {}
 SMALL = 1 << 14  # bytes of a tensor up to which it is fetched at once
+MAX_OF_A_BYTE, SPARE = 16, 1 << 26  # elements that tensors have for each byte of their files, and beyond that
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w.+-]+(/[\w.+-]+)*))?(@(?P<revision>[\w.-]+(/[\w.-]+)*))?"
@@ -342,6 +343,7 @@ def _open_files(
         tensors.update((tensor.name, tensor) for tensor in found.tensors)
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     reads = tuple(file.reading for file in opened)
+    _check_elements(place, tensors.values(), reads)
     _small_ones(tensors.values(), reads)
     tensors, notes = quantized.assemble(tensors, config)
     tensors, joined = parametrized.assemble(tensors)
@@ -372,6 +374,18 @@ def _open_files(
         reads=reads,
         claims=claims,
     )
+
+
+def _check_elements(place: Folder, tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:
+    """A byte holds a few elements: where there are far more, many tensors show the same bytes, and reading would not
+    end."""
+    elements, size = sum(tensor.size for tensor in tensors), sum(file.extent.size for file in reads)
+    if elements > MAX_OF_A_BYTE * size + SPARE:
+        raise ModelError(
+            f"The tensors of {place.path} have {elements:,} elements in {size:,} bytes: they show the same bytes again "
+            "and again.",
+            "Save the model anew, each tensor once.",
+        )
 
 
 def _small_ones(tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:

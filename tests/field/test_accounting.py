@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from provindex.formats.onnx.files import read_onnx
 from provindex.formats.quantized import assembly
 from provindex.formats.tensors import ByteTensor, Contents, Extent, tensor_from_array
 from provindex.formats.torch.files import read_torch
+from provindex.models.source import open_model
 
 RNG = np.random.default_rng(0)
 HIDDEN = RNG.standard_normal((96, 64)).astype("f4")
@@ -301,3 +303,16 @@ def test_merges_are_bounded_before_a_tokenizer_is_made(monkeypatch: pytest.Monke
     for made in (lambda: tiktoken.merges(tokens, "t"), lambda: sentencepiece.merges(pieces)):
         with pytest.raises(ModelError):
             made()
+
+
+# --- the same bytes again and again ---
+
+
+def test_tensors_that_repeat_a_file_are_refused(tmp_path: Path) -> None:
+    views = {f"a{i}.weight": tensor("0", (512, 128), (128, 1)) for i in range(1200)}
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(archive(op(dict([*views.items()][:2])), {"0": STOLEN.tobytes()}))
+    assert len(open_model(path).tensors) == 2
+    path.write_bytes(archive(op(views), {"0": STOLEN.tobytes()}))
+    with pytest.raises(ModelError, match=r"78,643,200 elements in [\d,]+ bytes: they show the same bytes again"):
+        open_model(path)
