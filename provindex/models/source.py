@@ -343,7 +343,7 @@ def _open_files(
         tensors.update((tensor.name, tensor) for tensor in found.tensors)
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     reads = tuple(file.reading for file in opened)
-    _check_elements(place, tensors.values(), reads)
+    _check_elements(place, tensors.values(), sum(file.reading.extent.size for file in opened))
     _small_ones(tensors.values(), reads)
     tensors, notes = quantized.assemble(tensors, config)
     tensors, joined = parametrized.assemble(tensors)
@@ -376,10 +376,11 @@ def _open_files(
     )
 
 
-def _check_elements(place: Folder, tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:
-    """A byte holds a few elements: where there are far more, many tensors show the same bytes, and reading would not
-    end."""
-    elements, size = sum(tensor.size for tensor in tensors), sum(file.extent.size for file in reads)
+def _check_elements(place: Folder, tensors: Iterable[Tensor], size: int) -> None:
+    """A byte of the files (`size` in all) holds a few elements. Where there are far more, many tensors show the same
+    bytes, and reading them would not end.
+    """
+    elements = sum(tensor.size for tensor in tensors)
     if elements > MAX_OF_A_BYTE * size + SPARE:
         raise ModelError(
             f"The tensors of {place.path} have {elements:,} elements in {size:,} bytes: they show the same bytes again "

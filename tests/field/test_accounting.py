@@ -177,8 +177,9 @@ def test_positions_sizes_and_masks_are_no_weights() -> None:
         "mask": np.tril(np.ones((512, 512), bool)),
     }  # fmt: skip
     nodes = [
-        NODE("Gather", ["x", "at"], ["z"]), NODE("Slice", ["x", "at", "ends"], ["s"]),
-        NODE("Reshape", ["x", "shape"], ["r"]), NODE("Where", ["mask", "x", "y"], ["v"]),
+        NODE("Gather", ["x", "at"], ["z"]), NODE("Cast", ["at"], ["f"], to=1),
+        NODE("Slice", ["x", "at", "ends"], ["s"]), NODE("Reshape", ["x", "shape"], ["r"]),
+        NODE("Where", ["mask", "x", "y"], ["v"]),
     ]  # fmt: skip
     assert of_onnx(nodes, arrays).warnings == ()
 

@@ -17,7 +17,9 @@ MAX_INDEX = 1 << 20  # positions and sizes; whatever else is a number of a weigh
 MAX_GAP = 1 << 16  # bytes of zeros between two tensors in a file of data, which writers leave to align them
 _ENDLESS = 1 << 31  # from here on a number says "to the end", as Slice has it
 _INTEGERS = frozenset(("I32", "I64"))
-_OF_WEIGHTS = frozenset("MatMul Gemm MatMulInteger DequantizeLinear Cast Conv ConvInteger Gather".split())
+MAX_TABLE = 1 << 16  # bytes of positions that are made floats, or that are looked up themselves
+_OF_WEIGHTS = frozenset("MatMul Gemm MatMulInteger DequantizeLinear Conv ConvInteger".split())
+_OF_TABLES = frozenset((("Cast", 0), ("Gather", 0)))
 
 
 def unused(graph: Graph, tensors: Iterable[Tensor]) -> int:
@@ -57,7 +59,7 @@ def _is_constant(tensor: ByteTensor, readers: set[tuple[str, int]]) -> bool:
     """Whether a tensor is a mask, or positions and sizes: by what reads it and by its numbers."""
     if not readers or tensor.dtype not in _INTEGERS | {"BOOL"}:
         return False
-    if any(op in _OF_WEIGHTS and (op, place) != ("Gather", 1) for op, place in readers):
+    if any(op in _OF_WEIGHTS for op, _ in readers) or (readers & _OF_TABLES and tensor.nbytes > MAX_TABLE):
         return False
     numbers = np.frombuffer(tensor.extent.now(0, tensor.nbytes), STORED[tensor.dtype])
     if tensor.dtype == "BOOL":
