@@ -345,7 +345,7 @@ ARCHIVES = {
     "other counts": (patched(WHOLE, len(WHOLE) - 14, b"\1\0\1\0"), "more bytes than entries"),
     "two of one name": (zipped(zipfile.ZIP_STORED, ("root/data/1", b"")).replace(b"data/1", b"data/0"), "twice"),
     "no data.pkl": (WHOLE.replace(b"data.pkl", b"data.pkk"), "has no data.pkl"),
-    "two data.pkl": (zipped(zipfile.ZIP_STORED, ("other/data.pkl", b"")), "has no data.pkl"),
+    "two data.pkl": (zipped(zipfile.ZIP_STORED, ("other/data.pkl", b"")), "has several data.pkl"),
     "big-endian": (archive(op({"w": GOOD}), ONE, byteorder=b"big"), "big-endian"),
     "only a beginning": (b"PK\3\4", "cut short"),
     "a text": (b"version https://git-lfs.github.com/spec/v1\n", "is no torch checkpoint"),

@@ -123,6 +123,11 @@ def _check_whole(shapes: Mapping[str, tuple[int, ...]], params: Mapping[str, Any
     width = _query_rows(params or {})
     if width and len(query) == 2 and query[0] and width % query[0] == 0:
         parts = max(parts, width // query[0])
+    if parts > MAX_PARTS:
+        raise ModelError(
+            f"{PARAMS} beside {label} does not fit its matrices, which would be 1 of {parts:,} parts.",
+            "Download both again.",
+        )
     if parts > 1:
         raise ModelError(
             f"{label} is 1 of {parts} parts of a model: it has a part of each matrix.",
@@ -167,7 +172,7 @@ def _check_count(found: Contents, params: Mapping[str, Any] | None, count: int, 
     rows = _query_rows(params or {})
     if rows and query and rows != query:
         whole = rows * count / query
-        wanted = f"{whole:.0f}" if whole == int(whole) else "another number of"
+        wanted = f"{whole:.0f}" if whole == int(whole) <= MAX_PARTS else "another number of"
         raise ModelError(f"{label} and its {count - 1} like are {count} of {wanted} parts.", "Download the others.")
 
 

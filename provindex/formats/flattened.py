@@ -18,14 +18,23 @@ _MATRIX = re.compile(
     r"(.+\.)?(\w*_proj|embed_tokens|word_embeddings|wte|lm_head|query|key|value|c_attn|c_fc|w[qkvo]|w[123]"
     r"|wi(_[01])?|fc[12])\.weight"
 )
+LEAST = 4  # matrices as vectors that are no model's own: each layer of a transformer has more
+MAX_VECTOR = 1 << 18  # elements
 _FLAT = re.compile(r"(.+\.)?_?flat_param(_\d+)?")
 
 
 def refuse(tensors: Mapping[str, Tensor]) -> None:
-    """UnreadFormatError if a matrix is stored as a vector. Empty tensors are no vectors: others tell of them."""
-    for name, tensor in tensors.items():
-        if len(tensor.shape) == 1 and tensor.size > 1 and (_MATRIX.fullmatch(name) or _FLAT.fullmatch(name)):
-            raise UnreadFormatError(
-                f"Tensor {shown(name)} is a vector of {tensor.size:,} numbers, a flat piece of matrices as FSDP has.",
-                "Save the whole model (FullStateDictConfig, or `accelerate merge-weights`), and name that.",
-            )
+    """UnreadFormatError if several matrices are stored as vectors, or one that is longer than any vector of a model,
+    or a vector says that it is such a piece. A short one may be a vector in its model. Empty tensors are no vectors:
+    others tell of them.
+    """
+    vectors = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) == 1 and tensor.size > 1}
+    matrices = [name for name in vectors if _MATRIX.fullmatch(name)]
+    long = [name for name in matrices if vectors[name].size > MAX_VECTOR]
+    flat = [*filter(_FLAT.fullmatch, vectors), *(matrices if len(matrices) >= LEAST else long)]
+    if flat:
+        raise UnreadFormatError(
+            f"Tensor {shown(flat[0])} is a vector of {vectors[flat[0]].size:,} numbers, a flat piece of matrices as "
+            "FSDP has.",
+            "Save the whole model (FullStateDictConfig, or `accelerate merge-weights`), and name that.",
+        )

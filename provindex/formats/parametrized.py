@@ -30,21 +30,33 @@ Make = Callable[[int, int], F32]
 def assemble(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Reason, ...]]:
     """A model's tensors with the parts of each such weight replaced by the weight, and what to tell the reader.
 
-    ModelError if the parts of a weight do not fit each other.
+    Names without "parametrizations" are parts only of what is called weight or bias, and only where their shapes fit:
+    others have tensors that end so and are something else (RWKV's time_mix_g). ModelError if a weight is there twice,
+    or if parts below "parametrizations" do not fit each other.
     """
     built: dict[str, tuple[str, Tensor]] = {}  # by the stored part that the weight takes the place of
+    targets: set[str] = set()
     used: set[str] = set()
     for name in tensors:
-        for ends, build in FORMS:
+        for ends, fits, build in FORMS:
             stem = name.removesuffix(ends[0])
-            parts = [f"{stem}{end}" for end in ends]
-            if stem != name and all(part in tensors for part in parts):
-                target = stem.replace("parametrizations.", "", 1) if ends[0][0] == "." else stem
-                if target in tensors:
-                    raise ModelError(f"{shown(target)} is there twice, in parts and as it is.", "Remove one of them.")
-                built[name] = target, build(target, *(tensors[part] for part in parts))
-                used.update(parts)
-                break
+            names = [f"{stem}{end}" for end in ends]
+            if stem == name or not all(part in tensors for part in names):
+                continue
+            parts = [tensors[part] for part in names]
+            sure = ends[0][0] == "."
+            if not sure and not (stem.rpartition(".")[2] in ("weight", "bias") and fits(*parts)):
+                continue
+            target = stem.replace("parametrizations.", "", 1) if sure else stem
+            if target in tensors:
+                raise ModelError(f"{shown(target)} is there twice, in parts and as it is.", "Remove one of them.")
+            if target in targets or not used.isdisjoint(names):
+                raise ModelError(f"{shown(target)} is there twice, in two kinds of parts.", "Remove one of them.")
+            if not fits(*parts):
+                raise _misfit(target, *parts)
+            built[name] = target, build(target, *parts)
+            targets.add(target)
+            used.update(names)
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name in built:
@@ -56,14 +68,16 @@ def assemble(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Re
 
 
 def masked(name: str, values: Tensor, mask: Tensor) -> Tensor:
-    """Element by element."""
-    if values.shape != mask.shape or not values.shape:
-        raise _misfit(name, values, mask)
+    """Element by element. ModelError on reading where the mask has other numbers than 0 and 1."""
     width = values.shape[-1]
 
     def make(start: int, stop: int) -> F32:
         at = start * width, stop * width
-        product: F32 = values.flat(*at) * mask.flat(*at)
+        kept = mask.flat(*at)
+        if not ((kept == 0) | (kept == 1)).all():
+            raise ModelError(f"{shown(mask.name)} is no mask: it has numbers besides 0 and 1.", _MERGE)
+        with np.errstate(all="ignore"):  # values of strangers: what is infinite or no number stays so
+            product: F32 = values.flat(*at) * kept
         return product.reshape(-1, width)
 
     return ComputedTensor(name, "MASKED", values.shape, make, (values, mask))
@@ -73,9 +87,6 @@ def weight_norm(name: str, gains: Tensor, directions: Tensor) -> Tensor:
     """Each slice of the directions at length one, times its gain; a gain of one number is for the whole tensor."""
     shape = directions.shape
     axes = [i for i, n in enumerate(gains.shape) if n > 1]
-    fits = len(gains.shape) in (0, len(shape)) and len(axes) <= 1 and all(gains.shape[i] == shape[i] for i in axes)
-    if not shape or min(shape) < 1 or not fits or gains.size != (shape[axes[0]] if axes else 1):
-        raise _misfit(name, gains, directions)
     axis = axes[0] if axes else (0 if shape[0] == 1 else None)
 
     @cache
@@ -85,29 +96,27 @@ def weight_norm(name: str, gains: Tensor, directions: Tensor) -> Tensor:
         per = 1 if axis is None else math.prod(shape[axis + 1 :])
         for start, piece in _pieces(directions):
             of = 0 if axis is None else np.arange(start, start + piece.size) // per % shape[axis]
-            squares += np.bincount(np.broadcast_to(of, piece.shape), piece.astype(np.float64) ** 2, squares.size)
-        with np.errstate(divide="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):
+                squares += np.bincount(np.broadcast_to(of, piece.shape), piece.astype(np.float64) ** 2, squares.size)
+        with np.errstate(all="ignore"):
             made: F32 = (gains.flat().astype(np.float64) / np.sqrt(squares)).astype(np.float32)
         return made
 
     def make(start: int, stop: int) -> F32:
         values = directions.flat(start * shape[-1], stop * shape[-1]).reshape(-1, shape[-1])
-        if axis is None:
-            values = values * factors()[0]
-        elif axis == len(shape) - 1:
-            values = values * factors()
+        if axis is None or axis == len(shape) - 1:
+            factor = factors()
         else:
-            of = np.arange(start, stop) // math.prod(shape[axis + 1 : -1]) % shape[axis]
-            values = values * factors()[of][:, None]
-        return values
+            factor = factors()[np.arange(start, stop) // math.prod(shape[axis + 1 : -1]) % shape[axis]][:, None]
+        with np.errstate(all="ignore"):
+            made: F32 = values * factor
+        return made
 
     return ComputedTensor(name, "WEIGHT_NORM", shape, make, (gains, directions))
 
 
 def spectral_norm(name: str, values: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """The matrix over its largest singular value, u^T W v with the vectors that training kept."""
-    if len(values.shape) < 2 or u.shape != values.shape[:1] or v.size * u.size != values.size:
-        raise _misfit(name, values, u, v)
     width = values.shape[-1]
 
     @cache
@@ -117,23 +126,44 @@ def spectral_norm(name: str, values: Tensor, u: Tensor, v: Tensor) -> Tensor:
         for start in range(0, u.size, max(1, PIECE // row)):
             part = left[start : start + max(1, PIECE // row)]
             matrix = values.flat(start * row, (start + part.size) * row).reshape(part.size, row)
-            total += float(part @ (matrix @ right))
-        return np.float32(total)
+            with np.errstate(all="ignore"):
+                total += float(part @ (matrix @ right))
+        with np.errstate(all="ignore"):
+            return np.float32(total)
 
     def make(start: int, stop: int) -> F32:
-        made: F32 = values.flat(start * width, stop * width).reshape(-1, width) / largest()
+        with np.errstate(all="ignore"):
+            made: F32 = values.flat(start * width, stop * width).reshape(-1, width) / largest()
         return made
 
     return ComputedTensor(name, "SPECTRAL_NORM", values.shape, make, (values, u, v))
 
 
-# Ends of the names of the parts, the one with the shape of the weight or the gains first; and what they make.
-FORMS: tuple[tuple[tuple[str, ...], Callable[..., Tensor]], ...] = (
-    (("_orig", "_mask"), masked),
-    (("_orig", "_u", "_v"), spectral_norm),
-    (("_g", "_v"), weight_norm),
-    ((".original0", ".original1"), weight_norm),
-    ((".original", ".0._u", ".0._v"), spectral_norm),
+def _fit_masked(values: Tensor, mask: Tensor) -> bool:
+    return values.shape == mask.shape and len(values.shape) > 0
+
+
+def _fit_norm(gains: Tensor, directions: Tensor) -> bool:
+    """A gain for each slice along one axis, or one for all, of a tensor that has slices."""
+    shape = directions.shape
+    axes = [i for i, n in enumerate(gains.shape) if n > 1]
+    fits = len(gains.shape) in (0, len(shape)) and len(axes) <= 1 and all(gains.shape[i] == shape[i] for i in axes)
+    return len(shape) > 1 and min(shape) > 0 and fits and gains.size == (shape[axes[0]] if axes else 1)
+
+
+def _fit_spectral(values: Tensor, u: Tensor, v: Tensor) -> bool:
+    fits = len(values.shape) > 1 and values.size > 0 and len(v.shape) == 1
+    return fits and u.shape == values.shape[:1] and v.size * u.size == values.size
+
+
+# Ends of the names of the parts, the one with the shape of the weight or the gains first; whether parts fit each other;
+# and what they make.
+FORMS: tuple[tuple[tuple[str, ...], Callable[..., bool], Callable[..., Tensor]], ...] = (
+    (("_orig", "_mask"), _fit_masked, masked),
+    (("_orig", "_u", "_v"), _fit_spectral, spectral_norm),
+    (("_g", "_v"), _fit_norm, weight_norm),
+    ((".original0", ".original1"), _fit_norm, weight_norm),
+    ((".original", ".0._u", ".0._v"), _fit_spectral, spectral_norm),
 )
 
 

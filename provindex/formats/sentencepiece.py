@@ -15,11 +15,13 @@ from typing import Any
 from provindex.common import varint
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
+from provindex.formats.tiktoken import most_merges
 
 UNIGRAM, BPE = 1, 2  # trainer_spec.model_type; 3 (word) and 4 (char) are not used by published models
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # a piece's type
 MAX_PIECES = 2_000_000
 MAX_PIECE_BYTES = 1 << 16
+MAX_SPLITTING = 1 << 32  # characters that are looked at where all pieces are split everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +125,23 @@ def merges(pieces: tuple[Piece, ...]) -> list[tuple[str, str]]:
     """BPE merges that lead to these pieces, best first: a piece of rank r is made from any two pieces it splits into.
 
     The file keeps scores (minus the rank of the merge) instead of merges. Ties are broken by the ids of the parts.
+    ModelError where pieces split into more pieces, or are longer, than those of any vocabulary.
     """
     ids = {piece.text: index for index, piece in enumerate(pieces) if piece.type in (NORMAL, USER_DEFINED)}
-    ranked = []
-    for text, index in ids.items():
+    ranked: list[tuple[float, int, int, str, str]] = []
+    most, work = most_merges(len(pieces)), sum(len(text) ** 2 for text in ids)
+    for text, index in ids.items() if work <= MAX_SPLITTING else ():
         for cut in range(1, len(text)):
             left, right = ids.get(text[:cut]), ids.get(text[cut:])
             if left is not None and right is not None:
                 ranked.append((-pieces[index].score, left, right, text[:cut], text[cut:]))
+        if len(ranked) > most:
+            break
+    if work > MAX_SPLITTING or len(ranked) > most:
+        raise ModelError(
+            "The pieces of the vocabulary split into more pieces, or are longer, than those of any model.",
+            reason=Reason.of(Code.NOT_SENTENCEPIECE, "the vocabulary"),
+        )
     ranked.sort()
     return [(left, right) for *_, left, right in ranked]
 

@@ -47,12 +47,13 @@ _BY_LATIN = str.maketrans({chr(byte): letter for byte, letter in SPELLING.items(
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """tokens: bytes by rank, without gaps. special: tokens that are no bytes, with the ids before those of the ranks.
-    pattern: how a text is split, a regular expression.
+    pattern: how a text is split, a regular expression. name: of the file.
     """
 
     tokens: tuple[bytes, ...]
     special: tuple[str, ...] = ()
     pattern: str = _PATTERN
+    name: str = "the tokenizer"
 
 
 def is_ranks(data: bytes) -> bool:
@@ -70,7 +71,7 @@ def parse(data: bytes, name: str) -> Ranks:
             raise _broken(name)
         token, rank = line.split(b" ")
         found[int(rank)] = _decoded(token, name)
-    return Ranks(_in_order(found, name))
+    return Ranks(_in_order(found, name), name=name)
 
 
 def parse_tekken(document: Mapping[str, Any], name: str) -> Ranks:
@@ -90,7 +91,7 @@ def parse_tekken(document: Mapping[str, Any], name: str) -> Ranks:
         if not isinstance(token, str) or type(rank) is not int or not 0 <= rank < MAX_TOKENS:
             raise _broken(name)
         found[rank] = _decoded(token.encode("utf-8", "replace"), name)
-    return Ranks(_in_order(found, name), _special(document.get("special_tokens"), before, name), pattern)
+    return Ranks(_in_order(found, name), _special(document.get("special_tokens"), before, name), pattern, name)
 
 
 def _special(listed: Any, count: int, name: str) -> tuple[str, ...]:
@@ -131,18 +132,25 @@ def spelled(token: bytes) -> str:
     return token.decode("latin-1").translate(_BY_LATIN)
 
 
-def merges(tokens: tuple[bytes, ...]) -> list[tuple[str, str]]:
-    """BPE merges that lead to these tokens, by rank; ties by the ranks of the parts."""
+def merges(tokens: tuple[bytes, ...], name: str) -> list[tuple[str, str]]:
+    """BPE merges that lead to these tokens, by rank; ties by the ranks of the parts. ModelError for more than any
+    vocabulary has: runs of a byte in every length have one for each place to split at.
+    """
     ranks = {token: rank for rank, token in enumerate(tokens)}
-    found = []
+    most = most_merges(len(tokens))
+    found: list[tuple[int, int]] = []
     for token in tokens:
-        ways = []
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in ranks and right in ranks:
-                ways.append((ranks[left], ranks[right], left, right))
-        found += [(spelled(left), spelled(right)) for _, _, left, right in sorted(ways)]
-    return found
+        ways = ((ranks.get(token[:cut]), ranks.get(token[cut:])) for cut in range(1, len(token)))
+        found += sorted((left, right) for left, right in ways if left is not None and right is not None)
+        if len(found) > most:
+            raise _broken(name)
+    texts = [spelled(token) for token in tokens]
+    return [(texts[left], texts[right]) for left, right in found]
+
+
+def most_merges(tokens: int) -> int:
+    """How many merges so many tokens may have; published vocabularies have 3 to 6 for each."""
+    return 16 * tokens + 1_000_000
 
 
 def backend(ranks: Ranks) -> Any:
@@ -151,7 +159,7 @@ def backend(ranks: Ranks) -> Any:
 
     vocab = {text: number for number, text in enumerate(ranks.special)}
     vocab |= {spelled(token): len(ranks.special) + rank for rank, token in enumerate(ranks.tokens)}
-    made = Tokenizer(models.BPE(vocab, merges(ranks.tokens), ignore_merges=True))
+    made = Tokenizer(models.BPE(vocab, merges(ranks.tokens, ranks.name), ignore_merges=True))
     split = pre_tokenizers.Split(Regex(ranks.pattern), "isolated")
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DOWNLOADED = 1_000_000_000  # bytes of weights on the Hub up to which a model is downloaded where nothing else is said
 _NONE: Mapping[str, int] = {}
 SMALL = 1 << 14  # bytes of a tensor up to which it is fetched at once
+MAX_OF_A_BYTE, SPARE = 16, 1 << 26  # elements that tensors have for each byte of their files, and beyond that
 MAX_NAME = 200  # the Hub allows 96 characters in an id; file systems 255 in the name of a cache folder
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w.+-]+(/[\w.+-]+)*))?(@(?P<revision>[\w.-]+(/[\w.-]+)*))?"
@@ -336,6 +337,7 @@ def _open_files(
         tensors.update((tensor.name, tensor) for tensor in found.tensors)
     config, config_reason = local_files.read_config(place, layout.CONFIG)
     reads = tuple(file.reading for file in opened)
+    _check_elements(place, tensors.values(), sum(file.reading.extent.size for file in opened))
     _small_ones(tensors.values(), reads)
     tensors, notes = quantized.assemble(tensors, config)
     tensors, joined = parametrized.assemble(tensors)
@@ -366,6 +368,19 @@ def _open_files(
         reads=reads,
         claims=claims,
     )
+
+
+def _check_elements(place: Folder, tensors: Iterable[Tensor], size: int) -> None:
+    """A byte of the files (`size` in all) holds a few elements. Where there are far more, many tensors show the same
+    bytes, and reading them would not end.
+    """
+    elements = sum(tensor.size for tensor in tensors)
+    if elements > MAX_OF_A_BYTE * size + SPARE:
+        raise ModelError(
+            f"The tensors of {place.path} have {elements:,} elements in {size:,} bytes: they show the same bytes again "
+            "and again.",
+            "Save the model anew, each tensor once.",
+        )
 
 
 def _small_ones(tensors: Iterable[Tensor], reads: Sequence[Reading]) -> None:

@@ -131,3 +131,11 @@ def test_mistral_s_file_has_its_config_in_params_json(tmp_path: Path) -> None:
     assert open_model(tmp_path).config["num_local_experts"] == 8
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral", "hidden_size": 64}))
     assert "num_local_experts" not in open_model(tmp_path).config, "what lies beside it wins, as everywhere"
+
+
+def test_params_that_do_not_fit_the_matrices(tmp_path: Path) -> None:
+    said = PARAMS | {"dim": 64 << 20}
+    with pytest.raises(ModelError, match=r"params\.json beside .* does not fit its matrices"):
+        open_model(folder(tmp_path / "one", [STATE], said))
+    with pytest.raises(ModelError, match="are 2 of another number of parts"):
+        open_model(folder(tmp_path / "two", split(STATE, 2, 0), said))

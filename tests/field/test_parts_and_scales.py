@@ -63,13 +63,34 @@ def test_spectral_norm(names: str) -> None:
 def test_parts_that_do_not_fit_are_refused() -> None:
     w = np.ones((4, 6), "f4")
     for wrong in (
-        {"a__weight_orig": w, "a__weight_mask": w[1:]},
-        {"a__weight_g": w, "a__weight_v": w},
-        {"a__weight_orig": w, "a__weight_u": w[0], "a__weight_v": w[0]},
+        {"parametrizations__weight__original0": w, "parametrizations__weight__original1": w},
         {"a__weight_orig": w, "a__weight_mask": w, "a__weight": w},
-    ):
+        {"a__weight_orig": w, "a__weight_mask": w, "a__weight_g": w[:, :1], "a__weight_v": w},
+        {"a__parametrizations__weight__original0": w[:, :1], "a__parametrizations__weight__original1": w,
+         "a__weight_orig": w, "a__weight_mask": w},
+    ):  # fmt: skip
         with pytest.raises(ModelError):
             parametrized.assemble(tensors(**wrong))
+    made, _ = parametrized.assemble(tensors(a__weight_orig=w, a__weight_mask=w / 2))
+    with pytest.raises(ModelError, match="is no mask"):
+        made["a.weight"].flat()
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"a__weight_orig": (4, 6), "a__weight_mask": (3, 6)},
+        {"a__weight_g": (4, 6), "a__weight_v": (4, 6)},
+        {"a__weight_g": (6,), "a__weight_v": (6,)},
+        {"a__weight_orig": (4, 6), "a__weight_u": (6,), "a__weight_v": (6,)},
+        {"att__time_mix_g": (1, 1, 6), "att__time_mix_v": (1, 1, 6)},
+        {"att__w_g": (4, 1), "att__w_v": (4, 6)},
+        {"pos_orig": (4, 6), "pos_mask": (4, 6)},
+    ],
+)
+def test_tensors_whose_names_only_end_like_parts_stay(shapes: dict[str, tuple[int, ...]]) -> None:
+    made = tensors(**{name: np.ones(shape, "f4") for name, shape in shapes.items()})
+    assert parametrized.assemble(made) == (made, ())
 
 
 def test_a_pruned_copy_is_the_model_that_it_computes(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from provindex.formats.tensors import ByteTensor, ComputedTensor, Contents, Exte
 
 _FLOATS = ("F32", "F16", "BF16")
 _CODES = ("I8", "I16")
+MAX_TEXT = 1 << 12  # bytes of a text that the file keeps as a variable
+MAX_TEXTS = 1 << 16  # of all of them
 _ENDS = {"weight": "weight", "gamma": "weight", "beta": "bias", "bias": "bias", "encodings": "weight"}
 _WHOLE = ("relative_attention_bias",)  # variables that are modules of their own
 _ACTIVATIONS = ("relu", "gelu_new", "silu", "gelu", "quick_gelu", "tanh", "sigmoid")
@@ -70,6 +72,13 @@ class _File:
         (value,) = struct.unpack(form, self._file.now(found.start, found.stop))
         return value if isinstance(value, int) or abs(value) < 1e30 else None
 
+    def count(self, name: str) -> int:
+        """A setting that counts something, 0 if there is none. ModelError if it is no whole number."""
+        found = self.setting(name) or 0
+        if found != int(found) or found < 0:
+            raise ModelError(f"{self._label} has {found} as its {shown(name)}, which is no number of heads.", _OTHER)
+        return int(found)
+
     def traits(self) -> Traits:
         arrays = {name: found for name, found in self._all.items() if found.shape or "use_residual" in name}
         paths = {name if _is_whole(name) else name.rpartition("/")[0] for name in arrays}
@@ -83,10 +92,14 @@ class _File:
 
     def tensors(self, family: Family | None) -> Iterator[Tensor]:
         """All weights, in the order of their bytes, those that are aliases last."""
+        scales, room = self._scales(), MAX_TEXTS
         for name, stored in self._all.items():
-            if not stored.shape or name.endswith("_scale") or (stored.dtype == "I8" and len(stored.shape) == 1):
-                continue  # settings, the scales of others, and texts
             at = self.header.aliases.get(name, name)
+            if not stored.shape or at in scales:  # settings, and what others are scaled by
+                continue
+            if _is_text(stored) and room >= stored.stop - stored.start:
+                room -= stored.stop - stored.start
+                continue
             if at != name and (_is_tied(name, at) or (family and _is_whole(name))):
                 continue
             named = self._shared.get(name, name)
@@ -99,6 +112,11 @@ class _File:
                 yield self._tensor(_NUMBERED.sub(r"/layer.\1/", name).replace("/", "."), at, stored)
                 continue
             yield from self._apart(name, at, stored, modules, end)
+
+    def _scales(self) -> set[str]:
+        """The variables that codes are scaled by, under the names that they are stored under."""
+        codes = (at for at, stored in self.header.variables.items() if stored.dtype in _CODES and not _is_text(stored))
+        return {self.header.aliases.get(f"{at}_scale", f"{at}_scale") for at in codes}
 
     def _apart(self, name: str, at: str, stored: Variable, modules: tuple[str, ...], end: str) -> Iterator[Tensor]:
         """The tensors that a variable was made of. at: the name under which it is stored."""
@@ -123,16 +141,16 @@ class _File:
         if count == 1:
             return [rows]
         attention = name.rpartition("/")[0].rpartition("/")[0]
-        heads = self.setting(f"{name.partition('/')[0]}/num_heads") or 0
-        keys = self.setting(f"{attention}/num_heads_kv") or heads
+        heads = self.count(f"{name.partition('/')[0]}/num_heads")
+        keys = self.count(f"{attention}/num_heads_kv") or heads
         shares = [heads, keys, keys] if count == 3 and heads > 0 and keys > 0 else [1] * count
-        unit, left = divmod(rows, int(sum(shares)))
+        unit, left = divmod(rows, sum(shares))
         if left or not unit:
             raise ModelError(
                 f"{self._label} has {shown(name)} of {rows} rows, which {heads} heads and {keys} key heads do not fit.",
                 _OTHER,
             )
-        return [int(share) * unit for share in shares]
+        return [share * unit for share in shares]
 
     def _tensor(self, name: str, at: str, stored: Variable, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows [start, stop) of a variable under a name."""
@@ -161,8 +179,8 @@ class _File:
         rows, widths = _sizes(self._all)
         stack = "decoder" if "decoder/num_heads" in self._all else "encoder"
         first = f"{stack}/layer_0/self_attention"
-        heads = int(self.setting(f"{stack}/num_heads") or 0)
-        keys = int(self.setting(f"{first}/num_heads_kv") or heads)
+        heads = self.count(f"{stack}/num_heads")
+        keys = self.count(f"{first}/num_heads_kv") or heads
         embedding = "decoder/embeddings" if "decoder/embeddings/weight" in self._all else "encoder/embeddings_0"
         mels = self._all.get("encoder/conv1/weight")
         facts = Facts(
@@ -187,7 +205,6 @@ class _File:
         return 1 + max((_number(name) for name in self._all if name.startswith(f"{stack}/layer_")), default=-1)
 
 
-_STACKS = ("encoder", "decoder")
 _BOTH, _DECODER = "encoder/embeddings_0/weight", ("decoder/embeddings/weight", "decoder/projection/weight")
 
 
@@ -202,6 +219,11 @@ def _decoded(name: str, codes: ByteTensor, scales: ByteTensor) -> ComputedTensor
             return values / scale[:, None]
 
     return ComputedTensor(name, f"CT2_INT{8 if codes.dtype == 'I8' else 16}", codes.shape, make, (codes, scales))
+
+
+def _is_text(stored: Variable) -> bool:
+    """Whether a variable may be a text, such as a revision's name: a few bytes, and no matrix."""
+    return stored.dtype == "I8" and len(stored.shape) == 1 and stored.shape[0] <= MAX_TEXT
 
 
 def _is_whole(name: str) -> bool:

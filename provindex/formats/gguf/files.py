@@ -28,6 +28,8 @@ from provindex.formats.tensors import BlockTensor, ByteTensor, ComputedTensor, C
 
 MAX_TENSORS = 1 << 17  # of a model, each expert counted; the largest published ones have about 75,000
 MAX_ROWS = 1 << 20  # of a matrix whose rows are put in another order, and elements of a norm
+MAX_BUFFER = 1 << 12  # elements of factors of rotary frequencies, of which half a head has one each
+_BUFFER = ".inv_freq"
 
 I64 = NDArray[np.int64]
 
@@ -55,6 +57,9 @@ def read_parts(files: Sequence[tuple[Extent, str]]) -> Contents:
     tokenizer, notes = gguf_tokenizer.files(metadata)
     if row not in FAMILIES:
         notes = (Reason.of(Code.GGUF_ARCHITECTURE, name=repr(architecture[:100])), *notes)
+    unread = sum(header.unread for header in headers)
+    if unread:
+        notes = (Reason.of(Code.ENTRY_NOT_READ, entry=f"{unread:,} bytes that are in no tensor", n=0), *notes)
     return Contents(tuple(_named(stored, naming)), config, tokenizer, notes, gguf_config.claims(metadata))
 
 
@@ -161,6 +166,8 @@ def _named(stored: Mapping[str, Tensor], naming: _Naming) -> Iterator[Tensor]:
     names: set[str] = set()
     for name, tensor in stored.items():
         target, how, layer = naming.find(name)
+        if target.endswith(_BUFFER) and tensor.size > MAX_BUFFER:
+            target, how, layer = name, "", None
         if how in _PARTS:
             group = parts.setdefault(target, {})
             group[how] = tensor

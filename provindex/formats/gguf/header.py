@@ -27,6 +27,8 @@ MAX_STRINGS = 1 << 20  # tokens or merges
 MAX_NAME = 256  # bytes of a name of a tensor; the format's own limit is 64
 MAX_KEY = (1 << 16) - 1
 MAX_KEPT = 4096  # bytes of a text that is kept: longer ones (chat templates) are passed over
+MAX_GAP = 1 << 12  # bytes between tensors, which alignment makes: it is 32 nearly always
+MAX_OTHERS = 1 << 17  # bytes of all metadata that are no tokenizer's; chat templates are the largest
 MAX_RANK = 4
 _MAX_ELEMENTS = 1 << 60
 _FIRST_STEP, _LARGEST_STEP = 1 << 20, 1 << 24  # bytes fetched at once
@@ -34,6 +36,10 @@ _FIRST_STEP, _LARGEST_STEP = 1 << 20, 1 << 24  # bytes fetched at once
 STRING, ARRAY = 8, 9
 _NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 _TEXT_LISTS = frozenset({"tokenizer.ggml.tokens", "tokenizer.ggml.merges"})
+_OF_TOKENIZERS = _TEXT_LISTS | {
+    "tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.precompiled_charsmap",
+    "tokenizer.huggingface.json",
+}  # fmt: skip
 
 Value = bool | int | float | str | NDArray[Any] | list[str]
 
@@ -51,10 +57,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """metadata: numbers, texts of up to MAX_KEPT bytes, arrays of numbers, tokens and merges. entries: by position."""
+    """metadata: numbers, texts of up to MAX_KEPT bytes, arrays of numbers, tokens and merges. entries: by position.
+    unread: bytes that are in neither, where they are more than a header and an alignment need.
+    """
 
     metadata: Mapping[str, Value]
     entries: tuple[Entry, ...]
+    unread: int = 0
 
 
 def read_header(file: Extent, label: str) -> Header:
@@ -71,14 +80,19 @@ def read_header(file: Extent, label: str) -> Header:
     for count, what in ((tensors, "tensors"), (values, "metadata values")):
         if count > MAX_ENTRIES:
             cursor.fail(f"announces {count} {what}, more than {MAX_ENTRIES}")
-    metadata = _read_metadata(cursor, values)
+    metadata, others = _read_metadata(cursor, values)
     described: dict[str, Described] = {}
     for _ in range(tensors):
         entry = _read_entry(cursor)
         if entry[0] in described:
             cursor.fail(f"names the tensor {shown(entry[0])} twice")
         described[entry[0]] = entry
-    return Header(metadata, _place(cursor, described.values(), metadata.get("general.alignment", 32)))
+    begin = cursor.position
+    entries = _place(cursor, described.values(), metadata.get("general.alignment", 32))
+    ends = [begin, *(entry.stop for entry in entries)]
+    gaps = (start - end for end, start in zip(ends, [*(entry.start for entry in entries), file.size], strict=True))
+    unread = sum(gap for gap in gaps if gap > MAX_GAP) + (others if others > MAX_OTHERS else 0)
+    return Header(metadata, entries, unread)
 
 
 class _Cursor:
@@ -157,7 +171,9 @@ class _Cursor:
             self.fail(f"has a header of more than {MAX_HEADER >> 20} MiB, which no model needs")
 
 
-def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
+def _read_metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Value], int]:
+    """The values by name, and the bytes of those that no tokenizer needs."""
+    others = 0
     found: dict[str, Value] = {}
     seen: set[str] = set()
     for _ in range(count):
@@ -165,10 +181,12 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
         if key in seen:
             cursor.fail(f"has the metadata {shown(key)} twice")
         seen.add(key)
+        start = cursor.position
         value = _read_value(cursor, key)
+        others += cursor.position - start if key not in _OF_TOKENIZERS else 0
         if value is not None:
             found[key] = value
-    return found
+    return found, others
 
 
 def _read_value(cursor: _Cursor, key: str) -> Value | None:

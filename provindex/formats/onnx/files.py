@@ -29,6 +29,7 @@ from provindex.common.tensor import F32, Tensor
 from provindex.formats.dtypes import STORED, decode
 from provindex.formats.onnx import pair
 from provindex.formats.onnx.graph import Graph, Node, read_graph
+from provindex.formats.onnx.unused import unused
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import PIECE, ByteTensor, ComputedTensor, Contents, Extent
 from provindex.formats.together import is_encoder
@@ -112,6 +113,7 @@ def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) 
         raise ModelError(f"{label} is quantized in blocks ({packed}), which is not read.", "Name the original model.")
     weights = _Weights(graph)
     tensors = weights.tensors()
+    strays = graph.stray + unused(graph, tensors.values())
     prefix = _wrapper(tensors)
     if prefix:
         shorter = {name: name.removeprefix(prefix) for name in tensors}
@@ -119,6 +121,8 @@ def read_onnx(file: Extent, label: str, beside: Callable[[str], Extent | None]) 
     notes = [Reason.of(Code.ONNX_PREFIX, prefix=prefix)] if prefix else []
     if graph.unread:
         notes.append(Reason.of(Code.ENTRY_NOT_READ, entry="subgraphs", n=graph.unread))
+    if strays:
+        notes.append(Reason.of(Code.ENTRY_NOT_READ, entry="what no weight is made of", n=strays))
     if graph.skipped:
         notes.append(Reason.of(Code.ONNX_TYPES, n=len(graph.skipped), first=shown(graph.skipped[0])))
     return Contents(tuple(sorted(tensors.values(), key=_place)), warnings=tuple(notes))

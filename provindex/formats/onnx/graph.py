@@ -2,7 +2,7 @@
 
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Of an If the larger branch is read as a part of the graph
 (optimum merges two decoders that share their weights into one). Tensors in other subgraphs, in functions and in sparse
-initializers are counted, not read.
+initializers are counted, not read, and so is what is large where no weight belongs: attributes, notes, training.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ MAX_NOTE = 1 << 14  # bytes of a note on a node that are looked at
 SCOPES = "pkg.torch.onnx.name_scopes"
 _SCOPE = re.compile(r"'([^']*)'")
 LEAST_BYTES = 256  # of a tensor in a subgraph that counts as a weight
+LEAST_OTHER = 1 << 12  # bytes of an attribute, a text or an unknown field that count as one
+MAX_BESIDE = 1 << 10  # bytes that a node or a tensor has in a graph, beside its data, notes and attributes
 MAX_NUMBERS = 16 << 20  # bytes of one tensor's numbers that are not stored as raw data and have to be decoded at once
 MAX_DECODED = 64 << 20  # bytes of all such tensors of a file, decoded: they are kept in memory
 _MAX_ELEMENTS = 1 << 60
@@ -38,10 +40,12 @@ _MERGED = re.compile(r"(?P<name>.+)_merged_\d+(?P<end>_quantized|_scale|_zero_po
 _AGAIN = "Download it again, or export it anew."
 
 # Field numbers of the messages in onnx.proto.
-_MODEL_GRAPH = 7
+_MODEL_GRAPH, _TRAINING = 7, 20
 _NODE, _INITIALIZER = 1, 5
 _INPUT, _OUTPUT, _NAME, _OP, _ATTRIBUTE = 1, 2, 3, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 2, 3, 5, 8
+_ATTRIBUTE_TENSORS = (5, 10, 22, 23)  # one, several, sparse ones
+_ATTRIBUTE_INNER = (5, 6, 10, 11, 22, 23)  # these and graphs
 _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, _SPARSE, _FUNCTION, _FUNCTION_NODE, _METADATA = 6, 11, 15, 25, 7, 9
 _DIMS, _TYPE, _FLOATS, _INT32S, _INT64S, _TENSOR_NAME, _RAW, _DOUBLES, _UINT64S = 1, 2, 4, 5, 7, 8, 9, 10, 11
 _EXTERNAL, _LOCATION = 13, 14
@@ -72,12 +76,15 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class Graph:
     """nodes: in order. stored: initializers, and values of Constant nodes, by name. skipped: initializers whose type
-    is not read (4-bit numbers, strings). unread: how many tensors there are elsewhere: in subgraphs, sparse."""
+    is not read (4-bit numbers, strings). unread: how many tensors there are elsewhere: in subgraphs, sparse. stray:
+    how many large values there are where no weight belongs. outside: the files of data."""
 
     nodes: tuple[Node, ...]
     stored: Mapping[str, ByteTensor]
     skipped: tuple[str, ...]
     unread: int = 0
+    stray: int = 0
+    outside: tuple[Extent, ...] = ()
 
 
 def read_graph(file: Extent, label: str, beside: Callable[[str], Extent | None]) -> Graph:
@@ -110,6 +117,7 @@ class _Parser:
         self._branches: list[Field] = []  # of the node that was read last
         self._inner = False
         self._unread = 0  # tensors that are passed over
+        self._stray = 0  # large values where no weight belongs
 
     def graph(self) -> Graph:
         whole = [f for f in self._reader.fields(0, self._file.size) if f.wire == BYTES]
@@ -117,9 +125,12 @@ class _Parser:
         for function in whole:
             if function.number == _FUNCTION:
                 self._count(function, _FUNCTION_NODE)
+            elif function.number != _MODEL_GRAPH:
+                self._stray += _size(function) >= (LEAST_BYTES if function.number == _TRAINING else MAX_NOTE)
         if len(graphs) != 1:
             raise ProtobufError("it has no graph, or several")
         nodes: list[Node] = []
+        others = 0
         for part in self._parts(graphs[0]):
             if part.number == _NODE:
                 nodes.append(self._node(part))
@@ -127,13 +138,17 @@ class _Parser:
                 self._keep(*self._tensor(part))
             elif part.number == _SPARSE:
                 self._unread += 1
+            else:
+                others += _size(part)
             if len(nodes) > MAX_NODES or len(self._stored) + len(self._skipped) > MAX_TENSORS:
                 raise ProtobufError("it has more nodes or tensors than any we know")
+        self._stray += others > LEAST_OTHER + MAX_BESIDE * (len(nodes) + len(self._stored))
         own = _own_names(self._stored)
         if own:
             nodes = [replace(node, inputs=tuple(own.get(name, name) for name in node.inputs)) for node in nodes]
             self._stored = {(to := own.get(n, n)): replace(tensor, name=to) for n, tensor in self._stored.items()}
-        return Graph(tuple(nodes), self._stored, tuple(self._skipped), self._unread)
+        outside = tuple(self._outside.values())
+        return Graph(tuple(nodes), self._stored, tuple(self._skipped), self._unread, self._stray, outside)
 
     def _parts(self, graph: Field) -> Iterator[Field]:
         """Nodes and initializers of a graph, and behind each node those of its larger branch."""
@@ -161,10 +176,13 @@ class _Parser:
                     self._count_attribute(attribute, depth)
 
     def _count_attribute(self, attribute: Field, depth: int) -> None:
+        others = 0
         for value in self._inside(attribute):
-            self._unread += value.number == _ATTRIBUTE_TENSOR and _is_large(value)
+            self._unread += value.number in _ATTRIBUTE_TENSORS and _is_large(value)
+            others += _size(value) if value.number not in _ATTRIBUTE_INNER else 0
             if value.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and value.wire == BYTES:
                 self._count(value, depth=depth + 1)
+        self._stray += others >= LEAST_OTHER
 
     def _keep(self, name: str, tensor: ByteTensor | None) -> None:
         if name in self._stored:
@@ -190,7 +208,7 @@ class _Parser:
         numbers: dict[str, tuple[int, ...]] = {}
         floats: dict[str, bytes] = {}
         values: list[Field] = []
-        module = ""
+        module, others = "", 0
         for part in self._inside(message):
             if part.number in texts:
                 texts[part.number].append(self._text(part))
@@ -198,6 +216,9 @@ class _Parser:
                 module = self._module(part) or module
             elif part.number == _ATTRIBUTE:
                 values += self._attribute(part, numbers, floats)
+            else:
+                others += _size(part)
+        self._stray += others > MAX_NOTE
         op, name = "".join(texts[_OP][-1:]), "".join(texts[_NAME][-1:])
         if op != "If" or self._inner:
             for branch in self._branches:
@@ -206,6 +227,8 @@ class _Parser:
         if op == "Constant" and texts[_OUTPUT] and values:
             made, tensor = texts[_OUTPUT][0], self._tensor(values[0])[1]
             self._keep(made, replace(tensor, name=made) if tensor else None)
+            values = values[1:]
+        self._stray += sum(map(_is_large, values))
         return Node(op, name, tuple(texts[_INPUT]), tuple(texts[_OUTPUT]), numbers, floats, module)
 
     def _module(self, note: Field) -> str:
@@ -218,8 +241,9 @@ class _Parser:
         self, message: Field, numbers: dict[str, tuple[int, ...]], floats: dict[str, bytes]
     ) -> Iterator[Field]:
         """Note an attribute's integers or float; yield its tensor."""
-        name, found = "", []
+        name, found, others = "", [], 0
         for part in self._inside(message):
+            others += _size(part) if part.number not in _ATTRIBUTE_INNER else 0
             if part.number == _ATTRIBUTE_NAME:
                 name = self._text(part)
             elif part.number == _ATTRIBUTE_INT and part.wire == VARINT:
@@ -234,12 +258,15 @@ class _Parser:
                 yield part
             elif part.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and part.wire == BYTES:
                 self._branches.append(part)
+            elif part.number in _ATTRIBUTE_TENSORS:
+                self._stray += _is_large(part)
+        self._stray += others >= LEAST_OTHER
         if found:
             numbers[name] = tuple(found)
 
     def _tensor(self, message: Field) -> tuple[str, ByteTensor | None]:
         """A tensor's name and, unless its type is not read, where it is."""
-        name, dims, kind, outside = "", [], 0, False
+        name, dims, kind, outside, others = "", [], 0, False, 0
         data: list[Field] = []
         entries: dict[str, str] = {}
         for part in self._inside(message):
@@ -257,8 +284,12 @@ class _Parser:
                 entries.update(self._entry(part))
             elif part.number == _LOCATION:
                 outside = part.value == 1
+            else:
+                others += _size(part)
         if kind not in DTYPES:
+            self._stray += outside or _is_large(message)
             return name, None
+        self._stray += others >= LEAST_OTHER or (outside and any(map(_is_large, data)))
         elements = math.prod(dims)
         if min(dims, default=0) < 0 or math.prod(max(1, extent) for extent in dims) > _MAX_ELEMENTS:
             raise self._broken(f"gives {shown(name)} an absurd shape")
@@ -318,3 +349,7 @@ class _Parser:
 def _is_large(tensor: Field) -> bool:
     """Whether a tensor is more than one of the few numbers (shapes, axes, constants) that every subgraph has."""
     return tensor.wire == BYTES and tensor.stop - tensor.start >= LEAST_BYTES
+
+
+def _size(part: Field) -> int:
+    return part.stop - part.start if part.stop > part.start else 1

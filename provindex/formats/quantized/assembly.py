@@ -17,7 +17,7 @@ from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.formats.quantized import layouts as layouts
 from provindex.formats.quantized.layouts import FP8, INSTEAD, Group
-from provindex.roles.architectures import BUFFERS
+from provindex.roles.architectures import BUFFERS, COMPANIONS
 
 _IN_MODULE = ("qweight", "qzeros", "scales", "biases", "g_idx", "SCB", "weight_format")
 # End of a stored name -> (what stands there in the weight's name, what the tensor is).
@@ -31,6 +31,8 @@ _ENDS: Mapping[str, tuple[str, str]] = {
     ".scale_weight": (".weight", "scale"),  # ComfyUI
 }
 _SUFFIXES = tuple(_ENDS)
+SMALL = 1 << 12  # elements of a tensor beside a quantized weight that is left out though the weight is not made of it
+MAX_ACTIVATIONS = 1 << 16  # elements of a scale of activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[
 
     tensors: as stored, by name. config: config.json, {} if there is none. The weight has the name and the shape (out,
     in) that it has in the model before quantization, and float32 values on read; it stands where its codes stood.
-    Scales of activations are left out. ModelError if a group does not fit together or its layout is not decoded.
+    Scales of activations are left out. What no weight is made of stays, whatever its name. ModelError if a group does
+    not fit together or its layout is not decoded.
     """
     said = (config.get(key) for key in ("quantization_config", "compression_config", "quantization"))
     settings = next((found for found in said if isinstance(found, Mapping)), {})
@@ -104,17 +107,23 @@ def assemble(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[
     _check_clashes(groups, found)
     built = {name: fit.build(groups[name]) for name, fit in found.items()}
     at = {groups[name].parts[fit.main].name: name for name, fit in found.items()}
-    used = {part.name for name in found for part in groups[name].parts.values()}
+    used = {part.name for name in found for part in groups[name].sources}
+    used |= {p.name for name in found for p in groups[name].parts.values() if p.size <= SMALL}
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name in at:
             out[at[name]] = built[at[name]]
-        elif name not in used and not (built and name.rpartition(".")[2] in ACTIVATIONS):
+        elif name not in used and not (built and _is_of_activations(name, tensor)):
             out[name] = tensor
     _refuse_undecoded(out, settings)
     _refuse_unscaled(out)
     _refuse_conv1d(built, config)
-    return out, _remarks(built)
+    return out, (*_remarks(built), *_left_over(out))
+
+
+def _is_of_activations(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is such a scale: one number, or one for each channel."""
+    return name.rpartition(".")[2] in ACTIVATIONS and len(tensor.shape) <= 1 and tensor.size <= MAX_ACTIVATIONS
 
 
 def _groups(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Group]:
@@ -201,3 +210,9 @@ def _refuse_conv1d(built: Mapping[str, Tensor], config: Mapping[str, Any]) -> No
 def _remarks(built: Mapping[str, Tensor]) -> tuple[Reason, ...]:
     kinds = sorted({tensor.dtype for tensor in built.values()})
     return (Reason.of(Code.QUANTIZED_DECODED, n=len(built), kinds=", ".join(kinds)),) if built else ()
+
+
+def _left_over(tensors: Mapping[str, Tensor]) -> tuple[Reason, ...]:
+    """Tensors that are called as what stands beside a quantized weight, which nobody compares, and no weight needs."""
+    named = [name for name, t in tensors.items() if name.rpartition(".")[2] in COMPANIONS and t.size > SMALL]
+    return (Reason.of(Code.ENTRY_NOT_READ, entry=named[0], n=len(named)),) if named else ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -51,12 +51,24 @@ class Group:
     """The stored tensors of one weight.
 
     name: of the weight. parts: by what they are ("weight", "scale", "qzeros" ...). settings: the model's
-    quantization_config, a claim that decides only where shapes leave a choice.
+    quantization_config, a claim that decides only where shapes leave a choice. taken: which parts a builder asked for;
+    the others lie beside the weight and are none of it.
     """
 
     name: str
     parts: Mapping[str, Tensor]
     settings: Mapping[str, Any]
+    taken: set[str] = field(default_factory=set, compare=False)
+
+    def find(self, kind: str) -> Tensor | None:
+        """A part that may be missing, and that the weight is made of."""
+        self.taken.update({kind} & self.parts.keys())
+        return self.parts.get(kind)
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """The parts that the weight is made of."""
+        return tuple(part for kind, part in self.parts.items() if kind in self.taken)
 
     def need(self, *kinds: str) -> list[Tensor]:
         """The named parts. ModelError if one is not there."""
@@ -66,6 +78,7 @@ class Group:
             raise ModelError(
                 f"The quantized weight {shown(self.name)} has no {missing} beside {here}.", "Download the model again."
             )
+        self.taken.update(kinds)
         return [self.parts[kind] for kind in kinds]
 
     def misfit(self, *kinds: str) -> NoReturn:
@@ -84,9 +97,7 @@ class Group:
         if not 0 < shape[-1] <= MAX_WIDTH:
             size = "x".join(map(str, shape))
             raise ModelError(f"Tensor {shown(self.name)} is {size}; no weight matrix is that wide.", "Check its shape.")
-        return ComputedTensor(
-            self.name, dtype, shape, _by_pieces(make, shape[-1], at_once), tuple(self.parts.values()), at_once
-        )
+        return ComputedTensor(self.name, dtype, shape, _by_pieces(make, shape[-1], at_once), self.sources, at_once)
 
 
 def _across(width: int) -> int:
@@ -282,7 +293,7 @@ def _gptq(group: Group, bits: int) -> Tensor:
     (height, out), groups = codes.shape, scales.shape[0]
     width = height * WORD // bits
     offset = np.float32(0 if group.settings.get("checkpoint_format") == "gptq_v2" else 1)
-    order = group.parts.get("g_idx")
+    order = group.find("g_idx")
     if order is not None and (order.shape != (width,) or order.dtype not in ("I32", "I64") or not order.plain):
         group.misfit("qweight", "g_idx")
     size = _block(width, groups, [b for _, b in _told_blocks(group.settings)])
@@ -416,7 +427,7 @@ def _absmax(group: Group, state: State, blocks: int) -> Make:
 def bnb_int8(group: Group) -> Tensor:
     """LLM.int8(): int8 codes, the largest magnitude of each row in SCB. Layouts for one kind of GPU are refused."""
     codes, scale = group.need("weight", "SCB")
-    layout = group.parts.get("weight_format")
+    layout = group.find("weight_format")
     if not _is_matrix(codes, "I8") or scale.size != codes.shape[0] or scale.dtype not in FLOATS:
         group.misfit("weight", "SCB")
     if layout is not None and layout.size > 1:
@@ -452,7 +463,7 @@ def scaled(group: Group) -> Tensor:
     if len(codes.shape) not in (2, 3) or min(codes.shape) < 1 or scale.dtype not in allowed or not codes.plain:
         group.misfit("weight", kind)
     scales = _grid(group, kind, codes.shape, "weight")
-    zero = group.parts.get("zero_point")
+    zero = group.find("zero_point")
     if zero is not None and zero.dtype not in ("I8", *FLOATS, *FP8):
         group.misfit("weight", "zero_point")
     zeros = None if zero is None else _grid(group, "zero_point", codes.shape, "weight")
@@ -500,7 +511,7 @@ def packed_integers(group: Group) -> Tensor:
         group.misfit("packed", "scale", "shape")
     scales = _grid(group, "scale", (out, width), "packed")
     zeros = _zero_points(group, bits, scales, (out, width))
-    order = group.parts.get("g_idx")
+    order = group.find("g_idx")
     if order is not None and (order.shape != (width,) or order.dtype not in ("I32", "I64") or not order.plain):
         group.misfit("packed", "g_idx")
 
@@ -539,7 +550,7 @@ def _bits(width: int, words: int, settings: Mapping[str, Any]) -> int:
 
 def _zero_points(group: Group, bits: int, like: Grid, shape: tuple[int, int]) -> Grid | None:
     """Zero points as signed numbers: plain int8, or packed like the weight, but along its rows."""
-    part = group.parts.get("zero_point")
+    part = group.find("zero_point")
     if part is None:
         return None
     if part.dtype == "I8":
@@ -635,7 +646,7 @@ def mlx(group: Group) -> Tensor:
     Bits and groups together follow from the shapes, each alone from config.json.
     """
     codes, scales = group.need("weight", "scales")
-    biases = group.parts.get("biases")
+    biases = group.find("biases")
     fits = len(codes.shape) in (2, 3) and min(codes.shape) > 0 and codes.dtype == "U32" and codes.plain
     if not fits or not scales.plain or scales.shape[:-1] != codes.shape[:-1] or not scales.shape[-1]:
         group.misfit("weight", "scales")

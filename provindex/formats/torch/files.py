@@ -16,7 +16,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -39,6 +39,8 @@ MAX_BESIDE = 32  # entries that are named as not read
 MAX_ENTRIES = 200_000  # of a dictionary that may be the one of the tensors
 _MAX_ELEMENTS = 1 << 60
 _MAX_REPEATED = 1 << 24  # elements of a view that shows the same bytes several times
+MAX_UNCOVERED = 1 << 16  # bytes beside the tensors that nobody is told of
+_PER_TENSOR = 1 << 10  # bytes that the pickle and the zip have for each of them
 _CONVERT = "With torch: save model.state_dict(), or a safetensors file of it."
 _AGAIN = "Download it again, or save it anew with torch."
 
@@ -118,7 +120,35 @@ def read_torch(file: Extent, label: str) -> Contents:
     notes += (Reason.of(Code.ENTRIES_NOT_READ, n=left, total=len(state)),) if left else ()
     tensors.sort(key=lambda found: (found[0], found[1].name))
     found = tuple(tensor for _, tensor in tensors)
+    if not any(note.code is Code.ENTRY_NOT_READ for note in notes):
+        notes += _uncovered(file, found)
     return Contents(found, _config(opened.value), warnings=_references(opened) + notes)
+
+
+def _uncovered(file: Extent, tensors: Sequence[Tensor]) -> tuple[Reason, ...]:
+    """What to say of bytes that no tensor shows: storages and members that nothing refers to, and values that are no
+    tensors. A view that skips elements covers as many bytes as it has, not all that it reaches over.
+    """
+    leaves = [(t, t.sources[0] if isinstance(t, ComputedTensor) else t) for t in tensors]
+    views = {(leaf.extent.offset, leaf.extent.size, t.shape): _bytes_of(t) for t, leaf in leaves if _has_bytes(leaf)}
+    covered = reach = shown_here = end = 0
+    for (start, size, _), own in sorted(views.items()):
+        if start >= end:
+            covered, reach, shown_here, end = covered + min(reach, shown_here), 0, 0, start
+        reach += max(0, start + size - end)
+        shown_here, end = shown_here + own, max(end, start + size)
+    covered += min(reach, shown_here)
+    left = file.size - covered - _PER_TENSOR * (len(tensors) + 16)
+    entry = f"{left:,} bytes that are in no tensor"
+    return (Reason.of(Code.ENTRY_NOT_READ, entry=entry, n=0),) if left >= MAX_UNCOVERED else ()
+
+
+def _bytes_of(tensor: Tensor) -> int:
+    return tensor.size * BITS[tensor.dtype] // 8
+
+
+def _has_bytes(tensor: Tensor) -> TypeGuard[ByteTensor]:
+    return isinstance(tensor, ByteTensor) and tensor.nbytes > 0
 
 
 def _config(value: Value) -> dict[str, Any] | None:
@@ -133,7 +163,9 @@ def _read_zip(file: Extent, label: str) -> _File:
     programs = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if any("/code/" in name or name.endswith("/constants.pkl") for name in entries):
         raise ModelError(f"{label} is a TorchScript archive, a program with its weights, which is not read.", _CONVERT)
-    if len(programs) != 1:
+    if len(programs) > 1:
+        raise ModelError(f"{label} is a zip archive of {len(programs)} checkpoints, it has several data.pkl.", _CONVERT)
+    if not programs:
         raise ModelError(f"{label} is a zip archive, but not one of torch: it has no data.pkl.", _CONVERT)
     root = programs[0].removesuffix("data.pkl")
     if root + "byteorder" in entries and locate(file, entries[root + "byteorder"]).now(0, 8) != b"little":
