@@ -48,6 +48,7 @@ class Code(StrEnum):
     ENTRIES_NOT_READ = "entries-not-read"
     STATE_CHOSEN = "state-chosen"
     ENTRY_NOT_READ = "entry-not-read"
+    BYTES_NOT_READ = "bytes-not-read"
     IMPORTED = "imported"
     # Tensor names
     NO_SCHEME = "no-scheme"
@@ -385,7 +386,14 @@ class Reason:
 INCOMPLETE = frozenset({Code.ONE_SHARD, Code.EMPTY_TENSORS, Code.LAYERS_MISSING})
 # What a file holds and nothing compares: another model may be in there.
 UNCOMPARED = frozenset(
-    {Code.ENTRY_NOT_READ, Code.SECOND_COPY, Code.COPIES_UNREAD, Code.ADAPTER_UNMERGED, Code.ONNX_TYPES}
+    {
+        Code.ENTRY_NOT_READ,
+        Code.BYTES_NOT_READ,
+        Code.SECOND_COPY,
+        Code.COPIES_UNREAD,
+        Code.ADAPTER_UNMERGED,
+        Code.ONNX_TYPES,
+    }
 )
 # Files beside the one that was read.
 BESIDE = frozenset({Code.FILE_NOT_READ, Code.FILE_DIFFERS, Code.FOLDER_NOT_READ})

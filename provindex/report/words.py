@@ -67,6 +67,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.ENTRIES_NOT_READ: Sentence("{n} of its {total} entries are no tensors and were not read"),
     C.STATE_CHOSEN: Sentence("its entry {entry} was read"),
     C.ENTRY_NOT_READ: Sentence("its entry {entry} was not read ({n} tensors)"),
+    C.BYTES_NOT_READ: Sentence("{bytes:,} bytes of it are in no tensor, and were not read"),
     C.IMPORTED: Sentence(f"imported from {PEER}: signals only, parameters not stated (size class {{size}})"),
     # Tensor names
     C.NO_SCHEME: Sentence("no known naming scheme (config says {declared})"),

@@ -59,7 +59,7 @@ def read_parts(files: Sequence[tuple[Extent, str]]) -> Contents:
         notes = (Reason.of(Code.GGUF_ARCHITECTURE, name=repr(architecture[:100])), *notes)
     unread = sum(header.unread for header in headers)
     if unread:
-        notes = (Reason.of(Code.ENTRY_NOT_READ, entry=f"{unread:,} bytes that are in no tensor", n=0), *notes)
+        notes = (Reason.of(Code.BYTES_NOT_READ, bytes=unread), *notes)
     return Contents(tuple(_named(stored, naming)), config, tokenizer, notes, gguf_config.claims(metadata))
 
 

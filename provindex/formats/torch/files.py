@@ -139,8 +139,7 @@ def _uncovered(file: Extent, tensors: Sequence[Tensor]) -> tuple[Reason, ...]:
         shown_here, end = shown_here + own, max(end, start + size)
     covered += min(reach, shown_here)
     left = file.size - covered - _PER_TENSOR * (len(tensors) + 16)
-    entry = f"{left:,} bytes that are in no tensor"
-    return (Reason.of(Code.ENTRY_NOT_READ, entry=entry, n=0),) if left >= MAX_UNCOVERED else ()
+    return (Reason.of(Code.BYTES_NOT_READ, bytes=left),) if left >= MAX_UNCOVERED else ()
 
 
 def _bytes_of(tensor: Tensor) -> int:
