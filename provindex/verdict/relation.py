@@ -332,7 +332,8 @@ class Linked:
             return (basis,) if relation == "identical" else (basis, *self._start())
         if self.cut or (self.beside and self.whole and self.sizes.equal >= EQUAL):
             return (Reason.of(Code.LEFT_OUT, because=self.beside),)
-        if relation == "related" and self.sizes.equal >= EQUAL and self.whole and self.sizes.embedding_equal:
+        equal = self.sizes.equal >= EQUAL and self.whole and self.sizes.embedding_equal
+        if relation == "related" and equal and not self.upcycled:
             return (self.tower_apart or Reason.of(Code.OTHER_WEIGHTS_DIFFER),)
         if relation == "shared-ancestor":
             only = Code.TABLE_ONLY if self.sizes.embedding_equal else Code.BASIS_ONLY
