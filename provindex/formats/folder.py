@@ -253,9 +253,9 @@ def left_out(
 ) -> tuple[Reason, ...]:
     """The weight files of a folder that are not read, one reason each, the first `LISTED` of them by name.
 
-    sizes: bytes by name, as `local_files.list_sizes`. told: of large files whose names tell no format what their
-    content tells: a format, or None for what holds no weights; without it (files on the Hub) endings decide. Of what
-    trainers keep, and of formats that are no models by themselves, only large files count.
+    sizes: bytes by name, as `local_files.list_sizes`. told: what `unnamed` tells of files whose names tell no format;
+    without it (files on the Hub) endings decide. Of what trainers keep, and of formats that are no models by
+    themselves, only large files count.
     """
     found: list[Reason] = []
     for name, size in sizes.items():
@@ -268,7 +268,7 @@ def left_out(
         elif row is not None:
             least = LARGE if last.startswith(_TRAINING) else LEAST if not registry.is_read(row) or row.generic else 0
             found += [Reason.of(Code.FILE_NOT_READ, name, what=row.what)] if size >= least else []
-        elif size >= LARGE and (name in told if told is not None else not _is_text(name, size)):
+        elif name in told if told is not None else size >= LARGE and not _is_text(name, size):
             kind = told[name] if told is not None else None
             found.append(Reason.of(Code.FILE_NOT_READ, name, what=kind.what if kind else "a file of no known format"))
     more = len(found) - LISTED
@@ -276,13 +276,15 @@ def left_out(
 
 
 def unnamed(sizes: Mapping[str, int], beginning: Callable[[str], bytes]) -> dict[str, Format | None]:
-    """Large files of which the name tells no format, and that are no text, picture, sound or tokenizer by their
-    beginnings: their format if that is known.
+    """Files of which the name tells no format, and that are no text, picture, sound or tokenizer by their beginnings:
+    their format if that is known; of unknown ones, if a model could be in all of them together.
     """
-    large = (name for name, size in sizes.items() if size >= LARGE and registry.by_name(name) is None)
+    large = (name for name, size in sizes.items() if size >= LEAST and registry.by_name(name) is None)
     first = {name: beginning(name) for name in large if not name.endswith("/")}
     formats = {name: registry.by_content(data, name) for name, data in first.items()}
-    return {name: row for name, row in formats.items() if row is not None or not _no_weights(name, first[name])}
+    found = {name: row for name, row in formats.items() if row is not None or not _no_weights(name, first[name])}
+    pieces = sum(sizes[name] for name, row in found.items() if row is None) >= LARGE
+    return {name: row for name, row in found.items() if row is not None or pieces}
 
 
 def _no_weights(name: str, beginning: bytes) -> bool:

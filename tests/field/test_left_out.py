@@ -290,3 +290,13 @@ def test_identical_needs_every_weight_but_heads(change: str, tmp_path: Path) -> 
         pair.relation == ("identical" if change == "head" else "related") and one.content_sha256 != two.content_sha256
     )
     assert pair.reasons[0].code is (Code.DIFFERENCE_ELSEWHERE if change == "head" else Code.OTHER_WEIGHTS_DIFFER)
+
+
+def test_pieces_of_a_file_are_named(tmp_path: Path, index: Index) -> None:
+    """`split -b 500k` leaves names that tell nothing, and pieces of which each is small."""
+    made = folder(tmp_path)
+    file_of({**STOLEN.tensors, "more": np.ones((600, 600), np.float32)}, tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    for number, start in enumerate(range(0, len(content), 500_000)):
+        (made / f"xa{chr(97 + number)}").write_bytes(content[start : start + 500_000])
+    assert "xab" in {reason.subject for reason in resolve(made).fingerprint.left_out} and status(made, index) == 3
