@@ -161,22 +161,24 @@ def _unlinked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tupl
     if inferred := _inferred(a, b):  # what was looked at may not be what it was taken for
         verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred), *reasons)
     hidden = tuple(fp.absences[UNNAMED].about(fp.model_id) for fp in (a, b) if UNNAMED in fp.absences)
-    hidden += tuple(
-        Reason.of(Code.LEFT_OUT, fp.model_id, because=left_out(fp.warnings, INCOMPLETE | UNCOMPARED))
-        for fp in (a, b) if left_out(fp.warnings, INCOMPLETE | UNCOMPARED)
-    )  # fmt: skip
+    hidden += _left_out((a, b), INCOMPLETE | UNCOMPARED)
     unnamed = _shared_unnamed(a, b, pair.stacks) + hidden
     if unnamed and verdict == "unrelated":  # a copy may be under names that nobody knows, beside a decoy
         verdict, reasons = "inconclusive", unnamed + reasons
     return verdict, reasons
 
 
+def _left_out(sides: Sequence[Fingerprint], codes: frozenset[Code]) -> tuple[Reason, ...]:
+    """A reason about each model of which something was left out that has one of some codes."""
+    found = ((fp.model_id, left_out(fp.warnings, codes)) for fp in sides)
+    return tuple(Reason.of(Code.LEFT_OUT, name, because=left) for name, left in found if left)
+
+
 def beside_left_out(pair: Pair, sides: Sequence[Fingerprint]) -> Pair:
     """The same, no longer `unrelated` if weight files lie beside those that were read of one of the two: another model
     may be in there. A row of an index is of the files that it was made from.
     """
-    found = [(fp.model_id, left_out(fp.warnings, BESIDE)) for fp in sides if not fp.indexed]
-    why = tuple(Reason.of(Code.LEFT_OUT, name, because=left) for name, left in found if left)
+    why = _left_out([fp for fp in sides if not fp.indexed], BESIDE)
     if pair.verdict != "unrelated" or not why:
         return pair
     return replace(pair, verdict="inconclusive", reasons=why + pair.reasons)

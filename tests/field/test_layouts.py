@@ -77,17 +77,25 @@ def test_another_order_is_not_identical(tmp_path: Path) -> None:
 
 
 def test_conv1d_turned_is_the_same_model(tmp_path: Path) -> None:
-    """GPT-2 stores (in, out); GPT-BigCode's class the same names as (out, in)."""
+    """GPT-2 stores (in, out), and queries, keys and values one after the other; GPT-BigCode (out, in), head by head."""
     model = zoo.gpt2(1)
-    turned = {
-        name: values.T.copy() if values.ndim == 2 and (".c_" in name) else values
-        for name, values in model.tensors.items()
-    }
-    plain = resolve(zoo.write(model, tmp_path / "plain")).fingerprint
-    config = {"model_type": "gpt_bigcode", "multi_query": False}
-    assert plain.content_sha256 is not None
-    other = resolve(zoo.write(model.with_tensors(turned, **config), tmp_path / "turned")).fingerprint
-    assert other.content_sha256 is not None
+    heads = model.config["n_head"]
+
+    def by_head(values: np.ndarray) -> np.ndarray:
+        apart = values.reshape(3, heads, -1, *values.shape[1:])
+        return np.ascontiguousarray(apart.swapaxes(0, 1)).reshape(values.shape)
+
+    turned = {}
+    for name, values in model.tensors.items():
+        straight = values.T.copy() if values.ndim == 2 and ".c_" in name else values
+        turned[name] = by_head(straight) if ".c_attn." in name else straight
+    plain, other = (
+        resolve(zoo.write(model.with_tensors(t, **config), tmp_path / f"{i}")).fingerprint
+        for i, (t, config) in enumerate(
+            ((model.tensors, {}), (turned, {"model_type": "gpt_bigcode", "multi_query": False}))
+        )
+    )
+    assert plain.content_sha256 == other.content_sha256 and compare(plain, other).relation == "identical"
 
 
 def test_a_copy_counts_once(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -164,16 +163,16 @@ def _unnamed(w: Weights) -> float:
     """
     sizes = {name: tensor.size for name, tensor in w.tensors.items() if tensor.size > SMALL}
     free = [p for p in w.places if p.reason in FREE and p.name in sizes]
-    layers = Counter(p.layer for p in w.places if p.stack == w.layout.main and p.layer is not None and p.parts)
-    inner = [p.name for p in w.places if p.layer is not None and p.parts and p.stack == w.layout.main]
-    layer = sum(w.tensors[name].size for name in inner) / max(1, len(layers))
+    inner = [p for p in w.places if p.stack == w.layout.main and p.layer is not None and p.parts]
+    depth = len({p.layer for p in inner})
     total = sum(sizes.values())
-    limit = min(UNNAMED_SHARE * total, 2 * layer if layers else total)
+    layers = 2 * sum(w.tensors[p.name].size for p in inner) / depth if depth else total
+    limit = min(UNNAMED_SHARE * total, layers)
     if sum(sizes[p.name] for p in free) <= min(limit, MODEL):
         return 0.0
     hidden = {p.name: sizes[p.name] * (1 - computed_share(w.tensors[p.name])) for p in free}
-    unknown = sum(hidden[p.name] for p in free if p.reason == UNKNOWN)
-    return sum(hidden.values()) / total if sum(hidden.values()) > limit or unknown > MODEL else 0.0
+    unknown, all_of_it = sum(hidden[p.name] for p in free if p.reason == UNKNOWN), sum(hidden.values())
+    return all_of_it / total if all_of_it > limit or unknown > MODEL else 0.0
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
