@@ -102,15 +102,15 @@ class Index(collection.Index):
         *,
         also: Sequence[str] = (),
         claims: Mapping[str, Sequence[str]] | None = None,
-        deeper: Fingerprint | None = None,
+        deeper: Callable[[], Fingerprint | None] = lambda: None,
         progress: Progress | None = None,
     ) -> QueryResult:
         """The likely relatives of a model, given as a fingerprint or as any model reference.
 
         top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also: ids
         that are compared whatever retrieval says. claims: who claims which parent; None: what the model says. The
-        query's own row is left out; another id with equal content is a match. deeper: the same model with more layers,
-        for the first candidates and for what is asked for.
+        query's own row is left out; another id with equal content is a match. deeper: makes the same model with every
+        layer, None if it cannot; called where nothing links, or nothing that `also` names.
         """
         if not isinstance(fp, Fingerprint):
             asked = resolve(fp, index=self)
@@ -293,19 +293,15 @@ def query(
     if _samples_lacking(asked) and _has_imported(index, asked.fingerprint.facts.hidden):
         asked = with_slices(asked)
 
-    def ask(fp: Fingerprint, deeper: Fingerprint | None = None) -> QueryResult:
+    def ask(asked: Resolved) -> QueryResult:
         return index.query(
-            fp, top, candidates, also=(*also, *beside), claims=asked.claims, deeper=deeper, progress=progress
-        )
+            asked.fingerprint, top, candidates, also=(*also, *beside), claims=asked.claims, deeper=asked.deeper,
+            progress=progress,
+        )  # fmt: skip
 
-    result = ask(asked.fingerprint)
+    result = ask(asked)
     further = None if result.linked and not also else asked.further(reading)
-    if further is not None:
-        return further, ask(further.fingerprint)
-    named = {entry.key for reference in also for entry in index.named(reference)}
-    unseen = not result.linked or any(m.entry.key in named for m in result.candidates)
-    deeper = asked.deeper() if unseen else None
-    return asked, result if deeper is None else ask(asked.fingerprint, deeper)
+    return (asked, result) if further is None else (further, ask(further))
 
 
 def query_fetching(

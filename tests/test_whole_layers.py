@@ -27,7 +27,8 @@ from provindex.evidence.pairing import Pairing
 from provindex.evidence.whole_layers import WholeLayers, invariants, packed, unpacked
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import from_row, to_row
-from provindex.index.collection import Index, calibration_of
+from provindex.index.answer import Match
+from provindex.index.collection import DEEPER, Index, _to_read_deeper, calibration_of
 from provindex.verdict.pair import LEAST_AGREEMENT, compare
 
 F64 = NDArray[np.float64]
@@ -325,3 +326,14 @@ def test_layers_in_between_hide_no_two_layers(tmp_path: Any, monkeypatch: pytest
     assert [m.entry.model_id for m in gated.linked] == ["org/source"]
     stranger = api.resolve(zoo.write(zoo.llama(3, layers=9), tmp_path / "stranger"), index=index)
     assert not api.query(index, stranger)[1].linked
+
+
+def test_models_with_the_other_kind_of_mlp_take_no_place_of_those_read_deeper() -> None:
+    asked = fingerprint(zoo.llama(1), "asked")
+    kinds = {"org/gated": zoo.llama(2), "org/plain": zoo.gpt2(3)}
+    index = Index.build([fingerprint(model, name) for name, model in kinds.items()])
+    pairs = {entry.model_id: (entry, compare(asked, entry.load(), calibration=index.calibration)) for entry in index}
+    ranked = [*["org/plain"] * DEEPER, "org/gated"]
+    found = [Match(*pairs[name], rank=rank, score=0.0) for rank, name in enumerate(ranked, 1)]
+    assert _to_read_deeper(found, ()) == [DEEPER], "the only one that can be a copy in disguise"
+    assert _to_read_deeper(found, {pairs["org/plain"][0].key}) == list(range(DEEPER + 1)), "and what is asked about"

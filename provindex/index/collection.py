@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -272,15 +272,15 @@ class Index:
         *,
         also: Sequence[str] = (),
         claims: Mapping[str, Sequence[str]] | None = None,
-        deeper: Fingerprint | None = None,
+        deeper: Callable[[], Fingerprint | None] = lambda: None,
         progress: Progress | None = None,
     ) -> QueryResult:
         """The likely relatives of a model.
 
         top: how many matches to return. candidates: how many rows retrieval hands on to be compared in full. also: ids
         that are compared whatever retrieval says. claims: who claims which parent, by its id; None: what the
-        fingerprint says, whose claims are the card's. deeper: the same model with more layers, for the first candidates
-        and for what is asked for.
+        fingerprint says, whose claims are the card's. deeper: makes the same model with every layer, None if it cannot;
+        called where nothing links, or nothing that `also` names.
         The query's own row is left out; another id with equal content is a match.
         """
         if top < 1 or candidates < 1:
@@ -326,20 +326,20 @@ class Index:
         fp: Fingerprint,
         waiting: Candidates,
         progress: Progress | None,
-        deeper: Fingerprint | None,
+        deeper: Callable[[], Fingerprint | None],
         named: Collection[Key],
     ) -> tuple[list[Match], dict[Key, Sampled]]:
         """Candidates compared in full, in their order; and samples of those that training or rounding may have made.
 
-        deeper: with what the first are compared, and those that are named; None: with `fp` as all.
+        Layers that were put between the others may hide the two that a row keeps. So what is named and does not link is
+        compared again by every layer of the query, and if nothing links the first candidates are, too.
         """
         calibration, weights = self.calibration, dict[Key, Sampled]()
 
-        def verified(candidate: Ranked) -> Match:
+        def verified(candidate: Ranked, asked: Fingerprint = fp) -> Match:
             entry, rank, score = candidate
             other = entry.load()
-            asked = deeper if 0 < rank <= DEEPER or entry.key in named else None
-            pair = compare(asked or fp, other, models=len(self), calibration=calibration)
+            pair = compare(asked, other, models=len(self), calibration=calibration)
             if pair.relation in KIN or pair.relation == "quantized":
                 weights[entry.key] = sampled(other)
             return Match(entry, variant_rule(fp, entry, pair), rank, score)
@@ -352,6 +352,12 @@ class Index:
                     found.append(match)
                     if progress:
                         progress(len(found), total)
+            places = _to_read_deeper(found, named)
+            whole = deeper() if places else None
+            if whole is not None:
+                again = [(found[i].entry, found[i].rank, found[i].score) for i in places]
+                for i, match in zip(places, pool.map(partial(verified, asked=whole), again), strict=True):
+                    found[i] = match
         return waiting.with_copies(found), weights
 
     def spelled(self, model_id: str) -> list[Entry]:
@@ -501,6 +507,18 @@ class Index:
                 if progress:
                     progress(done, max(done, len(self)))
         return problems
+
+
+def _to_read_deeper(found: Sequence[Match], named: Collection[Key]) -> list[int]:
+    """Places of what is compared again by every layer of the query. A model with the other kind of MLP is no copy in
+    disguise: it takes none of the few places.
+    """
+    open_ones = [i for i, m in enumerate(found) if m.pair.verdict != "linked"]
+    asked = [i for i in open_ones if found[i].entry.key in named]
+    if len(open_ones) < len(found):
+        return asked
+    alike = (i for i in open_ones if found[i].rank and not found[i].pair.kinds_differ)
+    return sorted({*asked, *sorted(alike, key=lambda i: found[i].rank)[:DEEPER]})
 
 
 def check_version(fp: Fingerprint) -> None:

@@ -88,6 +88,11 @@ class Pair:
         return self.verdict == "inconclusive" or self.plain_order_only
 
     @property
+    def kinds_differ(self) -> bool:
+        """Whether one has gated MLPs and the other has not, so that no neuron of one can be one of the other."""
+        return any(r.code is Code.MLP_KINDS_DIFFER for r in self.evidence["neuron_signs"].reasons)
+
+    @property
     def e_value(self) -> float | None:
         """Expected number of unrelated models that would score as well; 0.0 below 1e-308."""
         if self.log10_e is None:
