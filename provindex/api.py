@@ -1,7 +1,8 @@
 """References in, answers out: all that the command line and Python users call.
 
     models       resolve, fingerprint, weights_of, write_fingerprint     reference -> fingerprint
-    answers      query, compare, compare_in_stages, compare_resolved, gate
+    answers      query, compare, compare_in_stages, compare_resolved
+    gates        gate, expect, policy_for, check_rules, excluding
     fetching     query_fetching, compare_fetching, add_fetching, claimed_bases, outdated_fetched
     indexes      Index, fill_index, import_database, fetch_deep_signals
     the Hub      pull, look, push
@@ -15,23 +16,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provindex.audit.gate import gate
+from provindex.audit import gate as gates
+from provindex.audit.gate import Gate, check_rules
+from provindex.audit.policy import Policy
+from provindex.audit.policy_file import policy_for
 from provindex.catalogue.alike import Look, Neighbour, named
 from provindex.catalogue.table import Shape
 from provindex.common import places
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.files import FileFact
 from provindex.common.hub_ids import is_hub_id
-from provindex.common.reasons import Code, Reason
+from provindex.common.reasons import BESIDE, Code, Reason
 from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
 from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
 from provindex.fingerprint.extract.model import fingerprint_model, with_every_layer
+from provindex.fingerprint.extract.parts import towers
 from provindex.fingerprint.extract.slices import slices
 from provindex.fingerprint.parquet import write_fingerprint
 from provindex.fingerprint.record import IMPORTED, MODES, Fingerprint
@@ -68,10 +75,11 @@ Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
 
 __all__ = [
-    "Built", "Comparison", "Fingerprint", "Index", "Pair", "Plan", "QueryResult", "Resolved", "Spent",
-    "add_fetching", "claimed_bases", "compare", "compare_fetching", "compare_in_stages", "compare_resolved",
-    "fetch_deep_signals", "fill_index", "fingerprint", "gate", "import_database", "look", "outdated_fetched",
-    "pull", "push", "query", "query_fetching", "resolve", "weights_of", "write_fingerprint",
+    "Built", "Comparison", "Fingerprint", "Gate", "Index", "Pair", "Plan", "Policy", "QueryResult", "Resolved",
+    "Spent", "add_fetching", "check_rules", "claimed_bases", "compare", "compare_fetching", "compare_in_stages",
+    "compare_resolved", "excluding", "expect", "fetch_deep_signals", "fill_index", "fingerprint", "gate",
+    "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching", "resolve",
+    "weights_of", "write_fingerprint",
 ]  # fmt: skip
 
 
@@ -195,6 +203,7 @@ def resolve(
     offline: bool = False,
     progress: Progress | None = None,
     local: bool = True,
+    own_bytes: bool = False,
 ) -> Resolved:
     """The fingerprint that a reference names.
 
@@ -224,6 +233,20 @@ def resolve(
         if not found:
             raise
         return Resolved(found[0].load(), found[0].label)
+
+
+def _from_own_bytes(
+    text: str, path: Path, mode: str | None, stage: int, offline: bool, progress: Progress | None, local: bool
+) -> Resolved:
+    """`resolve` for a gate."""
+    trust = "Name its folder, its weight file or org/name on the Hub; or add --trust-index."
+    if local and path.suffix == ".parquet" and path.is_file():
+        raise UsageError(f"A gate reads a model's own weights, and {path.name} is a fingerprint.", trust)
+    try:
+        return _from_weights(text, None, mode, stage, offline, progress, local)
+    except (ModelNotFoundError, NetworkError) as error:
+        message = f"A gate reads a model's own weights, and they cannot be had: {error.message}"
+        raise type(error)(message, trust) from error
 
 
 def _from_weights(
@@ -302,6 +325,62 @@ def query(
     result = ask(asked)
     further = None if result.linked and not also else asked.further(reading)
     return (asked, result) if further is None else (further, ask(further))
+
+
+def gate(
+    result: QueryResult,
+    policy: Policy | Sequence[str],
+    index: Index,
+    asked: Resolved | None = None,
+    *,
+    excluded: Sequence[Reason] = (),
+    today: date | None = None,
+) -> Gate:
+    """What a query's answer says of a policy, or of rules that deny (ids, globs, `license:NAME` ...).
+
+    The answer must have compared what is denied: `query(..., also=policy.asked_for(index))`. asked: what was asked
+    with; of its weights the towers are compared too, and an answer without them says that a row stands for the model.
+    excluded: what `excluding` took out. today: for exceptions that expire; None: the day in UTC, by the clock even
+    where SOURCE_DATE_EPOCH is set.
+    """
+    rules = policy if isinstance(policy, Policy) else Policy().with_more(policy)
+    model = None if asked is None else asked.model
+    found = [] if model is None or not rules.asks else towers(model, result.query.mode)
+    kept = [(name, readings) for name, readings in found if not any(fnmatchcase(name, g) for g in rules.exclude)]
+    day = datetime.now(UTC).date() if today is None else today
+    return gates.gate(result, rules, index, day, towers=kept, own_bytes=model is not None, excluded=excluded)
+
+
+def expect(pair: Pair, expected: str, a: Fingerprint) -> tuple[str, str, Reason]:
+    """(status of the gate: "passed", "failed" or "inconclusive"; the state of the pair, and why).
+
+    expected: "linked" or "unrelated". Models of which no transform short of retraining makes the other are unrelated.
+    """
+    state, reason = gates.state_of(pair, a)
+    states = {"linked": {"denied": "passed", "cleared": "failed", "not_comparable": "failed"},
+              "unrelated": {"denied": "failed", "cleared": "passed", "not_comparable": "passed"}}  # fmt: skip
+    return states[expected].get(state, "inconclusive"), state, reason
+
+
+EXCLUDABLE = BESIDE | {Code.ENTRY_NOT_READ}  # what one name stands for
+
+
+def excluding(asked: Resolved, globs: Sequence[str]) -> tuple[Resolved, tuple[Reason, ...]]:
+    """The same model without what patterns of names let be left out (files, folders, entries), and what that is."""
+    kept, out = [], []
+    for reason in asked.fingerprint.warnings:
+        names = (reason.subject, str(dict(reason.figures).get("entry", "")))
+        glob = next((g for g in globs if any(name and fnmatchcase(name, g) for name in names)), None)
+        if reason.code in EXCLUDABLE and glob is not None:
+            out.append(Reason.of(Code.EXCLUDED, because=[reason], glob=glob))
+        else:
+            kept.append(reason)
+    if not out:
+        return asked, ()
+    gone = {reason for one in out for reason in one.because}
+    model = asked.model and replace(asked.model, warnings=tuple(r for r in asked.model.warnings if r not in gone))
+    changed = replace(asked.fingerprint, warnings=tuple(kept))
+    return replace(asked, fingerprint=changed, model=model), tuple(out)
 
 
 def query_fetching(

@@ -20,8 +20,8 @@ import pytest
 import zoo
 from peer_files import Database, long_form, names_below, parquet, zip_entries
 
+from provindex import api
 from provindex.api import Index
-from provindex.audit.gate import gate
 from provindex.common.errors import IndexFormatError, UsageError
 from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
@@ -418,7 +418,7 @@ def test_a_gate_does_not_pass_on_a_row_that_sees_plain_order_only(
         (both, child, 1, Code.DENIED_LINKED),
         (both, stranger, 0, Code.DENIED_UNRELATED),
     ):
-        (denied,) = gate(index.query(asked, also=["org/llama"]), ["org/llama"], index)
+        (denied,) = api.gate(index.query(asked, also=["org/llama"]), ["org/llama"], index).denied
         assert (denied.status, denied.reason.code) == (status, code)
     assert Code.PLAIN_ORDER in {warning.code for warning in alone.query(stranger).warnings}
 

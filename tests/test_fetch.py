@@ -101,7 +101,7 @@ def status_of(index: Index, model: Resolved, deny: str, fetch: int | None = None
         _, result = api.query(index, model, also=[deny])
     else:
         index, _, result, _ = api.query_fetching(index, model, fetch, also=[deny])
-    return min((d.status for d in api.gate(result, [deny], index) if d.status), default=0)
+    return api.gate(result, [deny], index).exit_status
 
 
 def test_from_nothing_the_base_is_found_and_answers_offline_afterwards(

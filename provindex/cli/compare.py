@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from provindex.cli.fetching import bytes_of, say_fetched, say_plan
+from provindex.cli.gating import ExcludeOption, TrustOption
 from provindex.cli.options import AutoModeOption, Common, IndexOption, MaxMbOption
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_read_further
 from provindex.common.errors import UsageError
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from provindex.api import Index, Pair, Resolved, Spent
 
 Expected = Literal["linked", "unrelated"]
-EXPECT_HELP = "Exit status 1 if the verdict is the other one, 3 if it is inconclusive or blind to reordered copies."
+EXPECT_HELP = (
+    "Exit status 1 if the verdict is the other one, 3 if it is inconclusive or blind to reordered copies. The weights "
+    "of A are read, whatever an index says of it; B may be a row."
+)
 DEEP_HELP = "Also look for a copy with another vocabulary and a rotated basis; needs the weights of both models."
 FETCH_HELP = "Read B from the Hub, a few MB first and more as needed: the first of N claimed bases that can be had."
 BASE_HELP = "A model, as for query. [default: the base that A claims]"
@@ -28,6 +32,8 @@ def compare(
     expect: Annotated[Expected | None, typer.Option("--expect", help=EXPECT_HELP)] = None,
     deep: Annotated[bool, typer.Option("--deep", help=DEEP_HELP)] = False,
     index: IndexOption = None,
+    exclude: ExcludeOption = None,
+    trust_index: TrustOption = False,
     mode: AutoModeOption = None,
     fetch: Annotated[int | None, typer.Option("--fetch", metavar="N", min=1, help=FETCH_HELP)] = None,
     max_mb: MaxMbOption = None,
@@ -46,7 +52,9 @@ def compare(
     if fetch is not None and deep:
         raise UsageError("--deep reads the weights of both models, and --fetch parts of one.", "Leave out one of them.")
     opened = open_index(index, common)
-    first = read_model(a, opened, mode, common, stage=1)
+    own_bytes = expect is not None and not trust_index
+    first = read_model(a, opened, mode, common, stage=1, own_bytes=own_bytes)
+    first, _ = api.excluding(first, exclude or ())
     if fetch is None:
         sides, pair, spent = _compared(first, b, opened, mode, deep, common)
     else:
@@ -61,9 +69,10 @@ def compare(
     used = {fp.mode for fp in (one, other) if not fp.indexed}
     settings = {"mode": mode or next((m for m in ("norms", "sampled") if m in used), "exact"), "expect": expect}
     answer = api.Comparison(one, other, pair, opened.info, settings | ({"deep": True} if deep else {}))
-    common.answer(compare_document(answer, spent))
-    if expect and (pair.verdict != expect or pair.plain_order_only):
-        _fail(pair, expect, common)
+    outcome = api.expect(pair, expect, one) if expect else None
+    common.answer(compare_document(answer, spent, outcome))
+    if outcome is not None and outcome[0] != "passed":
+        _fail(pair, str(expect), outcome[0], common)
 
 
 def _compared(
@@ -90,12 +99,13 @@ def _compared(
     return read, pair, None
 
 
-def _fail(pair: Pair, expect: Expected, common: Common) -> None:
+def _fail(pair: Pair, expect: str, outcome: str, common: Common) -> None:
     """Say why the verdict is not the expected one, even if --quiet, and exit with the status of the gate."""
     from provindex.report.words import joined
 
-    undecided = pair.is_open
-    why = f" ({joined(pair.reasons)})" if undecided else f", log10 p {pair.log10_p:.1f}"
+    undecided = outcome == "inconclusive"
+    measured = "" if pair.log10_p is None else f", log10 p {pair.log10_p:.1f}"
+    why = f" ({joined(pair.reasons)})" if undecided else measured
     why = f", but a reordered copy would not have been seen{why}" if pair.plain_order_only else why
     common.say(f"expected {expect}: {pair.verdict}{why}", even_if_quiet=True)
     raise typer.Exit(3 if undecided else 1)

@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from provindex.cli.options import AutoModeOption, Common, IndexOption, ModelArgument
+from provindex.cli.many import answer_each, listed
+from provindex.cli.options import AutoModeOption, Common, IndexOption, JsonlOption, ModelsArgument
 from provindex.cli.output import check_writable
 from provindex.cli.reading import open_index_for, read_model
 from provindex.common.errors import UsageError
 
+if TYPE_CHECKING:
+    from provindex.api import Index
+
 
 def fingerprint(
-    model: ModelArgument,
+    model: ModelsArgument,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.parquet", help="Write the fingerprint to this file."),
     ] = None,
     index: IndexOption = None,
     mode: AutoModeOption = None,
+    jsonl: JsonlOption = False,
     *,
     common: Common,
 ) -> None:
-    """Write a model's fingerprint."""
+    """Write the fingerprints of models."""
+    models = listed(model)
+    if output is not None and output.suffix != ".parquet":
+        raise UsageError(f"A fingerprint is a Parquet file; {output.name} does not end in .parquet.")
+    if output is not None and len(models) > 1:
+        raise UsageError(
+            f"--output names one file, and these are {len(models)} models.", "Use `index build`, or --jsonl."
+        )
+    check_writable(output)
+    paths = [one for one in models if not Path(one).exists()]
+    opened = open_index_for(paths[0] if paths else models[0], index, common)
+    answer_each(models, partial(_made, output=output, opened=opened, mode=mode, common=common), common, jsonl=jsonl)
+
+
+def _made(
+    model: str, output: Path | None, opened: Index | None, mode: str | None, common: Common
+) -> tuple[dict[str, Any], int]:
+    """The document of one model; its fingerprint is written if a file is named for it."""
     from provindex.api import write_fingerprint
     from provindex.report.document import fingerprint_document
 
-    if output is not None and output.suffix != ".parquet":
-        raise UsageError(f"A fingerprint is a Parquet file; {output.name} does not end in .parquet.")
-    check_writable(output)
-    found = read_model(model, open_index_for(model, index, common), mode, common)
+    found = read_model(model, opened, mode, common)
     if output is not None:
         write_fingerprint(found.fingerprint, output)
-    common.answer(fingerprint_document(found.fingerprint, output.name if output else None))
+    return fingerprint_document(found.fingerprint, output.name if output else None), 0

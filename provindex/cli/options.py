@@ -31,6 +31,15 @@ ModelArgument = Annotated[
         help="A folder, a weight file, org/name[/file][@revision], a fingerprint file, or the id of an indexed model.",
     ),
 ]
+ModelsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="A folder, a weight file, org/name[/file][@revision], a fingerprint file, or the id of an indexed model; "
+        "several, or - for a list on standard input.",
+    ),
+]
+JsonlOption = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON a model, with its exit status.")]
 IndexOption = Annotated[
     list[str] | None,
     typer.Option(

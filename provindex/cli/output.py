@@ -28,13 +28,28 @@ def print_answer(document: dict[str, Any], format: str, output: Path | None) -> 
     width = shutil.get_terminal_size().columns if terminal else None
     written = render(format, document, width=width, color=terminal and places.color())
     if output is None:
-        _print(written)
+        print_text(written)
         return
+    write_text(written, output)
+
+
+def write_text(written: str, output: Path) -> None:
+    """Write a file in UTF-8. It is replaced as a whole or left as it was."""
     with replacing(output) as temporary:
         temporary.write_text(written, encoding="utf-8")
 
 
-def _print(written: str) -> None:
+def part_text(document: dict[str, Any], jsonl: bool, title: str) -> str:
+    """One answer of several: a line of JSON, or text under a title."""
+    from provindex.report.renderers import line, render
+
+    if jsonl:
+        return line(document)
+    text = f"{document['error']}\n" if "error" in document else render("text", document)
+    return f"== {printable(title)}\n{text}\n"
+
+
+def print_text(written: str) -> None:
     """Write text in one piece and in UTF-8, whatever the locale. A reader that is gone (`| head`) is not an error."""
     try:
         sys.stdout.buffer.write(written.encode("utf-8"))

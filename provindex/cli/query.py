@@ -3,52 +3,107 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from provindex.cli.fetching import bytes_of, say_fetched, say_plan
-from provindex.cli.options import AutoModeOption, Common, FetchOption, IndexOption, MaxMbOption, ModelArgument
+from provindex.cli.gating import (
+    AllowOption,
+    DenyOption,
+    DenyRelatedOption,
+    ExcludeOption,
+    PolicyOption,
+    TrustOption,
+    chosen_policy,
+    say_gate,
+)
+from provindex.cli.many import answer_each, listed
+from provindex.cli.options import (
+    AutoModeOption,
+    Common,
+    FetchOption,
+    IndexOption,
+    JsonlOption,
+    MaxMbOption,
+    ModelsArgument,
+)
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_read_further
 
-DENY_HELP = "Exit with status 1 if the model is linked to this id, 3 if that cannot be decided; repeat it for more."
+if TYPE_CHECKING:
+    from provindex.api import Index, Policy
 
 
 def query(
-    model: ModelArgument,
+    model: ModelsArgument,
     index: IndexOption = None,
     top: Annotated[int, typer.Option(min=1, help="Matches to show.")] = 10,
     candidates: Annotated[int, typer.Option(min=1, help="Candidates to compare in full.")] = 50,
-    deny: Annotated[list[str] | None, typer.Option("--deny", metavar="ID", help=DENY_HELP)] = None,
+    deny: DenyOption = None,
+    deny_related: DenyRelatedOption = False,
+    allow: AllowOption = None,
+    exclude: ExcludeOption = None,
+    policy: PolicyOption = None,
+    trust_index: TrustOption = False,
     mode: AutoModeOption = None,
     fetch: FetchOption = None,
     max_mb: MaxMbOption = None,
+    jsonl: JsonlOption = False,
     *,
     common: Common,
 ) -> None:
-    """Find the likely ancestors of a model."""
-    from provindex import api
-    from provindex.report.document import query_document
-    from provindex.report.words import text
-
+    """Find the likely ancestors of models; with rules, fail if one is not allowed."""
+    models = listed(model)
+    rules = chosen_policy(models, policy, common).with_more(
+        deny or (), allow or (), exclude or (), related=deny_related
+    )
     limit = bytes_of(fetch, max_mb, common)
     opened = open_index(index, common)
-    asked = read_model(model, opened, mode, common, stage=1)
-    fetched = None
+    work = partial(
+        _answered, opened=opened, rules=rules, common=common, trust_index=trust_index, mode=mode, fetch=fetch,
+        limit=limit, top=top, candidates=candidates,
+    )  # fmt: skip
+    if fetch is None:
+        from provindex.api import check_rules
+
+        check_rules(rules, opened)
+    answer_each(models, work, common, jsonl=jsonl)
+
+
+def _answered(
+    model: str,
+    opened: Index,
+    rules: Policy,
+    common: Common,
+    *,
+    trust_index: bool,
+    mode: str | None,
+    fetch: int | None,
+    limit: int | None,
+    top: int,
+    candidates: int,
+) -> tuple[dict[str, Any], int]:
+    """The document of one model, and its exit status."""
+    from provindex import api
+    from provindex.report.document import query_document
+
+    own_bytes = rules.asks and not trust_index
+    asked = read_model(model, opened, mode, common, stage=1, own_bytes=own_bytes)
+    asked, excluded = api.excluding(asked, rules.exclude)
+    also, fetched = rules.asked_for(opened), None
     with common.bar("comparing", "candidates") as bar, reading_bar(model, common) as reading:
         if fetch is None:
-            read, result = api.query(opened, asked, top, candidates, reading=reading, also=deny or (), progress=bar)
+            read, result = api.query(opened, asked, top, candidates, reading=reading, also=also, progress=bar)
         else:
             opened, read, result, fetched = api.query_fetching(
                 opened, asked, fetch, limit=limit, say=common.say, planned=partial(say_plan, common=common),
-                top=top, candidates=candidates, reading=reading, also=deny or (), progress=bar,
+                top=top, candidates=candidates, reading=reading, also=also, progress=bar,
             )  # fmt: skip
     say_if_read_further(asked, read, common)
     if fetched is not None:
         say_fetched(fetched, common)
-    denied = api.gate(result, deny or [], opened)
-    common.answer(query_document(result, denied, fetched))
-    failed = [d for d in denied if d.status]
-    for one in failed:
-        common.say(f"denied {one.id}: {text(one.reason)}", even_if_quiet=True)
-    raise typer.Exit(min((d.status for d in failed), default=0))
+    if not rules.asks:
+        return query_document(result, None, fetched), 0
+    gate = api.gate(result, rules, opened, None if trust_index else read, excluded=excluded)
+    say_gate(gate, common)
+    return query_document(result, gate, fetched), gate.exit_status

@@ -40,18 +40,28 @@ def reading_bar(model: str, common: Common) -> Bar:
 
 
 def read_model(
-    model: str, opened: Index | None, mode: str | None, common: Common, *, stage: int = 2, local: bool = True
+    model: str,
+    opened: Index | None,
+    mode: str | None,
+    common: Common,
+    *,
+    stage: int = 2,
+    local: bool = True,
+    own_bytes: bool = False,
 ) -> Resolved:
     """Resolve a model reference; say what was read, its warnings and, if --verbose, what is missing and why.
 
-    local: whether it may be a path; what a model claims may not.
+    local: whether it may be a path; what a model claims may not. own_bytes: only its weights count.
     """
     from provindex.api import resolve
     from provindex.report.document import notes
     from provindex.report.words import text
 
     with reading_bar(model, common) as bar:
-        found = resolve(model, index=opened, mode=mode, stage=stage, offline=common.offline, progress=bar, local=local)
+        found = resolve(
+            model, index=opened, mode=mode, stage=stage, offline=common.offline, progress=bar, local=local,
+            own_bytes=own_bytes,
+        )  # fmt: skip
     common.say(_described(found))
     left_out = found.fingerprint.left_out  # the answer says it
     for warning in notes(found.fingerprint):

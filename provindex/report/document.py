@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from provindex.audit.gate import Denied
+from provindex.audit.gate import Denial, Gate
 from provindex.catalogue.alike import Neighbour
 from provindex.catalogue.table import Known, family_of, license_of
 from provindex.common.files import without_path
@@ -48,6 +48,11 @@ PEER_NOTE = "peer-compatible (cisco model-provenance-kit 1.0.0), not decisive"
 def dumps(document: Document) -> str:
     """A document as text: two spaces a level, fields as they were put, non-ASCII kept, a newline at the end."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def line_of(document: Document) -> str:
+    """A document as one line, for lists of them: the same fields, no spaces."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def _head(schema: str, index: IndexInfo | None, settings: Mapping[str, object], status: str) -> Document:
@@ -104,11 +109,14 @@ def notes(fp: Fingerprint) -> list[Reason]:
     return [*fp.warnings, Reason.of(Code.TOKENIZER_NOT_READ, because=[refused])]
 
 
-def query_document(result: QueryResult, denied: Sequence[Denied] = (), fetched: Spent | None = None) -> Document:
-    """provindex.query/1; denied: what the gate found for each id that was denied; fetched: what --fetch read."""
+def query_document(result: QueryResult, gate: Gate | None = None, fetched: Spent | None = None) -> Document:
+    """provindex.query/1; gate: what a policy made of the answer; fetched: what --fetch read."""
+    denied = () if gate is None else gate.denied
+    rules = [] if gate is None else [rule.text for rule in gate.policy.deny]
+    trusted = [] if gate is None or gate.own_bytes else [Reason.of(Code.ROW_TRUSTED)]
     return {
-        **_head("provindex.query/1", result.index, {**result.settings, "deny": [d.id for d in denied]}, result.status),
-        **_warnings(distinct([*notes(result.query), *result.warnings])),
+        **_head("provindex.query/1", result.index, {**result.settings, "deny": rules}, result.status),
+        **_warnings(distinct([*trusted, *notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
         "left_out": _left_out(result.query),
         "matches": [_match(m) for m in result.matches],
@@ -131,7 +139,49 @@ def query_document(result: QueryResult, denied: Sequence[Denied] = (), fetched: 
             {"id": d.id, "status": d.status, "reason": text(d.reason), "reason_codes": [coded(d.reason)]}
             for d in denied
         ],
+        "gate": None if gate is None else gate_document(gate),
     }
+
+
+def gate_document(gate: Gate) -> Document:
+    """What a policy made of an answer: `status`, and the state of every rule and of every row that it names."""
+    return {
+        "status": gate.status,
+        "exit_status": gate.exit_status,
+        "policy": gate.policy.source or None,
+        "own_bytes": gate.own_bytes,
+        "deny_related": gate.policy.deny_related,
+        "on_inconclusive": gate.policy.on_inconclusive,
+        "on_not_comparable": gate.policy.on_not_comparable,
+        "allow": [rule.text for rule in gate.policy.allow],
+        "denied": [_denial(denial) for denial in gate.denied],
+        "ignored": [
+            {
+                "id": one.rule.text, "reason": one.reason, "holds": holds,
+                "expires": None if one.expires is None else one.expires.isoformat(),
+                "models": [entry.label for entry in rows],
+            }
+            for one, holds, rows in gate.ignored
+        ],
+        "excluded": [{"text": text(reason), **coded(reason)} for reason in gate.excluded],
+    }  # fmt: skip
+
+
+def _denial(denial: Denial) -> Document:
+    return {
+        "id": denial.id,
+        "state": denial.state,
+        "reasons": [text(denial.reason)],
+        "reason_codes": [coded(denial.reason)],
+        "states": dict(denial.counts),
+        "models": [
+            {
+                "model_id": row.entry.model_id, "revision": row.entry.revision, "variant": row.entry.variant,
+                "state": row.state, "reasons": [text(row.reason)], "reason_codes": [coded(row.reason)],
+            }
+            for row in denial.rows
+        ],
+    }  # fmt: skip
 
 
 def _coverage(result: QueryResult) -> Document:
@@ -191,8 +241,10 @@ def _neighbour(neighbour: Neighbour) -> Document:
     }  # fmt: skip
 
 
-def compare_document(answer: Comparison, fetched: Spent | None = None) -> Document:
-    """provindex.compare/1; fetched: what --fetch read."""
+def compare_document(
+    answer: Comparison, fetched: Spent | None = None, outcome: tuple[str, str, Reason] | None = None
+) -> Document:
+    """provindex.compare/1; fetched: what --fetch read; outcome: status of the gate --expect, and the pair's state."""
     sides = (("a", answer.a), ("b", answer.b))
     return {
         **_head("provindex.compare/1", answer.index, answer.settings, answer.status),
@@ -201,10 +253,17 @@ def compare_document(answer: Comparison, fetched: Spent | None = None) -> Docume
         "left_out": [left for side, fp in sides for left in _left_out(fp, side=side)],
         "a": model_facts(answer.a),
         "b": model_facts(answer.b),
+        "gate": None if outcome is None else _expected(answer.b, *outcome),
         "retrieval": None,
         "fetched": None if fetched is None else fetched_document(fetched),
         **_pair(answer.pair, answer.pair.direction),
     }
+
+
+def _expected(b: Fingerprint, status: str, state: str, reason: Reason) -> Document:
+    """What --expect found, in the form of the gate of a query."""
+    one = {"id": b.label, "state": state, "reasons": [text(reason)], "reason_codes": [coded(reason)]}
+    return {"status": status, "denied": [one]}
 
 
 def _match(match: Match) -> Document:

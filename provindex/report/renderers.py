@@ -35,6 +35,13 @@ RENDERERS: Mapping[str, Renderer] = {
 }
 
 
+def line(document: Document) -> str:
+    """A document as one line of JSON."""
+    from provindex.report.document import line_of
+
+    return line_of(document)
+
+
 def render(name: str, document: Document, *, width: int | None = None, color: bool = False) -> str:
     """A document in the format of that name; KeyError if the table has no such format."""
     return RENDERERS[name](document, width=width, color=color)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from provindex.audit.gate import STATES
 from provindex.common.errors import printable
 from provindex.common.reasons import MAX_DEPTH, Code, Reason
 from provindex.report.words import brief
@@ -70,7 +71,7 @@ def _query(d: Document, width: int, color: bool) -> list[str]:
         lines += [*_table(_match_columns(d["matches"]), width, color), ""]
     own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
     families = (_family(f, d["own_row"]) for f in d["families"])
-    first, *more = [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_read(d["query"])]
+    first, *more = [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_gate(d), *_read(d["query"])]
     lines += _heading(first, width, color)
     lines += [line for sentence in more for line in _wrapped(sentence, width)]
     return lines + _nearest(d, width, color)
@@ -87,6 +88,44 @@ def _left_out(d: Document) -> list[str]:
         of = f" of {side.upper()}" if side else ""
         lines.append(f"Left out{of}: {', '.join(what[:3])}{more}: {said}.")
     return lines
+
+
+def _gate(d: Document) -> list[str]:
+    """What a policy made of the answer: how many models have each state, and which tests cleared them."""
+    gate = d.get("gate")
+    if gate is None:
+        return []
+    rows = {(m["model_id"], m["revision"], m["variant"]): m for one in gate["denied"] for m in one["models"]}
+    lines = [
+        f"Gate {gate['status']}: {_plural(len(gate['denied']), 'rule')}, {_plural(len(rows), 'model')} of the index."
+    ]
+    for state in STATES:
+        of = sorted({_label(m) for m in rows.values() if m["state"] == state})
+        if of:
+            named = f"{', '.join(of[:NAMED])}{f' and {len(of) - NAMED} more' if len(of) > NAMED else ''}"
+            by = _tests_of([m for m in rows.values() if m["state"] == state]) if state == "cleared" else ""
+            lines.append(f"{state.replace('_', ' ').capitalize()}{by}: {named}.")
+    lines += [f"Accepted: {', '.join(one['models'])} ({one['reason']})." for one in gate["ignored"] if _accepts(one)]
+    lines += [f"Excluded: {one['text']}." for one in gate["excluded"]]
+    return lines
+
+
+def _accepts(one: Document) -> bool:
+    return bool(one["holds"] and one["models"])
+
+
+def _tests_of(rows: Sequence[Document]) -> str:
+    """Which tests would have seen a copy among some rows that were cleared."""
+    codes = (code for row in rows for code in _codes(row["reason_codes"]))
+    found = {str(code["figures"]["test"]) for code in codes if code["code"] == Code.SEEN_NEURONS}
+    return f" by {', '.join(sorted(found))}" if found else ""
+
+
+def _codes(reasons: Sequence[Document]) -> Iterator[Document]:
+    """Reasons, and those that they rest on."""
+    for reason in reasons:
+        yield reason
+        yield from _codes(reason.get("because", []))
 
 
 def _headline(d: Document) -> list[str]:

@@ -474,9 +474,29 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.DENIED_LINKED: Sentence("linked ({relation})"),
     C.DENIED_MEMBER_LINKED: Sentence("linked to {member} ({relation})"),
     C.DENIED_UNTESTED: Sentence("could not be tested: {because}"),
-    C.DENIED_UNRELATED: Sentence("unrelated"),
+    C.DENIED_UNRELATED: Sentence("unrelated: {because}", "unrelated"),
     C.DENIED_PLAIN_ORDER: Sentence("unrelated only if nothing was reordered: {because}"),
-    C.DENIED_LEFT_OUT: Sentence("unrelated in all that was read; left out: {because}"),
+    C.DENIED_LEFT_OUT: Sentence("not linked in all that was read; left out: {because}"),
+    C.DENIED_NOT_INDEXED: Sentence("no index that was asked has a row of it"),
+    C.DENIED_NOT_COMPARED: Sentence("its row was not compared"),
+    C.DENIED_NOT_COMPARABLE: Sentence(
+        "of another design: one has gated MLPs, the other has not, and nothing short of retraining leads from one to "
+        "the other"
+    ),
+    C.DENIED_RELATIVE: Sentence(
+        "linked ({relation}), but no descendant of it: what training changed from their common ancestor, which is "
+        "indexed, is not in this model"
+    ),
+    C.DENIED_IGNORED: Sentence("every row of it is accepted by the policy"),
+    C.DENIED_ROWS_DISAGREE: Sentence("the index has two rows of one commit of {model} that hold different weights"),
+    C.DENIED_TOWER: Sentence("its {tower} tower: {because}"),
+    C.NOT_ALLOWED: Sentence("the policy does not allow it: {because}"),
+    C.OTHERS_UNTESTED: Sentence("{n} models that are not allowed could not be ruled out: {because}"),
+    C.WIDTH_NOT_COMPARED: Sentence("{n} models of this width were not compared (--candidates)"),
+    C.NOTHING_FOUND: Sentence("nothing is linked, and whether there is an ancestor was not decided"),
+    C.ROW_TRUSTED: Sentence("its own weights were not read: a row of the index or a fingerprint file stands for them"),
+    C.EXCLUDED: Sentence("left out as asked ({glob}): {because}"),
+    C.EXPIRED: Sentence("the exception expired on {day}: {why}"),
     # A contribution
     C.NO_LICENSE: Sentence("{model} states no license, and the row will state none"),
     C.NO_HUB_ID: Sentence("{model} is no Hub id: the row will be known by that name"),

@@ -1,0 +1,92 @@
+"""Is a linked model no ancestor of the one asked about: its descendant, or its sibling, by an indexed common ancestor?
+
+Let w be the denied model, c a common ancestor and q the model asked about. A copy of w holds all that training changed
+from c to w, whatever is done to it afterwards: noise, rounding and pruning are added to that change and do not take it
+out. `Kin.carried`, <q - c, w - c> / |w - c|^2, is the share of the change that q holds: 1 of a copy, 0 of a model that
+branches off at c. Two ways of measuring must agree: the kept samples of every matrix, and the signs of all neurons of
+the layers that are kept whole, which nobody can put right without giving up those layers.
+
+No evidence about q and w alone is used. A grid, repeated layers, decay of rows and a longer vocabulary can each be made
+or taken away by whoever holds a copy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provindex.evidence import merge
+from provindex.evidence.effects import ON_GRID, effects
+from provindex.evidence.kin import OLDER, Kin
+from provindex.evidence.whole_layers import WholeLayers
+from provindex.fingerprint.record import IMPORTED, NORMS, Fingerprint
+from provindex.verdict.descent import sampled
+
+MOST_SHARE = 0.1  # of the denied model's change that a relative may hold: a merge with less of it keeps little of it
+STANDARD_ERRORS = 3.0
+MOST_SIGNS = 0.6  # of the signs that the change turned: half of an equal or larger independent change, all of a copy
+LEAST_SIGNS = 256  # turned signs: a share of .6 of so many is 3 standard errors above one half
+MOST_ROOTS = 12  # linked rows that are tried as the common ancestor
+
+
+def is_relative(query: Fingerprint, root: Fingerprint, denied: Fingerprint) -> bool:
+    """Whether the change from a common ancestor to a denied model is absent from the one asked about.
+
+    root: a linked row that is not denied; it may be of the very weights that are asked about. All three must have been
+    read alike, and root must be older than denied, as far as the two tell, and be the child of no denied model by its
+    own word.
+    """
+    if any(fp.mode in (IMPORTED, NORMS) or fp.roles == "inferred" for fp in (query, root, denied)):
+        return False
+    if root.variant or denied.variant or denied.model_id in root.parents:
+        return False
+    if root.content_sha256 is not None and root.content_sha256 == denied.content_sha256:
+        return False
+    if _quantized(root, denied):
+        return False
+    ours, old, new = kept = [merge.samples(*sampled(fp)) for fp in (query, root, denied)]
+    if any(key not in ours or ours[key].size != old[key].size for key in old.keys() & new.keys()):
+        return False  # what is not here may be what was carried over
+    kin = Kin.of(kept)
+    backward, found = kin.backward(1, 2), kin.carried(0, 1, 2)
+    if backward is None or backward > OLDER or found is None:
+        return False
+    share, error = found
+    signs = carried_signs(*(fp.value("whole_layers") for fp in (query, root, denied)))
+    return share + STANDARD_ERRORS * error <= MOST_SHARE and signs is not None and signs <= MOST_SIGNS
+
+
+def _quantized(root: Fingerprint, denied: Fingerprint) -> bool:
+    """Whether one of two models lies on grids: what rounding moved is no change that training made."""
+    keys = root.blocks.keys if root.blocks is not None else ()
+    parts = [key.split(".") for key in keys]
+    layers = sorted({(part[0], int(part[1])) for part in parts if part[1].isdigit()})
+    found = effects(root.blocks, denied.blocks, [(stack, at, at) for stack, at in layers])
+    return max(found.grid_a, found.grid_b) >= ON_GRID
+
+
+def carried_signs(q: WholeLayers | None, c: WholeLayers | None, w: WholeLayers | None) -> float | None:
+    """Of the signs of neurons that differ between c and w, the share that q has as w has them; None with too few.
+
+    Neurons are compared at their place: a model that was reordered agrees in half of its signs with anybody, and is
+    told by its samples.
+    """
+    if q is None or c is None or w is None or not q.parts == c.parts == w.parts:
+        return None
+    turned = kept = 0
+    for name in ("by_string", "by_id"):
+        tables = [getattr(side, name) for side in (q, c, w)]
+        if any(table is None for table in tables):
+            continue
+        for key in q.places.keys() & c.places.keys() & w.places.keys():
+            ours, old, new = (table[side.places[key]] for table, side in zip(tables, (q, c, w), strict=True))
+            if len(ours) == len(old) == len(new):
+                change = old ^ new
+                turned += _bits(change)
+                kept += _bits(change & ~(ours ^ new))
+        break
+    return kept / turned if turned >= LEAST_SIGNS else None
+
+
+def _bits(words: NDArray[np.uint64]) -> int:
+    return int(np.unpackbits(np.ascontiguousarray(words).view(np.uint8)).sum())
