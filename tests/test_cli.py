@@ -75,7 +75,7 @@ def test_query_prints_the_answer_alone_and_talks_on_stderr(models: Path, index: 
         and f"model  {models / 'child'}, 0.2M parameters, llama, f32; exact" in ran.err
     )
     assert f"Descends from {LONG}" in ran.out or f"Shares weights with {LONG} (finetune)" in ran.out
-    assert "\x1b" not in ran.out and "1 match of 3 candidates" in ran.out
+    assert "\x1b" not in ran.out and "1 match of 4 candidates" in ran.out
     assert "index " not in ran.out.split("\n")[0] and ran.out.split()[:4] == [
         "MODEL",
         "RELATION",

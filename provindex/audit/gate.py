@@ -248,9 +248,9 @@ class _Judge:
         row: Fingerprint | None = None
         if state == "denied":
             row = entry.load()
-            if self.policy.deny_related or not self._is_relative(match, row):
+            state, reason = self._linked(match, row, reason)
+            if state == "denied":
                 return state, reason
-            state, reason = "relative", Reason.of(Code.DENIED_RELATIVE, relation=match.pair.relation or "")
         for name, readings in self.towers:
             row = row if row is not None else entry.load()
             found = self._tower(readings, row)
@@ -266,11 +266,22 @@ class _Judge:
         linked = [one for one in found if one[0] == "denied"]
         return linked[0] if linked else max(found, key=lambda one: STATES.index(one[0]))
 
-    def _is_relative(self, match: Match, denied: Fingerprint) -> bool:
-        pair = match.pair
-        if match.entry.variant or pair.relation not in KIN or pair.undone:
-            return False
-        return any(is_relative(self.result.query, root, denied) for root in self._roots(match.entry))
+    def _linked(self, match: Match, denied: Fingerprint, reason: Reason) -> tuple[str, Reason]:
+        """The state of a linked row: `relative` if a common ancestor shows that the model holds nothing of it."""
+        relation = match.pair.relation or ""
+        if self.policy.deny_related or match.entry.variant or relation not in KIN or match.pair.undone:
+            return "denied", reason
+        held: dict[float, str] = {}
+        for root in self._roots(match.entry):
+            apart, share = is_relative(self.result.query, root, denied)
+            if apart:
+                return "relative", Reason.of(Code.DENIED_RELATIVE, relation=relation, root=root.label)
+            if share is not None:
+                held[share] = root.label
+        if held:
+            share = min(held)
+            return "denied", Reason.of(Code.DENIED_HOLDS, relation=relation, root=held[share], share=round(share, 4))
+        return "denied", reason
 
     def _roots(self, denied: Entry) -> Iterable[Fingerprint]:
         """Linked rows that are not denied, the row of the model itself first."""

@@ -313,6 +313,7 @@ class Code(StrEnum):
     DENIED_NOT_COMPARED = "denied-not-compared"
     DENIED_NOT_COMPARABLE = "denied-not-comparable"
     DENIED_RELATIVE = "denied-relative"
+    DENIED_HOLDS = "denied-holds"
     DENIED_IGNORED = "denied-ignored"
     DENIED_ROWS_DISAGREE = "denied-rows-disagree"
     DENIED_TOWER = "denied-tower"

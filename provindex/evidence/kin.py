@@ -65,21 +65,6 @@ class Kin:
         along = p[:, q, w] - p[:, q, c] - p[:, c, w] + p[:, c, c]
         return _ratio(along, p[:, w, w] + p[:, c, c] - 2 * p[:, c, w])
 
-    def carried(self, q: int, c: int, w: int) -> tuple[float, float] | None:
-        """`towards` with its standard error over the matrices; None if q lacks one that c and w have in common, or has
-        it in another order: what is not looked at may be carried over.
-        """
-        p = self.products[np.isfinite(self.products[:, c, w])]
-        if len(p) < MIN_MATRICES or not np.isfinite(p[:, q, [c, w]]).all():
-            return None
-        along = p[:, q, w] - p[:, q, c] - p[:, c, w] + p[:, c, c]
-        apart = p[:, w, w] + p[:, c, c] - 2 * p[:, c, w]
-        total = float(apart.sum())
-        if total <= 0:
-            return None
-        share, n = float(along.sum()) / total, len(p)
-        return share, float(np.sqrt(n / (n - 1) * ((along - share * apart) ** 2).sum())) / total
-
     def nearness(self, c: int, w: int, q: int) -> float | None:
         """Squared distance of c and w, over that of c and q."""
         p = self._shared(q, c, w)

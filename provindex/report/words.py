@@ -484,8 +484,10 @@ SENTENCES: Mapping[Code, Sentence] = {
         "the other"
     ),
     C.DENIED_RELATIVE: Sentence(
-        "linked ({relation}), but no descendant of it: what training changed from their common ancestor, which is "
-        "indexed, is not in this model"
+        "linked ({relation}), but no descendant of it: what training changed from {root} to it is not in this model"
+    ),
+    C.DENIED_HOLDS: Sentence(
+        "linked ({relation}), and up to {share:.0%} of what training changed from {root} to it is in this model"
     ),
     C.DENIED_IGNORED: Sentence("every row of it is accepted by the policy"),
     C.DENIED_ROWS_DISAGREE: Sentence("the index has two rows of one commit of {model} that hold different weights"),
