@@ -9,6 +9,7 @@ import typer
 
 from provindex.cli.compare import compare
 from provindex.cli.fingerprint import fingerprint
+from provindex.cli.hook import hook
 from provindex.cli.index_add import index_add
 from provindex.cli.index_build import index_build
 from provindex.cli.index_import import index_import
@@ -30,7 +31,8 @@ app = typer.Typer(
     name="provindex",
     help=PURPOSE,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -41,6 +43,7 @@ VERBS: tuple[tuple[str, Callable[..., None], typer.Typer], ...] = (  # name, fun
     ("compare", compare, app),
     ("fingerprint", fingerprint, app),
     ("push", push, app),
+    ("hook", hook, app),
     ("pull", index_pull, index_app),
     ("status", index_status, index_app),
     ("list", index_list, index_app),

@@ -10,7 +10,7 @@ import typer
 from provindex.cli.fetching import bytes_of, say_fetched, say_plan
 from provindex.cli.gating import ExcludeOption, TrustOption
 from provindex.cli.options import AutoModeOption, Common, IndexOption, MaxMbOption
-from provindex.cli.reading import open_index, read_model, reading_bar, say_if_read_further
+from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
 from provindex.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def compare(
     if fetch is not None and deep:
         raise UsageError("--deep reads the weights of both models, and --fetch parts of one.", "Leave out one of them.")
     opened = open_index(index, common)
+    say_if_old(opened, common)
     own_bytes = expect is not None and not trust_index
     first = read_model(a, opened, mode, common, stage=1, own_bytes=own_bytes)
     first, _ = api.excluding(first, exclude or ())

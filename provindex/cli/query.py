@@ -28,17 +28,19 @@ from provindex.cli.options import (
     MaxMbOption,
     ModelsArgument,
 )
-from provindex.cli.reading import open_index, read_model, reading_bar, say_if_read_further
+from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
 
 if TYPE_CHECKING:
     from provindex.api import Index, Policy
+
+TOP, CANDIDATES = 10, 50
 
 
 def query(
     model: ModelsArgument,
     index: IndexOption = None,
-    top: Annotated[int, typer.Option(min=1, help="Matches to show.")] = 10,
-    candidates: Annotated[int, typer.Option(min=1, help="Candidates to compare in full.")] = 50,
+    top: Annotated[int, typer.Option(min=1, help="Matches to show.")] = TOP,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates to compare in full.")] = CANDIDATES,
     deny: DenyOption = None,
     deny_related: DenyRelatedOption = False,
     allow: AllowOption = None,
@@ -59,8 +61,9 @@ def query(
     )
     limit = bytes_of(fetch, max_mb, common)
     opened = open_index(index, common)
+    say_if_old(opened, common)
     work = partial(
-        _answered, opened=opened, rules=rules, common=common, trust_index=trust_index, mode=mode, fetch=fetch,
+        answered, opened=opened, rules=rules, common=common, trust_index=trust_index, mode=mode, fetch=fetch,
         limit=limit, top=top, candidates=candidates,
     )  # fmt: skip
     if fetch is None:
@@ -70,18 +73,18 @@ def query(
     answer_each(models, work, common, jsonl=jsonl)
 
 
-def _answered(
+def answered(
     model: str,
     opened: Index,
     rules: Policy,
     common: Common,
     *,
-    trust_index: bool,
-    mode: str | None,
-    fetch: int | None,
-    limit: int | None,
-    top: int,
-    candidates: int,
+    trust_index: bool = False,
+    mode: str | None = None,
+    fetch: int | None = None,
+    limit: int | None = None,
+    top: int = TOP,
+    candidates: int = CANDIDATES,
 ) -> tuple[dict[str, Any], int]:
     """The document of one model, and its exit status."""
     from provindex import api

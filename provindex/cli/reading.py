@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from provindex.common.progress import Bar
 
 if TYPE_CHECKING:
     from provindex.api import Index, Resolved
+
+OLD = timedelta(days=90)  # of an index: models that were published since then are not in it
 
 
 def open_index(references: list[str] | None, common: Common) -> Index:
@@ -27,6 +30,25 @@ def open_index(references: list[str] | None, common: Common) -> Index:
             "--fetch reads again those that it needs"
         )
     return opened
+
+
+def say_if_old(opened: Index, common: Common) -> None:
+    """Say which of the indexes that answer are old, by the clock: the answer itself depends on no clock."""
+    for part in opened.info.parts or (opened.info,):
+        age = _age(part.built)
+        if age is not None and age > OLD:
+            common.say(
+                f"note   {part.label} is {age.days} days old and lacks what was published since {part.built[:10]}: "
+                "`provindex index pull` gets a newer one, if it is from the Hub"
+            )
+
+
+def _age(built: str) -> timedelta | None:
+    """How long ago a manifest was written; None if it states no date."""
+    try:
+        return datetime.now(UTC) - datetime.strptime(built, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def open_index_for(model: str, references: list[str] | None, common: Common) -> Index | None:

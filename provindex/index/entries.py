@@ -191,13 +191,14 @@ def _nameless(values: NDArray[np.float16], where: str) -> BranchSketches | None:
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an answer says about the index it came from."""
+    """What an answer says about the index it came from. parts: of several that answer as one, each of them."""
 
     id: str
     revision: str
     built: str
     models: int
     fingerprint_version: int = FINGERPRINT_VERSION
+    parts: tuple[IndexInfo, ...] = ()
 
     @property
     def label(self) -> str:
@@ -309,6 +310,7 @@ def merged(infos: Sequence[IndexInfo]) -> IndexInfo:
         "+".join(i.revision for i in infos),
         max(i.built for i in infos),
         sum(i.models for i in infos),
+        parts=tuple(part for i in infos for part in i.parts or (i,)),
     )
 
 
