@@ -112,7 +112,7 @@ def annotate(answers: Sequence[Answer], waived: bool) -> None:
         status, exit_status = status_of(answer), answer["exit_status"]
         if status in ("error", "failed", "inconclusive") and not passes(answer):
             kind = "error" if exit_status and not (waived and status == "inconclusive") else "warning"
-            said[kind].append(f"{answer['model']}: {'; '.join(why(answer)) or status}")
+            said[kind].append(f"{answer['reference']}: {'; '.join(why(answer)) or status}")
     if all(status_of(answer) == "answered" for answer in answers):
         said["warning"].append("No rule denies or allows anything, so that nothing can fail.")
     for kind, lines in said.items():
@@ -135,7 +135,7 @@ def summarize(answers: Sequence[Answer]) -> None:
     for answer in answers[:MOST_ROWS]:
         matches = answer.get("matches") or []
         closest = f"{matches[0]['model_id']} ({matches[0]['relation']})" if matches else "-"
-        cells = (answer["model"], status_of(answer), closest, "; ".join(why(answer)) or "-")
+        cells = (answer["reference"], status_of(answer), closest, "; ".join(why(answer)) or "-")
         rows.append(f"| {' | '.join(map(plain, cells))} |")
     if len(answers) > MOST_ROWS:
         rows += ["", f"{len(answers) - MOST_ROWS} more models are in the report."]

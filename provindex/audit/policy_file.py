@@ -13,6 +13,7 @@ from typing import Any
 
 from provindex.audit.policy import Policy, of_table
 from provindex.common.errors import UsageError
+from provindex.common.files import is_there
 
 OWN, SHARED = "provindex.toml", "pyproject.toml"
 VARIABLE = "PROVINDEX_POLICY"
@@ -27,7 +28,7 @@ def policy_for(models: Sequence[str], named: Path | None = None) -> Policy:
     An empty PROVINDEX_POLICY turns the search off. A file beside a weight file that was named is not found by the
     search, because the two may have come together; `passed_over` of the answer names it.
     """
-    paths = [Path(model).resolve() for model in models if Path(model).exists()]
+    paths = [Path(model).resolve() for model in models if is_there(model)]
     folders = [path for path in paths if path.is_dir()]
     chosen = named if named is not None else os.environ.get(VARIABLE)
     if chosen is not None:

@@ -13,6 +13,7 @@ from provindex.cli.options import AutoModeOption, Common, IndexOption, JsonlOpti
 from provindex.cli.output import check_writable
 from provindex.cli.reading import open_index_for, read_model
 from provindex.common.errors import UsageError
+from provindex.common.files import is_there
 
 if TYPE_CHECKING:
     from provindex.api import Index
@@ -39,7 +40,7 @@ def fingerprint(
             f"--output names one file, and these are {len(models)} models.", "Use `index build`, or --jsonl."
         )
     check_writable(output)
-    paths = [one for one in models if not Path(one).exists()]
+    paths = [one for one in models if not is_there(one)]
     opened = open_index_for(paths[0] if paths else models[0], index, common)
     answer_each(models, partial(_made, output=output, opened=opened, mode=mode, common=common), common, jsonl=jsonl)
 

@@ -10,7 +10,7 @@ import typer
 
 from provindex.cli.options import Common
 from provindex.cli.output import part_text, print_text, write_text
-from provindex.common.errors import ProvindexError, UsageError
+from provindex.common.errors import ProvindexError, UsageError, printable
 
 WORST = (2, 1, 3, 0)  # which exit status stands for several
 STDIN = "-"
@@ -40,7 +40,7 @@ def _lines() -> list[str]:
 def answer_each(models: Sequence[str], work: Work, common: Common, *, jsonl: bool) -> None:
     """Answer for every model, and exit with one status: 2 over 1 over 3 over 0.
 
-    With --jsonl each answer is a line, with the model as it was named and its own exit status. A model that cannot be
+    With --jsonl each answer is a line, with `reference`, the model as it was named, and its own exit status. A model that cannot be
     read ends nothing: its line says why. One model alone, without --jsonl, is answered as ever.
     """
     if len(models) == 1 and not jsonl:
@@ -57,9 +57,13 @@ def answer_each(models: Sequence[str], work: Work, common: Common, *, jsonl: boo
             document, status = work(model)
         except ProvindexError as error:
             common.say(f"{model}: {error}", even_if_quiet=True)
-            document, status = _failed(error), 2
+            document, status = _failed(error.message, error.next_step), 2
+        except OSError as error:  # the system refused: a name that is too long, a file that may not be read
+            sentence = f"{error.strerror or error}."
+            common.say(f"{model}: {sentence}", even_if_quiet=True)
+            document, status = _failed(printable(sentence), None), 2
         statuses.append(status)
-        part = part_text({"model": model, "exit_status": status, **document} if jsonl else document, jsonl, model)
+        part = part_text({"reference": model, "exit_status": status, **document} if jsonl else document, jsonl, model)
         if common.output is None:
             print_text(part)
         else:
@@ -69,6 +73,6 @@ def answer_each(models: Sequence[str], work: Work, common: Common, *, jsonl: boo
     raise typer.Exit(min(statuses, key=WORST.index))
 
 
-def _failed(error: ProvindexError) -> dict[str, Any]:
+def _failed(error: str, next_step: str | None) -> dict[str, Any]:
     """The document of a model that could not be read."""
-    return {"schema": "provindex.error/1", "status": "failed", "error": error.message, "next_step": error.next_step}
+    return {"schema": "provindex.error/1", "status": "failed", "error": error, "next_step": next_step}

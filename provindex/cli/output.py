@@ -14,6 +14,8 @@ from provindex.common import places
 from provindex.common.errors import UsageError, printable
 from provindex.common.files import replacing
 
+NO_UTF8 = "backslashreplace"  # of names that are none: \udcff, which JSON reads as it was
+
 
 def say(line: str) -> None:
     """Print a line on standard error, with control characters escaped."""
@@ -36,7 +38,7 @@ def print_answer(document: dict[str, Any], format: str, output: Path | None) -> 
 def write_text(written: str, output: Path) -> None:
     """Write a file in UTF-8. It is replaced as a whole or left as it was."""
     with replacing(output) as temporary:
-        temporary.write_text(written, encoding="utf-8")
+        temporary.write_text(written, encoding="utf-8", errors=NO_UTF8)
 
 
 def part_text(document: dict[str, Any], jsonl: bool, title: str) -> str:
@@ -52,7 +54,7 @@ def part_text(document: dict[str, Any], jsonl: bool, title: str) -> str:
 def print_text(written: str) -> None:
     """Write text in one piece and in UTF-8, whatever the locale. A reader that is gone (`| head`) is not an error."""
     try:
-        sys.stdout.buffer.write(written.encode("utf-8"))
+        sys.stdout.buffer.write(written.encode("utf-8", NO_UTF8))
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from provindex.cli.options import Common
 from provindex.cli.output import count_text, size_text
+from provindex.common.files import is_there
 from provindex.common.progress import Bar
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _age(built: str) -> timedelta | None:
 
 def open_index_for(model: str, references: list[str] | None, common: Common) -> Index | None:
     """The index in which to look a model up: None if the model is a path and no --index is given."""
-    return open_index(references, common) if references or not Path(model).exists() else None
+    return open_index(references, common) if references or not is_there(model) else None
 
 
 def reading_bar(model: str, common: Common) -> Bar:

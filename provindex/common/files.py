@@ -28,6 +28,11 @@ class FileFact:
 LOCK = ".lock"
 
 
+def is_there(name: str) -> bool:
+    """Whether a path exists; False too of a text that can be no path: longer than names may be, or with a zero byte."""
+    return os.path.exists(name)  # noqa: PTH110  Path.exists raises there
+
+
 def now() -> datetime:
     """The time that goes into names and manifests; SOURCE_DATE_EPOCH fixes it, for builds that repeat byte for byte."""
     epoch = places.epoch()
