@@ -40,8 +40,8 @@ def _lines() -> list[str]:
 def answer_each(models: Sequence[str], work: Work, common: Common, *, jsonl: bool) -> None:
     """Answer for every model, and exit with one status: 2 over 1 over 3 over 0.
 
-    With --jsonl each answer is a line, with `reference`, the model as it was named, and its own exit status. A model that cannot be
-    read ends nothing: its line says why. One model alone, without --jsonl, is answered as ever.
+    With --jsonl each answer is a line, with the model as it was named (`reference`) and its own exit status. A model
+    that cannot be read ends nothing: its line says why. One model alone, without --jsonl, is answered as ever.
     """
     if len(models) == 1 and not jsonl:
         document, status = work(models[0])
