@@ -93,8 +93,10 @@ def why(answer: Answer) -> Iterator[str]:
     """What decides for one model: an error, or the rules that are not passed; nothing if there is none."""
     if "error" in answer:
         yield " ".join(filter(None, (answer["error"], answer["next_step"])))
-    for one in (answer.get("gate") or {}).get("denied", ()):
-        if one["state"] in ("denied", "inconclusive") or (one["state"] == "not_comparable" and answer["exit_status"]):
+    gate = answer.get("gate") or {"denied": [], "on_not_comparable": "pass"}
+    states = {"denied", "inconclusive"} | ({"not_comparable"} if gate["on_not_comparable"] != "pass" else set())
+    for one in gate["denied"]:
+        if one["state"] in states:
             yield f"{one['state']} {one['id']}: {'; '.join(one['reasons'])}"
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+NAMES = "surrogateescape"  # names of files that are no UTF-8
+
 # Runs provindex where no socket can be made and some packages cannot be imported, then prints what was imported.
 CLOSED = """
 import runpy, socket, sys
@@ -52,7 +54,9 @@ def run_closed(forbidden: Sequence[str], *arguments: object, cwd: Path | None = 
 
 
 def _run(command: Sequence[str], stdin: str, cwd: Path | None, env: Mapping[str, str]) -> Ran:
-    done = subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", cwd=cwd, env=env, timeout=120)
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, encoding="utf-8", errors=NAMES, cwd=cwd, env=env, timeout=120
+    )
     return Ran(done.returncode, done.stdout, done.stderr)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import zoo
 from commands import run
+from gate_models import PUBLISHED, write_models
 
 from provindex import api
 from provindex.audit.gate import Gate
@@ -20,7 +21,6 @@ from provindex.audit.rules import MAX_RULE, Rule
 from provindex.common.errors import UsageError
 
 TODAY = date(2026, 12, 1)
-PUBLISHED = "meta-llama/Llama-3.1-8B"  # of the catalogue, and not in the index below
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,11 @@ class Zoo:
 
 @pytest.fixture(scope="module")
 def kin(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    """A base and its child, which is asked about; a stranger, and one with another kind of MLP."""
-    folder = tmp_path_factory.mktemp("policy")
-    base = zoo.llama(1)
-    models = {
-        "base": base,
-        "child": zoo.finetune_noise(base, 0.98, 2),
-        "stranger": zoo.llama(3),
-        "ungated": zoo.gpt2(5, hidden=32, heads=2),
-    }
-    for name, checkpoint in models.items():
-        zoo.write(checkpoint, folder / name)
-    said = {
-        "base": {"model_id": "acme/base", "license": "apache-2.0", "family": "acme/root"},
-        "stranger": {"model_id": "other/stranger", "license": "cc-by-nc-4.0", "family": "other/stranger"},
-        "ungated": {"model_id": "other/ungated", "license": "mit", "family": "other/ungated"},
-    }
-    rows = [replace(api.fingerprint(folder / name), **facts) for name, facts in said.items()]
-    api.Index.build(rows, name="zoo").save(folder / "index")
-    index = api.Index.load(folder / "index")
-    asked, result = api.query(index, api.resolve(folder / "child", index=None))
-    return Zoo(folder / "index", folder / "child", index, asked, result)
+    """The child, asked about in an index of its base, a stranger, and one with another kind of MLP."""
+    places = write_models(tmp_path_factory.mktemp("policy"))
+    index = api.Index.load(places.index)
+    asked, result = api.query(index, api.resolve(places.child))
+    return Zoo(places.index, places.child, index, asked, result)
 
 
 # --- rules ---

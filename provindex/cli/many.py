@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from provindex.common.errors import ProvindexError, UsageError, printable
 
 WORST = (2, 1, 3, 0)  # which exit status stands for several
 STDIN = "-"
-MOST_LINES, MOST_LETTERS = 1_000_000, 4_096
+MOST_LINES, MOST_BYTES = 1_000_000, 4_096
 Work = Callable[[str], tuple[dict[str, Any], int]]  # a reference: its document, and its exit status
 
 
@@ -30,10 +31,10 @@ def listed(models: Sequence[str]) -> list[str]:
 
 def _lines() -> list[str]:
     lines = []
-    for number, line in enumerate(sys.stdin, 1):
-        if number > MOST_LINES or len(line) > MOST_LETTERS:
-            raise UsageError(f"A list has at most {MOST_LINES:,} lines of {MOST_LETTERS:,} letters.", "Split it.")
-        lines.append(line.partition(" #")[0].strip())
+    for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(MOST_BYTES + 1), b""), 1):
+        if number > MOST_LINES or len(line) > MOST_BYTES:
+            raise UsageError(f"A list has at most {MOST_LINES:,} lines of {MOST_BYTES:,} bytes.", "Split it.")
+        lines.append(os.fsdecode(line).partition(" #")[0].strip())  # as the system decodes arguments
     return [line for line in lines if line and not line.startswith("#")]
 
 
