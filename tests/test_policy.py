@@ -60,6 +60,7 @@ def kin(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         ("acme/base", {"acme/base"}),
         ("ACME/Base", {"acme/base"}),
         ("acme/root", {"acme/base"}),
+        ("Acme/ROOT", {"acme/base"}),
         ("acme/*", {"acme/base"}),
         ("*/STR?NGER", {"other/stranger"}),
         ("other/*", {"other/stranger", "other/ungated"}),

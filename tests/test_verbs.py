@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+from commands import run
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -54,6 +55,28 @@ def test_every_verb_is_a_file_and_is_listed_by_help() -> None:
         for name, verb, its_group in VERBS:
             if its_group is group:
                 assert f"  {name} " in shown and (verb.__doc__ or "-").split()[0] in shown
+
+
+def test_h_is_help_everywhere() -> None:
+    for before in ([], ["index"], *([*(["index"] if group is not app else []), name] for name, _, group in VERBS)):
+        short, long = (CliRunner().invoke(app, [*before, option]) for option in ("-h", "--help"))
+        assert short.exit_code == 0 and short.output == long.output and "-h, --help" in short.output, before
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("provindex ", {"query", "compare", "fingerprint", "push", "hook", "index"}),
+        ("provindex index v", {"verify"}),
+        ("provindex query --deny", {"--deny", "--deny-related"}),
+        ("provindex compare --expect ", {"linked", "unrelated"}),
+    ],
+)
+def test_a_shell_completes_verbs_options_and_values(words: str, offered: set[str]) -> None:
+    """As the script of `provindex --install-completion` asks in bash."""
+    at = str(len(words.split()) - (not words.endswith(" ")))
+    ran = run(_PROVINDEX_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=at)
+    assert (ran.status, set(ran.out.split())) == (0, offered)
 
 
 def get_index() -> typer.Typer:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from provindex.audit.policy import Policy, of_table
+from provindex.common import places
 from provindex.common.errors import UsageError
 from provindex.common.files import is_there
 
 OWN, SHARED = "provindex.toml", "pyproject.toml"
-VARIABLE = "PROVINDEX_POLICY"
 MOST = 1 << 20  # bytes of a policy
 
 
@@ -30,7 +30,7 @@ def policy_for(models: Sequence[str], named: Path | None = None) -> Policy:
     """
     paths = [Path(model).resolve() for model in models if is_there(model)]
     folders = [path for path in paths if path.is_dir()]
-    chosen = named if named is not None else os.environ.get(VARIABLE)
+    chosen = named if named is not None else places.default_policy()
     if chosen is not None:
         return _read(Path(chosen), folders) if str(chosen) else Policy()
     passed_over = ""

@@ -68,7 +68,8 @@ class Rule:
     def rows(self, index: Index) -> list[Entry]:
         """The rows of an index that the rule names."""
         if self.kind == "id" and not self.is_glob:
-            return index.named(self.pattern) or index.spelled(self.pattern)
+            in_any_case = (entry for entry in index if self.matches(entry.stated_family))
+            return index.named(self.pattern) or index.spelled(self.pattern) or list(in_any_case)
         return [entry for entry in index if self.holds(entry)]
 
     @property

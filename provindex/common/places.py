@@ -42,6 +42,11 @@ def default_dataset() -> str:
     return os.environ.get("PROVINDEX_DATASET") or DEFAULT_DATASET
 
 
+def default_policy() -> str | None:
+    """The policy file that is meant where none is named: PROVINDEX_POLICY; "" for none at all, None if it is not set."""
+    return os.environ.get("PROVINDEX_POLICY")
+
+
 def epoch() -> int | None:
     """SOURCE_DATE_EPOCH in seconds, for builds that repeat byte for byte; None if it is not set."""
     said = os.environ.get("SOURCE_DATE_EPOCH", "")
