@@ -43,7 +43,7 @@ def default_dataset() -> str:
 
 
 def default_policy() -> str | None:
-    """The policy file that is meant where none is named: PROVINDEX_POLICY; "" for none at all, None if it is not set."""
+    """The policy that is meant where none is named: PROVINDEX_POLICY; "" for none at all, None if it is not set."""
     return os.environ.get("PROVINDEX_POLICY")
 
 
