@@ -159,6 +159,7 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
 def _unnamed(w: Weights) -> float:
     """Share of the elements without a role, under names that no scheme knows or that say only what stands beside a text
     tower, if a model could be in them: more than a tenth, or than two layers, or more than MODEL under unknown names.
+    So are rows of the embedding and the head that no token has, and tables of positions: nothing compares them.
     Computed tables and small tensors do not count.
     """
     sizes = {name: tensor.size for name, tensor in w.tensors.items() if tensor.size > SMALL}
@@ -168,11 +169,26 @@ def _unnamed(w: Weights) -> float:
     total = sum(sizes.values())
     layers = 2 * sum(w.tensors[p.name].size for p in inner) / depth if depth else total
     limit = min(UNNAMED_SHARE * total, layers)
-    if sum(sizes[p.name] for p in free) <= min(limit, MODEL):
+    spare = {p.name: _spare(w, p) for p in w.places if p.name in sizes}
+    if sum(sizes[p.name] for p in free) + sum(spare.values()) <= min(limit, MODEL):
         return 0.0
-    hidden = {p.name: sizes[p.name] * (1 - computed_share(w.tensors[p.name])) for p in free}
+    counted = {p.name: sizes[p.name] for p in free} | {name: size for name, size in spare.items() if size}
+    hidden = {name: size * (1 - computed_share(w.tensors[name])) for name, size in counted.items()}
     unknown, all_of_it = sum(hidden[p.name] for p in free if p.reason == UNKNOWN), sum(hidden.values())
     return all_of_it / total if all_of_it > limit or unknown > MODEL else 0.0
+
+
+def _spare(w: Weights, place: Placement) -> int:
+    """Elements of a table that stand for no token: rows beyond the last one of the tokenizer, and all positions."""
+    roles = {part.role for part in place.parts}
+    shape = w.tensors[place.name].shape
+    if "pos" in roles:
+        return w.tensors[place.name].size
+    if w.tokenizer is None or not roles & {"embed", "head"} or len(shape) != 2:
+        return 0
+    tokens = max(w.tokenizer.vocab.values(), default=-1) + 1
+    width = next((size for size in shape if size == w.layout.archs[w.layout.main].hidden), shape[-1])
+    return max(w.tensors[place.name].size - tokens * width, 0)
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:
