@@ -214,12 +214,15 @@ def resolve(
     mode: how weights are read if they are read; None: "sampled" for those of more than 1 GB that are on the Hub and not
     in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask the Hub. local:
     whether the reference may be a path. A model on the Hub whose files have the digests of an indexed model's has that
-    one's fingerprint.
+    one's fingerprint. own_bytes: only the model's own weights count, no row and no fingerprint file, which state what
+    somebody says of them: for gates.
     """
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
     text = os.fspath(reference)
     path = Path(text)
+    if own_bytes:
+        return _from_own_bytes(text, path, mode, stage, offline, progress, local)
     if local and path.suffix == ".parquet" and path.is_file():
         kept = parquet.read_fingerprints(path)[0]
         return Resolved(kept, kept.model_id)
