@@ -347,22 +347,33 @@ def gate(
     where SOURCE_DATE_EPOCH is set.
     """
     rules = policy if isinstance(policy, Policy) else Policy().with_more(policy)
-    model = None if asked is None else asked.model
-    found = [] if model is None or not rules.asks else towers(model, result.query.mode)
-    kept = [(name, readings) for name, readings in found if not any(fnmatchcase(name, g) for g in rules.exclude)]
+    kept = [] if asked is None or not rules.asks else _towers(asked, rules.exclude)
     day = datetime.now(UTC).date() if today is None else today
-    return gates.gate(result, rules, index, day, towers=kept, own_bytes=model is not None, excluded=excluded)
+    own_bytes = asked is not None and asked.model is not None
+    return gates.gate(result, rules, index, day, towers=kept, own_bytes=own_bytes, excluded=excluded)
 
 
-def expect(pair: Pair, expected: str, a: Fingerprint) -> tuple[str, str, Reason]:
+def expect(
+    pair: Pair, expected: str, a: Resolved, b: Fingerprint, *, index: Index | None = None, exclude: Sequence[str] = ()
+) -> tuple[str, str, Reason]:
     """(status of the gate: "passed", "failed" or "inconclusive"; the state of the pair, and why).
 
     expected: "linked" or "unrelated". Models of which no transform short of retraining makes the other are unrelated.
+    Towers of A are compared with B too, but for those that `exclude` names. index: as for `compare_resolved`.
     """
-    state, reason = gates.state_of(pair, a)
+    levels = calibration_of() if index is None else index.calibration
+    found = gates.state_of(pair, a.fingerprint)
+    if expected == "unrelated":
+        found = gates.with_towers(found, _towers(a, exclude), b, partial(compare_fingerprints, calibration=levels))
     states = {"linked": {"denied": "passed", "cleared": "failed", "not_comparable": "failed"},
               "unrelated": {"denied": "failed", "cleared": "passed", "not_comparable": "passed"}}  # fmt: skip
-    return states[expected].get(state, "inconclusive"), state, reason
+    return states[expected].get(found[0], "inconclusive"), *found
+
+
+def _towers(asked: Resolved, exclude: Sequence[str]) -> list[tuple[str, tuple[Fingerprint, ...]]]:
+    """What is compared of a model besides its fingerprint, where its weights are at hand."""
+    found = [] if asked.model is None else towers(asked.model, asked.fingerprint.mode)
+    return [(name, readings) for name, readings in found if not any(fnmatchcase(name, glob) for glob in exclude)]
 
 
 EXCLUDABLE = BESIDE | {Code.ENTRY_NOT_READ}  # what one name stands for

@@ -212,3 +212,15 @@ def test_excluded_files_are_named(folders: dict[str, Path], rows: dict[str, Fing
     read, result = api.query(index, asked, also=policy.asked_for(index))
     gate = api.gate(result, policy, index, read, excluded=excluded)
     assert gate.exit_status == 0 and [r.because[0].subject for r in gate.excluded] == ["tf_model.h5"]
+
+
+def test_expect_looks_at_the_towers_of_a(folders: dict[str, Path], tmp_path: Path) -> None:
+    tensors = {**STRANGER.tensors, **{f"vision_tower.{n}": t for n, t in LEFT.tensors.items()}}
+    a = resolve(zoo.write(replace(STRANGER, tensors=tensors), tmp_path / "tower"), own_bytes=True)
+    b = resolve(folders["left"])
+    pair = api.compare(a, b)
+    assert pair.verdict != "linked"
+    status, state, reason = api.expect(pair, "unrelated", a, b.fingerprint)
+    assert (status, state, reason.code) == ("failed", "denied", Code.DENIED_TOWER)
+    plain = resolve(folders["stranger"], own_bytes=True)
+    assert api.expect(api.compare(plain, b), "unrelated", plain, b.fingerprint)[:2] == ("passed", "cleared")

@@ -71,18 +71,21 @@ def fingerprint_model(
 
 def with_every_layer(model: Model, made: Fingerprint) -> Fingerprint | None:
     """The same fingerprint with all neurons of every layer, for comparing it, not for keeping it; None where it has
-    them, or where it was not made of every byte.
+    them, or where it was not made of every byte. Without token embeddings neurons have their invariants only.
 
     model: what it was made of. The MLPs are read once more.
     """
     kept = made.value("whole_layers")
-    if kept is None or made.mode != "exact" or len(kept.keys) >= made.facts.layers:
+    if made.mode != "exact" or (kept is not None and len(kept.keys) >= made.facts.layers):
         return None
     w = _opened(model, "exact")
     w.made.update({anchors.BY_STRING: anchors.at_strings(w), anchors.BY_ID: anchors.at_ids(w)})
     with one_blas_thread(), ThreadPoolExecutor(workers()) as pool:
         whole = every_layer(w, _virtual(w), pool)
-    return None if whole is None else replace(made, more={**made.more, "whole_layers": whole})
+    if whole is None:
+        return None
+    absences = {name: reason for name, reason in made.absences.items() if name != "whole_layers"}
+    return replace(made, absences=absences, more={**made.more, "whole_layers": whole})
 
 
 def _fingerprint_model(
