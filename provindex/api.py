@@ -62,7 +62,6 @@ from provindex.models.claims import claims_of
 from provindex.models.copies import without_copies
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
-from provindex.models.tokenizer import read_tokenizer
 from provindex.peers.cisco_signals import SLICED, WHOLE
 from provindex.report import document, words
 from provindex.verdict.pair import Pair, beside_left_out
@@ -160,7 +159,7 @@ class Resolved:
         """The token strings, for an exact VOA; None when only the fingerprint is at hand, or there is no tokenizer."""
         if self.model is None:
             return None
-        tokenizer = read_tokenizer(self.model.tokenizer_files, self.model.config)
+        tokenizer = self.model.tokenizer
         return tokenizer.vocab if isinstance(tokenizer, Tokenizer) else None
 
     def further(self, progress: Progress | None = None) -> Resolved | None:

@@ -28,7 +28,6 @@ from provindex.fingerprint.panels import PANELS
 from provindex.fingerprint.record import ROLES, UNNAMED, Facts, Fingerprint, kept_as
 from provindex.formats.ranged import settled
 from provindex.models.source import Model
-from provindex.models.tokenizer import read_tokenizer
 from provindex.roles import adapters, canonical
 from provindex.roles.computed import COMPUTED, SMALL, computed_share, with_honest_buffers
 from provindex.roles.names import FREE, HEAD_REASONS, UNKNOWN, Layout, Placement, resolve
@@ -95,7 +94,7 @@ def _fingerprint_model(
         file.restart()
     norms = mode == "norms"
     unread = TokenizerAbsence(Reason(Code.TOKENIZER_UNREAD))
-    read = unread if norms else read_tokenizer(model.tokenizer_files, model.config)
+    read = unread if norms else model.tokenizer
     w = _opened(model, mode, read)
     if (inferred := w.layout.structure) is not None:
         w.absences[ROLES] = Reason.of(Code.ROLES_INFERRED, hidden=inferred.hidden, width=inferred.width)
@@ -146,7 +145,7 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
     """A model as the extractors see it. read: its tokenizer, or why there is none; None: not read yet."""
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
     layout = layout if mode == "norms" else with_honest_buffers(layout, model.tensors)
-    tokenizer = read_tokenizer(model.tokenizer_files, model.config) if read is None else read
+    tokenizer = model.tokenizer if read is None else read
     return Weights(
         tensors=model.tensors,
         layout=layout,

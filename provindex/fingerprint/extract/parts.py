@@ -51,7 +51,7 @@ def _views(model: Model, names: list[str], stack: str) -> Iterator[Model]:
     if not depth:
         return
     inner = {".".join(parts[depth:]): model.tensors[n] for n, parts in zip(names, split, strict=True)}
-    bare = replace(whole, tensors=inner, config={}, config_reason=None)
+    bare = replace(whole, tensors=inner, config={}, config_reason=None, opened=[model.tokenizer])
     found = _layout(bare)
     if found.structure is None and found.main in TEXT and any(p.weight for p in found.placements.values()):
         yield bare
