@@ -62,7 +62,6 @@ from provindex.models.claims import claims_of
 from provindex.models.copies import without_copies
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
-from provindex.models.tokenizer import read_tokenizer
 from provindex.peers.cisco_signals import SLICED, WHOLE
 from provindex.report import document, words
 from provindex.verdict.pair import Pair, beside_left_out
@@ -160,7 +159,7 @@ class Resolved:
         """The token strings, for an exact VOA; None when only the fingerprint is at hand, or there is no tokenizer."""
         if self.model is None:
             return None
-        tokenizer = read_tokenizer(self.model.tokenizer_files, self.model.config)
+        tokenizer = self.model.tokenizer
         return tokenizer.vocab if isinstance(tokenizer, Tokenizer) else None
 
     def further(self, progress: Progress | None = None) -> Resolved | None:
@@ -214,7 +213,8 @@ def resolve(
     mode: how weights are read if they are read; None: "sampled" for those of more than 1 GB that are on the Hub and not
     in its cache, else "exact". stage: of sampled reading; see `Resolved.further`. offline: never ask the Hub. local:
     whether the reference may be a path. A model on the Hub whose files have the digests of an indexed model's has that
-    one's fingerprint. own_bytes: only the model's weights count, as for a gate; no row, digest or fingerprint file.
+    one's fingerprint. own_bytes: only the model's own weights count, no row and no fingerprint file, which state what
+    somebody says of them: for gates.
     """
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
@@ -346,22 +346,33 @@ def gate(
     where SOURCE_DATE_EPOCH is set.
     """
     rules = policy if isinstance(policy, Policy) else Policy().with_more(policy)
-    model = None if asked is None else asked.model
-    found = [] if model is None or not rules.asks else towers(model, result.query.mode)
-    kept = [(name, readings) for name, readings in found if not any(fnmatchcase(name, g) for g in rules.exclude)]
+    kept = [] if asked is None or not rules.asks else _towers(asked, rules.exclude)
     day = datetime.now(UTC).date() if today is None else today
-    return gates.gate(result, rules, index, day, towers=kept, own_bytes=model is not None, excluded=excluded)
+    own_bytes = asked is not None and asked.model is not None
+    return gates.gate(result, rules, index, day, towers=kept, own_bytes=own_bytes, excluded=excluded)
 
 
-def expect(pair: Pair, expected: str, a: Fingerprint) -> tuple[str, str, Reason]:
+def expect(
+    pair: Pair, expected: str, a: Resolved, b: Fingerprint, *, index: Index | None = None, exclude: Sequence[str] = ()
+) -> tuple[str, str, Reason]:
     """(status of the gate: "passed", "failed" or "inconclusive"; the state of the pair, and why).
 
     expected: "linked" or "unrelated". Models of which no transform short of retraining makes the other are unrelated.
+    Towers of A are compared with B too, but for those that `exclude` names. index: as for `compare_resolved`.
     """
-    state, reason = gates.state_of(pair, a)
+    levels = calibration_of() if index is None else index.calibration
+    found = gates.state_of(pair, a.fingerprint)
+    if expected == "unrelated":
+        found = gates.with_towers(found, _towers(a, exclude), b, partial(compare_fingerprints, calibration=levels))
     states = {"linked": {"denied": "passed", "cleared": "failed", "not_comparable": "failed"},
               "unrelated": {"denied": "failed", "cleared": "passed", "not_comparable": "passed"}}  # fmt: skip
-    return states[expected].get(state, "inconclusive"), state, reason
+    return states[expected].get(found[0], "inconclusive"), *found
+
+
+def _towers(asked: Resolved, exclude: Sequence[str]) -> list[tuple[str, tuple[Fingerprint, ...]]]:
+    """What is compared of a model besides its fingerprint, where its weights are at hand."""
+    found = [] if asked.model is None else towers(asked.model, asked.fingerprint.mode)
+    return [(name, readings) for name, readings in found if not any(fnmatchcase(name, glob) for glob in exclude)]
 
 
 EXCLUDABLE = BESIDE | {Code.ENTRY_NOT_READ}  # what one name stands for

@@ -121,8 +121,11 @@ def test_deny_is_a_gate(models: Path, index: Path) -> None:
     assert status("nobody/here") == 2
     assert status("meta-llama/Llama-3.1-8B") == 3, "a published model of which this index has no row"
     assert status("mute", LONG) == 1
-    own = run("query", "stranger", "--index", index, "-q", "--deny", "stranger", "--trust-index", cwd=models.parent)
+    asked = ("query", "stranger", "--index", index, "-q", "--deny", "stranger")
+    own = run(*asked, "--trust-index", cwd=models.parent)
     assert (own.status, own.err) == (1, "denied stranger: it is the model itself\n")
+    unread = run(*asked, "--offline", cwd=models.parent)
+    assert unread.status == 2 and "A gate reads a model's own weights" in unread.err and "--trust-index" in unread.err
 
 
 def test_a_gate_that_fails_says_why_even_if_quiet(models: Path, index: Path) -> None:
@@ -425,9 +428,9 @@ def test_offline_opens_no_socket(how: str, tmp_path: Path) -> None:
 
 def test_deny_takes_a_family_and_the_spelling_of_reports() -> None:
     e5 = "cnmoro/portuguese-multilingual-e5-small"
-    family = run("query", e5, "--deny", "microsoft/Multilingual-MiniLM-L12-H384", "--trust-index", "--json")
+    family = run("query", e5, "--trust-index", "--deny", "microsoft/Multilingual-MiniLM-L12-H384", "--json")
     assert family.status == 1 and json.loads(family.out)["denied"][0]["status"] == 1
-    spelled = run("query", e5, "-q", "--deny", "intfloat/multilingual-e5-small [q4-dequantized]", "--trust-index")
+    spelled = run("query", e5, "-q", "--trust-index", "--deny", "intfloat/multilingual-e5-small [q4-dequantized]")
     assert (spelled.status, "linked" in spelled.err) == (1, True)
 
 

@@ -14,7 +14,7 @@ They stand in the order in which they decide: of several rows that a rule names,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property, partial
@@ -38,6 +38,7 @@ OF_TWO_KINDS = frozenset(
     {
         Code.MLP_KINDS_DIFFER, Code.WIDTHS_DIFFER, Code.NOT_RANKED, Code.WOULD_BE_LINKED, Code.REORDERED_NOT_SEEN,
         Code.ANCESTOR_NOT_SOUGHT, Code.COMMON_FEW, Code.ANCHORS_NEED_TOKENIZER, Code.GAINS_NEVER_CLEAR,
+        Code.NO_EMBEDDING, Code.NO_COMMON_BLOCK,
     }
 )  # fmt: skip
 Towers = Sequence[tuple[str, Sequence[Fingerprint]]]  # parts that may be models of their own: name, readings
@@ -153,6 +154,22 @@ def state_of(pair: Pair, query: Fingerprint) -> tuple[str, Reason]:
     return "inconclusive", Reason.of(code, because=pair.reasons)
 
 
+def with_towers(
+    found: tuple[str, Reason], towers: Towers, row: Fingerprint, compare: Callable[[Fingerprint, Fingerprint], Pair]
+) -> tuple[str, Reason]:
+    """The state of a pair after the towers of A were compared with B as well: the first state that one of them has.
+
+    A tower is `denied` if one reading of it is; else it has the state of the reading that says most.
+    """
+    for name, readings in towers:
+        states = [state_of(compare(reading, row), reading) for reading in readings]
+        linked = [one for one in states if one[0] == "denied"]
+        state, reason = linked[0] if linked else max(states, key=lambda one: STATES.index(one[0]))
+        if STATES.index(state) < STATES.index(found[0]):
+            found = state, Reason.of(Code.DENIED_TOWER, tower=name, because=[reason])
+    return found
+
+
 def _may_imitate(query: Fingerprint) -> bool:
     """Whether the model's MLPs may be those of the other kind: gated ones, of which one factor is held at a constant by
     biases; or something in it has no known role.
@@ -251,20 +268,12 @@ class _Judge:
             state, reason = self._linked(match, row, reason)
             if state == "denied":
                 return state, reason
-        for name, readings in self.towers:
+        if self.towers:
             row = row if row is not None else entry.load()
-            found = self._tower(readings, row)
-            if STATES.index(found[0]) < STATES.index(state):
-                state, reason = found[0], Reason.of(Code.DENIED_TOWER, tower=name, because=[found[1]])
+            state, reason = with_towers((state, reason), self.towers, row, self.compare)
         if state not in ("denied", "inconclusive") and query.left_out:
             return "inconclusive", Reason.of(Code.DENIED_LEFT_OUT, because=query.left_out)
         return state, reason
-
-    def _tower(self, readings: Sequence[Fingerprint], row: Fingerprint) -> tuple[str, Reason]:
-        """The state of a tower: `denied` if one reading of it is, else that of the reading which says most."""
-        found = [state_of(self.compare(reading, row), reading) for reading in readings]
-        linked = [one for one in found if one[0] == "denied"]
-        return linked[0] if linked else max(found, key=lambda one: STATES.index(one[0]))
 
     def _linked(self, match: Match, denied: Fingerprint, reason: Reason) -> tuple[str, Reason]:
         """The state of a linked row: `relative` if a common ancestor shows that the model holds nothing of it."""

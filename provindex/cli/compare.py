@@ -12,6 +12,7 @@ from provindex.cli.gating import ExcludeOption, TrustOption
 from provindex.cli.options import AutoModeOption, Common, IndexOption, MaxMbOption
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
 from provindex.common.errors import UsageError
+from provindex.common.reasons import Code, Reason
 
 if TYPE_CHECKING:
     from provindex.api import Index, Pair, Resolved, Spent
@@ -70,10 +71,10 @@ def compare(
     used = {fp.mode for fp in (one, other) if not fp.indexed}
     settings = {"mode": mode or next((m for m in ("norms", "sampled") if m in used), "exact"), "expect": expect}
     answer = api.Comparison(one, other, pair, opened.info, settings | ({"deep": True} if deep else {}))
-    outcome = api.expect(pair, expect, one) if expect else None
+    outcome = api.expect(pair, expect, sides[0], other, index=opened, exclude=exclude or ()) if expect else None
     common.answer(compare_document(answer, spent, outcome))
     if outcome is not None and outcome[0] != "passed":
-        _fail(pair, str(expect), outcome[0], common)
+        _fail(pair, str(expect), outcome, common)
 
 
 def _compared(
@@ -100,13 +101,15 @@ def _compared(
     return read, pair, None
 
 
-def _fail(pair: Pair, expect: str, outcome: str, common: Common) -> None:
+def _fail(pair: Pair, expect: str, outcome: tuple[str, str, Reason], common: Common) -> None:
     """Say why the verdict is not the expected one, even if --quiet, and exit with the status of the gate."""
-    from provindex.report.words import joined
+    from provindex.report.words import joined, text
 
-    undecided = outcome == "inconclusive"
+    status, _, reason = outcome
+    undecided = status == "inconclusive"
     measured = "" if pair.log10_p is None else f", log10 p {pair.log10_p:.1f}"
     why = f" ({joined(pair.reasons)})" if undecided else measured
     why = f", but a reordered copy would not have been seen{why}" if pair.plain_order_only else why
-    common.say(f"expected {expect}: {pair.verdict}{why}", even_if_quiet=True)
+    said = text(reason) if reason.code is Code.DENIED_TOWER else f"{pair.verdict}{why}"
+    common.say(f"expected {expect}: {said}", even_if_quiet=True)
     raise typer.Exit(3 if undecided else 1)

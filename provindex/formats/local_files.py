@@ -19,7 +19,6 @@ from provindex.common.reasons import Code, Reason
 MAX_CONFIG = 4 << 20  # bytes
 MAX_CARD = 64 << 10  # bytes that are looked at; the front matter stands at the beginning
 MAX_NAMES = 100_000  # files of one folder that are listed
-NO_MODELS = frozenset((".git", ".cache"))  # folders that tools keep, from which nothing loads a model
 MAX_COMMITS = 1000  # of one repository in a Hub cache
 
 _CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
@@ -56,8 +55,9 @@ def look_at(path: Path) -> Folder:
 
 
 def list_sizes(folder: Folder) -> dict[str, int]:
-    """Bytes of the files in a folder and below it, by "sub/name", sorted; dangling links and `NO_MODELS` are left
-    out. A name that ends with "/" is a folder that may not be listed, or a link to one, which is not followed.
+    """Bytes of the files in a folder and below it, by "sub/name", sorted; dangling links are left out, and nothing
+    else: whoever hides a model chooses the folder (`.git`, `.cache`). A name that ends with "/" is a folder that may
+    not be listed, or a link to one, which is not followed.
     """
     sizes: dict[str, int] = {}
     ahead = [""]
@@ -69,7 +69,7 @@ def list_sizes(folder: Folder) -> dict[str, int]:
                     name = prefix + item.name
                     if item.is_file():
                         sizes[name] = item.stat().st_size
-                    elif item.is_dir() and item.name not in NO_MODELS:
+                    elif item.is_dir():
                         if item.is_symlink():
                             sizes[name + "/"] = 0
                         else:

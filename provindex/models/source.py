@@ -21,6 +21,7 @@ from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError
 from provindex.common.files import FileFact, without_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
+from provindex.common.tokens import Tokenizer, TokenizerAbsence
 from provindex.formats import flattened, local_files, parametrized, registry
 from provindex.formats import folder as layout
 from provindex.formats.local_files import Folder
@@ -30,6 +31,7 @@ from provindex.formats.reader import WeightFile
 from provindex.formats.tensors import Contents, Extent
 from provindex.models import adapters, hub_listings
 from provindex.models.claims import Claims, claims_of
+from provindex.models.tokenizer import read_tokenizer
 from provindex.roles.architectures import ALIASES, KINDS
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Model:
     file. tokenizer_files: path, or bytes where the weights' file has it, by file name (tokenizer.json ...). license,
     base_models: from the card's YAML front matter (None, () if unsaid). warnings: what a reader should know. reads:
     what is looked at of each file. variant: the one file of a repository that was asked for. claims: who names which
-    model as a parent; not kept in fingerprints.
+    model as a parent; not kept in fingerprints. opened: the tokenizer, once it was read.
     """
 
     model_id: str
@@ -70,6 +72,14 @@ class Model:
     reads: tuple[Reading, ...] = ()
     variant: str = ""
     claims: Claims = field(default_factory=dict)
+    opened: list[Tokenizer | TokenizerAbsence] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def tokenizer(self) -> Tokenizer | TokenizerAbsence:
+        """The tokenizer, or why there is none; read when it is first asked for, which takes up to a second."""
+        if not self.opened:
+            self.opened.append(read_tokenizer(self.tokenizer_files, self.config))
+        return self.opened[0]
 
     @property
     def ranged(self) -> bool:

@@ -28,7 +28,6 @@ from provindex.fingerprint.panels import PANELS
 from provindex.fingerprint.record import ROLES, UNNAMED, Facts, Fingerprint, kept_as
 from provindex.formats.ranged import settled
 from provindex.models.source import Model
-from provindex.models.tokenizer import read_tokenizer
 from provindex.roles import adapters, canonical
 from provindex.roles.computed import COMPUTED, SMALL, computed_share, with_honest_buffers
 from provindex.roles.names import FREE, HEAD_REASONS, UNKNOWN, Layout, Placement, resolve
@@ -71,18 +70,21 @@ def fingerprint_model(
 
 def with_every_layer(model: Model, made: Fingerprint) -> Fingerprint | None:
     """The same fingerprint with all neurons of every layer, for comparing it, not for keeping it; None where it has
-    them, or where it was not made of every byte.
+    them, or where it was not made of every byte. Without token embeddings neurons have their invariants only.
 
     model: what it was made of. The MLPs are read once more.
     """
     kept = made.value("whole_layers")
-    if kept is None or made.mode != "exact" or len(kept.keys) >= made.facts.layers:
+    if made.mode != "exact" or (kept is not None and len(kept.keys) >= made.facts.layers):
         return None
     w = _opened(model, "exact")
     w.made.update({anchors.BY_STRING: anchors.at_strings(w), anchors.BY_ID: anchors.at_ids(w)})
     with one_blas_thread(), ThreadPoolExecutor(workers()) as pool:
         whole = every_layer(w, _virtual(w), pool)
-    return None if whole is None else replace(made, more={**made.more, "whole_layers": whole})
+    if whole is None:
+        return None
+    absences = {name: reason for name, reason in made.absences.items() if name != "whole_layers"}
+    return replace(made, absences=absences, more={**made.more, "whole_layers": whole})
 
 
 def _fingerprint_model(
@@ -92,7 +94,7 @@ def _fingerprint_model(
         file.restart()
     norms = mode == "norms"
     unread = TokenizerAbsence(Reason(Code.TOKENIZER_UNREAD))
-    read = unread if norms else read_tokenizer(model.tokenizer_files, model.config)
+    read = unread if norms else model.tokenizer
     w = _opened(model, mode, read)
     if (inferred := w.layout.structure) is not None:
         w.absences[ROLES] = Reason.of(Code.ROLES_INFERRED, hidden=inferred.hidden, width=inferred.width)
@@ -143,7 +145,7 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
     """A model as the extractors see it. read: its tokenizer, or why there is none; None: not read yet."""
     layout = resolve({name: t.shape for name, t in model.tensors.items()}, model.config)
     layout = layout if mode == "norms" else with_honest_buffers(layout, model.tensors)
-    tokenizer = read_tokenizer(model.tokenizer_files, model.config) if read is None else read
+    tokenizer = model.tokenizer if read is None else read
     return Weights(
         tensors=model.tensors,
         layout=layout,
@@ -159,6 +161,7 @@ def _opened(model: Model, mode: str, read: Tokenizer | TokenizerAbsence | None =
 def _unnamed(w: Weights) -> float:
     """Share of the elements without a role, under names that no scheme knows or that say only what stands beside a text
     tower, if a model could be in them: more than a tenth, or than two layers, or more than MODEL under unknown names.
+    So are rows of the embedding and the head that no token has, and tables of positions: nothing compares them.
     Computed tables and small tensors do not count.
     """
     sizes = {name: tensor.size for name, tensor in w.tensors.items() if tensor.size > SMALL}
@@ -168,11 +171,26 @@ def _unnamed(w: Weights) -> float:
     total = sum(sizes.values())
     layers = 2 * sum(w.tensors[p.name].size for p in inner) / depth if depth else total
     limit = min(UNNAMED_SHARE * total, layers)
-    if sum(sizes[p.name] for p in free) <= min(limit, MODEL):
+    spare = {p.name: _spare(w, p) for p in w.places if p.name in sizes}
+    if sum(sizes[p.name] for p in free) + sum(spare.values()) <= min(limit, MODEL):
         return 0.0
-    hidden = {p.name: sizes[p.name] * (1 - computed_share(w.tensors[p.name])) for p in free}
+    counted = {p.name: sizes[p.name] for p in free} | {name: size for name, size in spare.items() if size}
+    hidden = {name: size * (1 - computed_share(w.tensors[name])) for name, size in counted.items()}
     unknown, all_of_it = sum(hidden[p.name] for p in free if p.reason == UNKNOWN), sum(hidden.values())
     return all_of_it / total if all_of_it > limit or unknown > MODEL else 0.0
+
+
+def _spare(w: Weights, place: Placement) -> int:
+    """Elements of a table that stand for no token: rows beyond the last one of the tokenizer, and all positions."""
+    roles = {part.role for part in place.parts}
+    shape = w.tensors[place.name].shape
+    if "pos" in roles:
+        return w.tensors[place.name].size
+    if w.tokenizer is None or not roles & {"embed", "head"} or len(shape) != 2:
+        return 0
+    tokens = max(w.tokenizer.vocab.values(), default=-1) + 1
+    width = next((size for size in shape if size == w.layout.archs[w.layout.main].hidden), shape[-1])
+    return max(w.tensors[place.name].size - tokens * width, 0)
 
 
 def _weights(model: Model, layout: Layout) -> tuple[Placement, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from provindex.fingerprint.extract.model import fingerprint_model
+from provindex.fingerprint.extract.model import fingerprint_model, with_every_layer
 from provindex.fingerprint.record import Fingerprint
 from provindex.models.source import Model
 from provindex.roles.names import Layout, resolve
@@ -34,7 +34,8 @@ def towers(model: Model, mode: str) -> list[tuple[str, tuple[Fingerprint, ...]]]
 
 def _readings(model: Model, layout: Layout, stack: str, mode: str) -> tuple[Fingerprint, ...]:
     names = [p.name for p in layout.placements.values() if p.stack == stack and model.tensors[p.name].size]
-    return tuple(fingerprint_model(view, mode=mode) for view in _views(model, names, stack))
+    made = ((view, fingerprint_model(view, mode=mode)) for view in _views(model, names, stack))
+    return tuple(with_every_layer(view, reading) or reading for view, reading in made)
 
 
 def _views(model: Model, names: list[str], stack: str) -> Iterator[Model]:
@@ -50,7 +51,7 @@ def _views(model: Model, names: list[str], stack: str) -> Iterator[Model]:
     if not depth:
         return
     inner = {".".join(parts[depth:]): model.tensors[n] for n, parts in zip(names, split, strict=True)}
-    bare = replace(whole, tensors=inner, config={}, config_reason=None)
+    bare = replace(whole, tensors=inner, config={}, config_reason=None, opened=[model.tokenizer])
     found = _layout(bare)
     if found.structure is None and found.main in TEXT and any(p.weight for p in found.placements.values()):
         yield bare

@@ -101,8 +101,10 @@ def branches(w: Weights, anchors: Anchors, pool: Executor, before: Callable[[Lay
 
 
 def every_layer(w: Weights, anchors: Anchors, pool: Executor) -> whole_layers.WholeLayers | None:
-    """All neurons of all layers of the text tower's stacks, which no row keeps of a large model."""
-    layers = _layers(w)
+    """All neurons of all layers of the text tower's stacks, or of the only tower that there is, which no row keeps of a
+    large model.
+    """
+    layers = _layers(w, towers=frozenset({w.layout.main}))
     both = (anchors.by_string, anchors.by_id)
 
     def read(key: LayerKey) -> WholeLayer | None:
@@ -113,10 +115,11 @@ def every_layer(w: Weights, anchors: Anchors, pool: Executor) -> whole_layers.Wh
     return panel({key: found for key, found in made if found is not None})
 
 
-def _layers(w: Weights) -> dict[LayerKey, dict[str, Found]]:
-    """The parts of every layer by role, of the stacks that are as wide as the text tower."""
+def _layers(w: Weights, towers: frozenset[str] = frozenset()) -> dict[LayerKey, dict[str, Found]]:
+    """The parts of every layer by role, of the stacks that are as wide as the text tower; towers: and of these."""
     width = w.arch.hidden if w.arch else 0
-    stacks = {s for s, arch in w.layout.archs.items() if arch.hidden == width and s not in ("vision", "audio")}
+    left_out = {"vision", "audio"} - towers
+    stacks = {s for s, arch in w.layout.archs.items() if arch.hidden == width and s not in left_out}
     layers = w.layers(READERS + WRITERS, stacks)
     return layers if w.exact else {key: layers[key] for key in _thirds(layers)}
 
