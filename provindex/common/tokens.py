@@ -10,6 +10,16 @@ from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 
 SPECIAL = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
+# The texts whose first token is asked for (signals/anchors.py says what for): digits and marks, then words by script.
+MARKS = tuple("0123456789.,!?:;")
+WORDS = {
+    "Latin": tuple("the of and to in is that for it was on are with as be at ing tion er al ed es re en".split()),
+    "CJK": tuple("的一是不人我在有了这中大"),
+    "Cyrillic": ("и", "в", "не", "на", "я", "что", "он", "к"),
+    "Arabic": ("من", "في", "على", "أن", "هذا", "الله", "إلى", "لا"),
+    "Devanagari": ("के", "है", "का", "की", "यह", "से", "को", "पर"),
+}
+ASKED = (*MARKS, *(word for words in WORDS.values() for word in words))
 
 
 @dataclass(frozen=True, slots=True)
