@@ -2,7 +2,7 @@
 
 That is rare: only a pattern that repeats a group with choices inside needs it (`tokenizer_bounds.ways_of`). The process
 gets the bytes of tokenizer.json on standard input, loads them, encodes the texts that will be asked about, and says
-nothing; it has no other argument, and what it prints goes nowhere.
+nothing; it has no other argument, what it prints goes nowhere, and it imports nothing from the current folder (-P).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def rehearse(data: bytes, name: str) -> None:
     """ModelError if a tokenizer.json cannot be loaded and used within the limits, or if no process can be started."""
     try:
         ran = subprocess.run(
-            [sys.executable, "-c", _CHILD], input=data, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-P", "-c", _CHILD], input=data, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             timeout=2 * SECONDS, check=False,
         )  # fmt: skip
         well = ran.returncode == 0

@@ -64,11 +64,15 @@ def read_tokenizer(files: Mapping[str, Path | bytes], config: Mapping[str, Any])
     name = tokenizer_class(settings["tokenizer_config.json"], config)
     for source in _sources(files):
         try:
-            backend = source(files, name)
+            merges: list[Any] | None = None
+            if source is _from_json:
+                backend, merges = _from_json(files)
+            else:
+                backend = source(files, name)
             if source is not _from_json and type(backend.model).__name__ == "WordLevel":
                 stored = "vocab.txt" if source is _from_vocab_txt else next(n for n in LISTS if n in files)
                 notes.append(Reason.of(Code.TOKENS_LISTED, stored))
-            return _facts(backend, name, settings, tuple(notes), source is not _from_json)
+            return _facts(backend, name, settings, tuple(notes), source is not _from_json, merges)
         except ModelError as error:
             notes.append(_why(error))
     if len(notes) > 1:
@@ -186,15 +190,17 @@ def _from_ranks(files: Mapping[str, Path | bytes], name: str) -> Any:
     return guarded(lambda: tiktoken.backend(ranks))
 
 
-def _from_json(files: Mapping[str, Path | bytes], name: str) -> Any:
-    """Backend from tokenizer.json."""
+def _from_json(files: Mapping[str, Path | bytes], name: str = "") -> tuple[Any, list[Any] | None]:
+    """Backend from tokenizer.json, and the merges as it lists them."""
     import tokenizers
 
     data = read_bytes(files["tokenizer.json"], "tokenizer.json")
-    if not bounds.check(bounds.loaded(data, "tokenizer.json"), "tokenizer.json"):
+    document = bounds.loaded(data, "tokenizer.json")
+    if not bounds.check(document, "tokenizer.json"):
         rehearse(data, "tokenizer.json")
     try:
-        return guarded(lambda: tokenizers.Tokenizer.from_buffer(data))
+        backend = guarded(lambda: tokenizers.Tokenizer.from_buffer(data))
+        return backend, document["model"].get("merges")  # it has a model, else the package had refused it
     except ModelError as error:
         raise ModelError(
             f"tokenizer.json is not a tokenizer. {error.message}",
@@ -341,11 +347,17 @@ def _text(path: Path | bytes, name: str) -> str:
 
 
 def _facts(
-    backend: Any, name: str, settings: dict[str, dict[str, Any]], notes: tuple[Reason, ...], bare: bool
+    backend: Any,
+    name: str,
+    settings: dict[str, dict[str, Any]],
+    notes: tuple[Reason, ...],
+    bare: bool,
+    listed: list[Any] | None,
 ) -> Tokenizer:
     """Add the declared tokens that the backend lacks, then read everything off it.
 
-    bare: made from a vocabulary file, which leaves T5's sentinels to the tokenizer class.
+    bare: made from a vocabulary file, which leaves T5's sentinels to the tokenizer class. listed: the merges of
+    tokenizer.json.
     """
     tokens = _special_tokens(backend, name, settings)
     present = [token for token in tokens.values() if backend.token_to_id(token) is not None]
@@ -363,8 +375,7 @@ def _facts(
     kind = type(backend.model).__name__
     merges: tuple[str, ...] = ()
     if kind == "BPE":
-        listed = json.loads(text)["model"].get("merges") or ()
-        merges = tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in listed)
+        merges = _once(listed) or _joined(json.loads(text)["model"].get("merges"))
     # After to_str: all are part of what is hashed, and none of what the first token of a text is. A post-processor may
     # repeat the text.
     backend.no_padding()
@@ -382,6 +393,18 @@ def _facts(
         notes=notes,
         backend=backend,
     )
+
+
+def _joined(listed: Any) -> tuple[str, ...]:
+    return tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in listed or ())
+
+
+def _once(listed: list[Any] | None) -> tuple[str, ...]:
+    """The merges of a file whose pairs the package keeps as they are: each is a list, and comes once. () for others."""
+    if not listed or not all(isinstance(pair, list) for pair in listed):
+        return ()
+    merges = _joined(listed)
+    return merges if len(set(merges)) == len(merges) else ()
 
 
 def _content(value: Any) -> str | None:
