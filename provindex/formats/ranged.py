@@ -22,7 +22,7 @@ from typing import TypeVar
 import numpy as np
 
 from provindex.common.errors import ModelError
-from provindex.formats.tensors import Extent
+from provindex.formats.tensors import Extent, OpenFile
 
 T = TypeVar("T")
 Range = tuple[int, int]
@@ -91,21 +91,28 @@ class Reading:
         with self._lock:
             self.seen = Spans()
 
+    def check(self) -> None:
+        """ModelError if the file was changed since it was opened."""
+
 
 class Mapped(Reading):
-    """A file that is here, mapped."""
+    """A file that is here, mapped. opened: the same, open."""
 
-    def __init__(self, data: mmap.mmap | bytes) -> None:
+    def __init__(self, data: mmap.mmap | bytes, opened: OpenFile | None = None) -> None:
         super().__init__()
-        self._data = data
+        self._data, self._opened = data, opened
 
     @property
     def extent(self) -> Extent:
         """All bytes of the file; reading them is noted by this object."""
-        return Extent(np.frombuffer(self._data, np.uint8), 0, self)
+        return Extent(np.frombuffer(self._data, np.uint8), 0, self, self._opened)
 
     def fetch(self, ranges: Sequence[Range]) -> None:
         """Everything is here."""
+
+    def check(self) -> None:
+        if self._opened is not None:
+            self._opened.check()
 
 
 Fetch = Callable[[Sequence[Range], Callable[[int, bytes], None]], None]

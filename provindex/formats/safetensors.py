@@ -16,7 +16,7 @@ from provindex.common.bounded_json import JsonError, read_object, read_small, re
 from provindex.common.errors import ModelError
 from provindex.formats.dtypes import BITS, element_bytes
 from provindex.formats.reader import Beside, WeightFile
-from provindex.formats.tensors import ByteTensor, Contents, Extent
+from provindex.formats.tensors import ByteTensor, Contents, Extent, check_count
 
 MAX_HEADER = 100_000_000  # bytes; the reference's limit
 MAX_RANK = 8
@@ -73,6 +73,7 @@ def parse_header(raw: bytes, size: int, label: str) -> Header:
     """Check header text against the size of its file. See `read_header`."""
     if not raw.startswith(b"{"):
         raise _broken(label, "has a header that does not start with '{'")
+    check_count(raw.count(b'"data_offsets"'), size, label)  # before each of them becomes an object
     try:
         text = raw.decode("utf-8")
         members, end = read_object(text, 0, _read_member)
