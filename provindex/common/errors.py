@@ -54,6 +54,18 @@ class IndexFormatError(ProvindexError):
     """An index that is missing, of another version, or fails its digests."""
 
 
+class BusyError(ProvindexError):
+    """Another process holds what is needed, for longer than we wait."""
+
+
+class StorageError(ProvindexError, OSError):
+    """There is no space to write a file. An OSError too, so that what can do without the file goes on."""
+
+    def __init__(self, message: str, next_step: str | None = None) -> None:
+        super().__init__(message, next_step)
+        self.strerror = self.message
+
+
 class DatasetNotFoundError(IndexFormatError):
     """A dataset that the Hub does not have, or does not show to this account."""
 

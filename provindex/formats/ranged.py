@@ -22,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 
 from provindex.common.errors import ModelError
+from provindex.common.files import full_disk_told, replacing
 from provindex.formats.tensors import Extent, OpenFile
 
 T = TypeVar("T")
@@ -180,7 +181,7 @@ class RangedFile(Reading):
 
     def bring(self, gaps: Sequence[Range], add: Add) -> None:
         """Fetch ranges, near ones together; what comes is kept, also when the rest does not."""
-        with self.path.open("r+b", buffering=0) as file:
+        with full_disk_told(self.path), self.path.open("r+b", buffering=0) as file:
             if _identity(file.fileno()) != self._identity:
                 raise ModelError(f"{self.path} was removed while it was read.", "Run the command again.")
             try:
@@ -220,9 +221,8 @@ class RangedFile(Reading):
         os.fsync(file.fileno())
         with self._lock:
             noted = {"file": self._identity, "here": list(self.here)}
-        temporary = self._spans.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        temporary.write_text(json.dumps(noted), "ascii")
-        temporary.replace(self._spans)
+        with replacing(self._spans) as temporary:
+            temporary.write_text(json.dumps(noted), "ascii")
 
     @property
     def _spans(self) -> Path:

@@ -18,6 +18,7 @@ import numpy as np
 from provindex.audit.gate import Denied
 from provindex.catalogue.alike import Neighbour
 from provindex.catalogue.table import Known, family_of, license_of
+from provindex.common.bounded_json import visible
 from provindex.common.files import without_path
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Chance, Outcome, Score
@@ -46,8 +47,8 @@ PEER_NOTE = "peer-compatible (cisco model-provenance-kit 1.0.0), not decisive"
 
 
 def dumps(document: Document) -> str:
-    """A document as text: two spaces a level, fields as they were put, non-ASCII kept, a newline at the end."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """A document as text: two spaces a level, fields as they were put, letters kept, a newline at the end."""
+    return visible(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _head(schema: str, index: IndexInfo | None, settings: Mapping[str, object], status: str) -> Document:
