@@ -39,7 +39,7 @@ LOCK_LIMIT = 600.0  # seconds after which we give up: the largest pull on a slow
 _OURS = ".provindex-"  # how the names of temporary files begin
 _LONGEST = 200  # characters of a file's name in the name of its temporary one; file systems allow 255 bytes
 _SETTLED = 2.0  # seconds after which a file that is being written has been locked
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # what the system says of a full disk
 
 
 def now() -> datetime:
@@ -68,7 +68,7 @@ def full_disk_told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL or isinstance(error, StorageError):
+        if error.errno not in FULL or isinstance(error, StorageError):
             raise
         raise StorageError(
             f"{path} could not be written: {os.strerror(error.errno)}.",

@@ -379,8 +379,7 @@ def check_count(count: int, size: int, label: str) -> None:
     """
     if count > MANY and size < LEAST * count:
         raise ModelError(
-            f"{label} has {count:,} tensors in {size:,} bytes. More than {MANY:,} are read if they have {LEAST:,} bytes on "
-            "the average.",
+            f"{label} has {count:,} tensors in {size:,} bytes; above {MANY:,} each must have {LEAST:,} on the average.",
             "Save the model anew with its layers and experts stacked, if it is one.",
         )
 
