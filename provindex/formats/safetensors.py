@@ -7,6 +7,7 @@ overlap.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,10 +74,15 @@ def parse_header(raw: bytes, size: int, label: str) -> Header:
     """Check header text against the size of its file. See `read_header`."""
     if not raw.startswith(b"{"):
         raise _broken(label, "has a header that does not start with '{'")
-    check_count(raw.count(b'"data_offsets"'), size, label)  # before each of them becomes an object
+    count = itertools.count(1)
+
+    def member(name: str, text: str, position: int) -> tuple[Any, int]:
+        check_count(next(count), size, label)
+        return _read_member(name, text, position)
+
     try:
         text = raw.decode("utf-8")
-        members, end = read_object(text, 0, _read_member)
+        members, end = read_object(text, 0, member)
         if skip_space(text, end) != len(text):
             raise JsonError(f"it goes on after its end at character {end}")
     except UnicodeDecodeError:

@@ -379,7 +379,7 @@ def check_count(count: int, size: int, label: str) -> None:
     """
     if count > MANY and size < LEAST * count:
         raise ModelError(
-            f"{label} has {count:,} tensors in {size:,} bytes; above {MANY:,} each must have {LEAST:,} on the average.",
+            f"{label} has more than {MANY:,} tensors in {size:,} bytes, where each should have {LEAST:,} on average.",
             "Save the model anew with its layers and experts stacked, if it is one.",
         )
 

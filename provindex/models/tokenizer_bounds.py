@@ -70,7 +70,8 @@ def check(document: Any, name: str) -> bool:
     added = _check_model(document, name)
     normalizers = list(_steps(document.get("normalizer"), "normalizers", name))
     splitters = list(_steps(document.get("pre_tokenizer"), "pretokenizers", name))
-    _check_steps([*normalizers, *splitters], name)
+    decoders = list(_steps(document.get("decoder"), "decoders", name))  # never run, but their patterns are compiled
+    _check_steps([*normalizers, *splitters, *decoders], name)
     asked = _through(normalizers, ASKED, MAX_GROWN, name)
     more = _through(normalizers, added, MAX_ADDED_GROWN, name)
     if more.total > MAX_ALL_ADDED:
@@ -142,7 +143,7 @@ def _check_steps(steps: Sequence[Step], name: str) -> None:
     """What the steps state: how many they are, what they put in, and patterns that are neither empty nor long."""
     if len(steps) > MAX_STEPS:
         raise _many(name, MAX_STEPS)
-    if any(_put_in(step) > MAX_CONTENT for step in steps):
+    if any(_put_in(step, name) > MAX_CONTENT for step in steps):
         raise _growing(name, MAX_CONTENT)
     texts = [text for step in steps for text in _pattern(step).values() if isinstance(text, str)]
     if any(not text or len(text) > MAX_PATTERN for text in texts) or sum(map(len, texts)) > MAX_PATTERNS:
@@ -156,16 +157,22 @@ def _pattern(step: Step) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _put_in(step: Step) -> int:
-    """Bytes that a step puts in one place."""
+def _put_in(step: Step, name: str) -> int:
+    """Bytes that a step puts in one place. ModelError for a table that is none."""
     stated = (step.get(key) for key in ("content", "prepend", "replacement"))
     longest = max((len(text.encode("utf-8", "replace")) for text in stated if isinstance(text, str)), default=0)
     table = step.get("precompiled_charsmap")
-    try:  # a trie behind its length, then texts with a zero behind each
-        packed = base64.b64decode(table) if isinstance(table, str) else b""
-    except (binascii.Error, ValueError):  # the package refuses it
+    if not isinstance(table, str):
         return longest
-    return max(longest, *map(len, packed[4 + int.from_bytes(packed[:4], "little") :].split(b"\0")))
+    refused = ModelError(f"{name} has a table that is none.", reason=Reason.of(Code.TOKENIZER_REFUSED, name))
+    try:
+        packed = base64.b64decode(table)
+    except (binascii.Error, ValueError):
+        raise refused from None
+    trie = int.from_bytes(packed[:4], "little")  # its length stands first: the package allocates as much
+    if len(packed) < 4 or trie > len(packed) - 4:
+        raise refused
+    return max(longest, *map(len, packed[4 + trie :].split(b"\0")))  # texts, with a zero behind each
 
 
 # --- what becomes of texts ---

@@ -9,11 +9,31 @@ import socket
 from hostile.place import Place, llama, safetensors
 
 NAMES = (
-    "config.json", "tokenizer.json", "vocab.txt", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
-    "README.md", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json", "adapter_config.json",
-    "params.json", "special_tokens_map.json", "tekken.json", "merges.txt", "vocab.json", "bpe.codes", "model.gguf",
-    "pytorch_model.bin", "model.onnx", "spiece.model", "generation_config.json", "onnx/model.onnx", "model.bin",
-)  # fmt: skip
+    "config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "README.md",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "adapter_config.json",
+    "params.json",
+    "special_tokens_map.json",
+    "tekken.json",
+    "merges.txt",
+    "vocab.json",
+    "bpe.codes",
+    "model.gguf",
+    "pytorch_model.bin",
+    "model.onnx",
+    "spiece.model",
+    "generation_config.json",
+    "onnx/model.onnx",
+    "model.bin",
+)
 DEVICES = (
     "/dev/zero",
     "/dev/random",
@@ -81,19 +101,44 @@ def indexes(place: Place) -> None:
     rng = place.rng
     place.model()
     target = rng.choice(
-        ["../outside/model.safetensors", str(place.outside / "model.safetensors"), "a/../../outside/model.safetensors",
-         "..", ".", "", "/", "\0", "x" * 5000, "a\\..\\b", "model.safetensors", "MODEL.safetensors", "\u202e.safetensors",
-         "file:///etc/passwd", "model.safetensors/", "./model.safetensors", "~/model.safetensors", 7, None, ["a"], "\ud800"]
-    )  # fmt: skip
+        [
+            "../outside/model.safetensors",
+            str(place.outside / "model.safetensors"),
+            "a/../../outside/model.safetensors",
+            "..",
+            ".",
+            "",
+            "/",
+            "\0",
+            "x" * 5000,
+            "a\\..\\b",
+            "model.safetensors",
+            "MODEL.safetensors",
+            "\u202e.safetensors",
+            "file:///etc/passwd",
+            "model.safetensors/",
+            "./model.safetensors",
+            "~/model.safetensors",
+            7,
+            None,
+            ["a"],
+            "\ud800",
+        ]
+    )
     many = rng.choice([1, 10, 10_000, 300_000])
     names = list(llama()) if many == 10 else [f"t{i}" for i in range(many)]
     content = rng.choice(
         [
-            {"weight_map": dict.fromkeys(names, target)}, {"weight_map": [target]}, {"weight_map": {}}, {}, [], None,
+            {"weight_map": dict.fromkeys(names, target)},
+            {"weight_map": [target]},
+            {"weight_map": {}},
+            {},
+            [],
+            None,
             {"weight_map": {f"t{i}": f"m{i}.safetensors" for i in range(many)}},
             {"weight_map": {**dict.fromkeys(llama(), "model.safetensors"), "extra": target}},
         ]
-    )  # fmt: skip
+    )
     name = rng.choice(["model.safetensors.index.json", "pytorch_model.bin.index.json"])
     place.write(
         name, rng.choice([content, content, '{"weight_map":' * 50_000, '{"weight_map":{' + '"a":"b",' * 100_000])

@@ -22,8 +22,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Place:
     """folder: the model's. outside: beside it, with secrets. rng: of the number of the input.
 
-    asked: what the command is asked about; None: the folder. environment: variables of the run. file_limit: RLIMIT_FSIZE
-    of the run, 0 for none. output: whether a fingerprint is written. meanwhile: called while the command runs.
+    asked: what the command is asked about; None: the folder. environment: variables of the run. file_limit: its
+    RLIMIT_FSIZE, 0 for none. output: whether a fingerprint is written. meanwhile: called while the command runs.
     """
 
     folder: Path
@@ -64,16 +64,28 @@ class Place:
 
 
 CONFIG: dict[str, Any] = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 2 * WIDTH, "vocab_size": ROWS,
-}  # fmt: skip
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 2 * WIDTH,
+    "vocab_size": ROWS,
+}
 WORDS = ["<unk>", *"0123456789.,!?:;", "the", "of", "and", "to", "in", "is", "e", "t", "h"]
 VOCABULARY = {word: number for number, word in enumerate(WORDS)}
 TOKENIZER: dict[str, Any] = {
-    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None,
+    "decoder": None,
     "model": {"type": "WordLevel", "vocab": VOCABULARY, "unk_token": "<unk>"},
-}  # fmt: skip
+}
 
 
 def llama(layers: int = 2) -> dict[str, tuple[int, ...]]:

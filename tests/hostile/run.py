@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from hostile.kinds import KINDS, Kind  # noqa: E402
+from hostile.kinds import Kind  # noqa: E402
 from hostile.limits import Outcome, run  # noqa: E402
 from hostile.place import Place, secrets  # noqa: E402
 
@@ -113,12 +113,14 @@ def table(tried: Sequence[Tried]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try, tell what was at fault, print the table; 1 if anything was."""
     parser = argparse.ArgumentParser(prog="hostile", description=__doc__)
+    parser.add_argument("--registry", default="hostile.kinds", help="module with the kinds")
     parser.add_argument("--count", type=int, default=100, help="inputs of all kinds together")
     parser.add_argument("--start", type=int, default=0, help="number of the first input of each kind")
-    parser.add_argument("--kind", nargs="+", choices=[kind.name for kind in KINDS], help="only these")
+    parser.add_argument("--kind", nargs="+", help="only these")
     parser.add_argument("--say", action="store_true", help="print each input, how it ended, and its last sentence")
     chosen = parser.parse_args(arguments)
-    kinds = [kind for kind in KINDS if not chosen.kind or kind.name in chosen.kind]
+    known: Sequence[Kind] = importlib.import_module(chosen.registry).KINDS
+    kinds = [kind for kind in known if not chosen.kind or kind.name in chosen.kind]
     tried, began = [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="provindex-hostile-") as folder:
         prepare(Path(folder) / "cache")

@@ -10,9 +10,22 @@ from fuzz.seeds import config_json
 from hostile.place import CONFIG, SECRET, Place, llama
 
 NASTY = (
-    "\x1b[2J\x1b[1;31mlinked", "\u202egnp.exe", "a\u2066b\u2069", "\r\nverdict: unrelated", "\x07\x08\x7f", "\u200b\u200d\ufeff",
-    "\ud800", "\udfff half", "x" * 100_000, "\u2028\u2029", "../../../etc/passwd", "{0.__class__}", "%s%n", "é" * 5000, "\U000e0001",
-)  # fmt: skip
+    "\x1b[2J\x1b[1;31mlinked",
+    "\u202egnp.exe",
+    "a\u2066b\u2069",
+    "\r\nverdict: unrelated",
+    "\x07\x08\x7f",
+    "\u200b\u200d\ufeff",
+    "\ud800",
+    "\udfff half",
+    "x" * 100_000,
+    "\u2028\u2029",
+    "../../../etc/passwd",
+    "{0.__class__}",
+    "%s%n",
+    "é" * 5000,
+    "\U000e0001",
+)
 
 
 def configs(place: Place) -> None:
@@ -44,15 +57,36 @@ def configs(place: Place) -> None:
         nested = rng.choice([{"text_config": nested}, [nested]])
     made: Any = rng.choice(
         [
-            {**CONFIG, key: value}, {**CONFIG, "num_hidden_layers": 10**9}, {**CONFIG, "text_config": nested}, nested,
-            {**CONFIG, "quantization_config": {"quant_method": rng.choice(["gptq", "awq", *NASTY]), "bits": value, "group_size": value}},
-            {**CONFIG, "rope_scaling": nested, "rope_theta": value}, {**CONFIG, "architectures": [value]}, {**CONFIG, "model_type": rng.choice(NASTY)},
-            {f"k{i}": i for i in range(100_000)}, {**CONFIG, "_name_or_path": rng.choice(NASTY)},
-            '{"a":' * 100_000 + "1" + "}" * 100_000, '{"a":' + "9" * 100_000 + "}", "[" * 1_000_000, " " * 5_000_000, "", "null",
-            '{"hidden_size": 1e999999}', '{"model_type": "llama", "model_type": "bert"}', b"\xff\xfe{}", b"\xef\xbb\xbf{}",
+            {**CONFIG, key: value},
+            {**CONFIG, "num_hidden_layers": 10**9},
+            {**CONFIG, "text_config": nested},
+            nested,
+            {
+                **CONFIG,
+                "quantization_config": {
+                    "quant_method": rng.choice(["gptq", "awq", *NASTY]),
+                    "bits": value,
+                    "group_size": value,
+                },
+            },
+            {**CONFIG, "rope_scaling": nested, "rope_theta": value},
+            {**CONFIG, "architectures": [value]},
+            {**CONFIG, "model_type": rng.choice(NASTY)},
+            {f"k{i}": i for i in range(100_000)},
+            {**CONFIG, "_name_or_path": rng.choice(NASTY)},
+            '{"a":' * 100_000 + "1" + "}" * 100_000,
+            '{"a":' + "9" * 100_000 + "}",
+            "[" * 1_000_000,
+            " " * 5_000_000,
+            "",
+            "null",
+            '{"hidden_size": 1e999999}',
+            '{"model_type": "llama", "model_type": "bert"}',
+            b"\xff\xfe{}",
+            b"\xef\xbb\xbf{}",
             mutate.mutated(config_json(), place.number),
         ]
-    )  # fmt: skip
+    )
     place.model(config=made)
 
 
@@ -83,13 +117,22 @@ def cards(place: Place) -> None:
     nasty = rng.choice(NASTY)
     content = rng.choice(
         [
-            f"---\nlicense: {nasty}\nbase_model: {nasty}\n---\n", "---\nbase_model:\n" + f"- org/{nasty}\n" * 1000 + "---\n",
-            "---\n" * 100_000, "---\nlicense: " + " " * 60_000 + "#\n---", "---\n" + "base_model: [" * 10_000, "---\nbase_model:\n" + "- " * 30_000,
-            "---\nlicense: !!python/object/apply:os.system ['" + place.executes + "']\n---\n", "---\na: &a [*a,*a]\nlicense: *a\n---\n",
-            "---\nbase_model: ../outside/model.safetensors\n---\n", "---\nbase_model: " + str(place.outside) + "\nlicense: mit\n---\n",
-            "\0" * 100_000, b"\xff" * 1000, "---\r\nlicense: mit\rbase_model: a/b\r\n---", "---\nlicense: mit\n" + "#" * 60_000,
+            f"---\nlicense: {nasty}\nbase_model: {nasty}\n---\n",
+            "---\nbase_model:\n" + f"- org/{nasty}\n" * 1000 + "---\n",
+            "---\n" * 100_000,
+            "---\nlicense: " + " " * 60_000 + "#\n---",
+            "---\n" + "base_model: [" * 10_000,
+            "---\nbase_model:\n" + "- " * 30_000,
+            "---\nlicense: !!python/object/apply:os.system ['" + place.executes + "']\n---\n",
+            "---\na: &a [*a,*a]\nlicense: *a\n---\n",
+            "---\nbase_model: ../outside/model.safetensors\n---\n",
+            "---\nbase_model: " + str(place.outside) + "\nlicense: mit\n---\n",
+            "\0" * 100_000,
+            b"\xff" * 1000,
+            "---\r\nlicense: mit\rbase_model: a/b\r\n---",
+            "---\nlicense: mit\n" + "#" * 60_000,
         ]
-    )  # fmt: skip
+    )
     place.model()
     place.write("README.md", content)
     assert SECRET not in str(content)

@@ -39,13 +39,27 @@ def growing(place: Place) -> None:
     rng, times = place.rng, place.rng.choice([8, 12, 16, 24, 40, 60, 200])
     letter = rng.choice("eth0.")
     double, spaces = replace(letter, letter * 2), {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated"}
-    template = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2, "pair": [],
-                "special_tokens": {}}  # fmt: skip
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2,
+        "pair": [],
+        "special_tokens": {},
+    }
     template["pair"] = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     meta = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "always", "split": False}
-    added = [{"id": 60 + i, "content": letter * (i + 1), "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": True, "special": False} for i in range(20)]  # fmt: skip
+    added = [
+        {
+            "id": 60 + i,
+            "content": letter * (i + 1),
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": True,
+            "special": False,
+        }
+        for i in range(20)
+    ]
     made = rng.choice(
         [
             changed(normalizer=chain([double] * times)),
@@ -61,17 +75,44 @@ def growing(place: Place) -> None:
             changed(normalizer=chain([{"type": "ByteLevel"}] * times)),
             changed(normalizer=chain([{"type": "NFKD"}, replace("a", "\ufdfa")] * times)),
             changed(normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap(letter.encode() * 5_000_000)}),
-            changed(normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(rng.randbytes(999)).decode()}),
-            changed(normalizer=chain([{"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-                                       "strip_accents": None, "lowercase": True}] * times)),
+            changed(
+                normalizer={
+                    "type": "Precompiled",
+                    "precompiled_charsmap": base64.b64encode(rng.randbytes(999)).decode(),
+                }
+            ),
+            changed(
+                normalizer=chain(
+                    [
+                        {
+                            "type": "BertNormalizer",
+                            "clean_text": True,
+                            "handle_chinese_chars": True,
+                            "strip_accents": None,
+                            "lowercase": True,
+                        }
+                    ]
+                    * times
+                )
+            ),
             changed(pre_tokenizer=chain([level] * times, "pretokenizers")),
             changed(pre_tokenizer=chain([meta, spaces] * times, "pretokenizers")),
             changed(post_processor=chain([template] * times, "processors")),
-            changed(padding={"strategy": {"Fixed": 2**31}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
-                             "pad_type_id": 0, "pad_token": "<unk>"}),
-            changed(truncation={"direction": "Right", "max_length": 2**40, "strategy": "LongestFirst", "stride": 2**40 - 1}),
+            changed(
+                padding={
+                    "strategy": {"Fixed": 2**31},
+                    "direction": "Right",
+                    "pad_to_multiple_of": None,
+                    "pad_id": 0,
+                    "pad_type_id": 0,
+                    "pad_token": "<unk>",
+                }
+            ),
+            changed(
+                truncation={"direction": "Right", "max_length": 2**40, "strategy": "LongestFirst", "stride": 2**40 - 1}
+            ),
         ]
-    )  # fmt: skip
+    )
     place.model(tokenizer=made)
 
 
@@ -81,15 +122,35 @@ def patterns(place: Place) -> None:
     letter, many = rng.choice("eth0."), rng.choice([3, 10, 100, 1000])
     pattern = rng.choice(
         [
-            "(?:" + "|".join(["."] * many) + "){2,}(?<=[xyz])", "(?:(?:(?:(?:.*)*)*)*)*(?<=[xyz])", "(.+)+(?<=[xyz])",
-            "(?:.?){60}.{60}", "(a*)*b", f"({letter}|{letter}{letter})*$", "(?:(?:a{1,9999}){1,9999}){1,9999}",
-            "(" * many + letter + ")" * many, "|".join(["\\p{L}\\p{Han}"] * many * 100), "", "(", "[", "\\", "*", "(?=)*",
-            r"(.*)(.*)(.*)(.*)(.*)\1\2\3\4(?<=[xyz])", "(?=(.*(?=(.*(?=(.*(?<=[xyz])))))))", r"\p{L}" * many, r"(?<n>.\g<n>?)+",
-            "(?:" + "".join(f"(?:{c}|.)" for c in string.ascii_lowercase) + ")*", f"[^{letter}]*+{letter}?" * many,
-            r"[\p{L}\p{N}\p{P}\p{S}]" * many * 10, "(?i:" + "ß" * many + ")+", "\\x{110000}", "(?:(?i)a|(?-i)b)*c", "x{0}" * many,
+            "(?:" + "|".join(["."] * many) + "){2,}(?<=[xyz])",
+            "(?:(?:(?:(?:.*)*)*)*)*(?<=[xyz])",
+            "(.+)+(?<=[xyz])",
+            "(?:.?){60}.{60}",
+            "(a*)*b",
+            f"({letter}|{letter}{letter})*$",
+            "(?:(?:a{1,9999}){1,9999}){1,9999}",
+            "(" * many + letter + ")" * many,
+            "|".join(["\\p{L}\\p{Han}"] * many * 100),
+            "",
+            "(",
+            "[",
+            "\\",
+            "*",
+            "(?=)*",
+            r"(.*)(.*)(.*)(.*)(.*)\1\2\3\4(?<=[xyz])",
+            "(?=(.*(?=(.*(?=(.*(?<=[xyz])))))))",
+            r"\p{L}" * many,
+            r"(?<n>.\g<n>?)+",
+            "(?:" + "".join(f"(?:{c}|.)" for c in string.ascii_lowercase) + ")*",
+            f"[^{letter}]*+{letter}?" * many,
+            r"[\p{L}\p{N}\p{P}\p{S}]" * many * 10,
+            "(?i:" + "ß" * many + ")+",
+            "\\x{110000}",
+            "(?:(?i)a|(?-i)b)*c",
+            "x{0}" * many,
             f"(?:{letter}{{1,{many}}}){{1,{many}}}(?<=[xyz])",
         ]
-    )  # fmt: skip
+    )
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": rng.random() < 0.5}
     ways = [
         changed(pre_tokenizer=split),
@@ -117,17 +178,34 @@ def added(place: Place) -> None:
         [[f"<{i}>" for i in range(many)], ["e" * (i % 3000 + 1) for i in range(many // 20)], ["\ud800x", "", "é"]]
     )
     far = rng.choice([1, 1, 1 << 20, (1 << 32) - 1])
-    tokens = [{"id": 60 + i * far, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-               "normalized": rng.random() < 0.5, "special": False} for i, text in enumerate(texts)]  # fmt: skip
+    tokens = [
+        {
+            "id": 60 + i * far,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": rng.random() < 0.5,
+            "special": False,
+        }
+        for i, text in enumerate(texts)
+    ]
     where = rng.randrange(3)
     lower = {"type": "Lowercase"}
     place.model(tokenizer=changed(added_tokens=tokens, normalizer=lower) if where == 0 else None)
     if where == 1:
         place.write("added_tokens.json", {text: 60 + i * far for i, text in enumerate(texts)})
     if where == 2:
-        place.write("tokenizer_config.json", {"tokenizer_class": rng.choice(["T5Tokenizer", "X" * 10_000, "\u202eLlama"]),
-                    "extra_ids": 10**9, "bos_token": "\u202e" * 1000, "eos_token": {"content": "\x1b[2J"},
-                    "added_tokens_decoder": {str(60 + i * far): {"content": t} for i, t in enumerate(texts)}})  # fmt: skip
+        place.write(
+            "tokenizer_config.json",
+            {
+                "tokenizer_class": rng.choice(["T5Tokenizer", "X" * 10_000, "\u202eLlama"]),
+                "extra_ids": 10**9,
+                "bos_token": "\u202e" * 1000,
+                "eos_token": {"content": "\x1b[2J"},
+                "added_tokens_decoder": {str(60 + i * far): {"content": t} for i, t in enumerate(texts)},
+            },
+        )
 
 
 def vocabularies(place: Place) -> None:
@@ -143,8 +221,13 @@ def vocabularies(place: Place) -> None:
             file.writelines(f'{"," if i else ""}"w{i}":{i}' for i in range(many))
             file.write("}}}")
     elif choice == 1:
-        model = {"type": "WordPiece", "unk_token": "<unk>", "continuing_subword_prefix": "#" * rng.choice([2, 10**6]),
-                 "max_input_chars_per_word": 10**9, "vocab": {"<unk>": 0, "e": 1, "##e": 2}}  # fmt: skip
+        model = {
+            "type": "WordPiece",
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": "#" * rng.choice([2, 10**6]),
+            "max_input_chars_per_word": 10**9,
+            "vocab": {"<unk>": 0, "e": 1, "##e": 2},
+        }
         place.write("tokenizer.json", changed(model=model, normalizer=chain([replace("e", "e" * 900)] * 2)))
     elif choice == 2:
         pieces = [["<unk>", 0.0]] + [["e" * i, -float(i)] for i in range(1, rng.choice([100, 5000]))]
@@ -152,8 +235,16 @@ def vocabularies(place: Place) -> None:
     elif choice == 3:
         vocab = {**VOCABULARY, **{"e" * i: 100 + i for i in range(2, 1500)}}
         merges = [["e" * i, "e" * j] for i in range(1, 700) for j in range(1, 60)]
-        model = {"type": "BPE", "vocab": vocab, "merges": merges, "dropout": None, "unk_token": None, "fuse_unk": False,
-                 "continuing_subword_prefix": None, "end_of_word_suffix": "s" * rng.choice([1, 10**6])}  # fmt: skip
+        model = {
+            "type": "BPE",
+            "vocab": vocab,
+            "merges": merges,
+            "dropout": None,
+            "unk_token": None,
+            "fuse_unk": False,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": "s" * rng.choice([1, 10**6]),
+        }
         place.write("tokenizer.json", changed(model=model))
     elif choice == 4:
         place.write("tokenizer.json", '{"a":' * 100_000 + "1" + "}" * 100_000)
@@ -172,24 +263,49 @@ def vocabularies(place: Place) -> None:
 
 
 def vocabulary_files(place: Place) -> None:
-    """The other files of tokens: lines without end, half characters, numbers that lie, protocol buffers that do not end."""
+    """The other files of tokens: lines without end, half characters, numbers that lie, buffers that do not end."""
     rng = place.rng
-    name = rng.choice(["vocab.txt", "vocab.json", "tokenizer.model", "x.tiktoken", "tekken.json", "vocabulary.json",
-                       "vocabulary.txt", "spiece.model", "special_tokens_map.json", "tokenizer_config.json"])  # fmt: skip
+    name = rng.choice(
+        [
+            "vocab.txt",
+            "vocab.json",
+            "tokenizer.model",
+            "x.tiktoken",
+            "tekken.json",
+            "vocabulary.json",
+            "vocabulary.txt",
+            "spiece.model",
+            "special_tokens_map.json",
+            "tokenizer_config.json",
+        ]
+    )
     place.model()
     (place.folder / "tokenizer.json").unlink()
     many = rng.choice([10, 1000, 1_200_000, 6_000_000])
     content = rng.choice(
         [
-            lambda: b"\n" * many, lambda: b"e\n" * many, lambda: b"the 9\n" * many, lambda: b"ZQ== %d\n" * (many // 10),
-            lambda: b"".join(b"w%d\n" % i for i in range(min(many, 1_200_000))), lambda: b"\xff\xfe" * many,
+            lambda: b"\n" * many,
+            lambda: b"e\n" * many,
+            lambda: b"the 9\n" * many,
+            lambda: b"ZQ== %d\n" * (many // 10),
+            lambda: b"".join(b"w%d\n" % i for i in range(min(many, 1_200_000))),
+            lambda: b"\xff\xfe" * many,
             lambda: json.dumps({f"w{i}": i for i in range(min(many, 500_000))}).encode(),
             lambda: json.dumps([f"w{i}" for i in range(min(many, 500_000))]).encode(),
-            lambda: b"[" * many, lambda: b'{"a":' * many, lambda: b'["\\ud800"]', lambda: b"{}", lambda: b"", lambda: b"null",
-            lambda: b"\n\x04\n\x02ee" * (many // 4), lambda: b"\n\xff\xff\xff\xff\x0f" + b"e" * 100, lambda: b"\n" + b"\x80" * many,
-            lambda: b"1" * many, lambda: b'{"vocab": ' + b"9" * many + b"}", lambda: "\u202e\u2066".encode() * 1000,
+            lambda: b"[" * many,
+            lambda: b'{"a":' * many,
+            lambda: b'["\\ud800"]',
+            lambda: b"{}",
+            lambda: b"",
+            lambda: b"null",
+            lambda: b"\n\x04\n\x02ee" * (many // 4),
+            lambda: b"\n\xff\xff\xff\xff\x0f" + b"e" * 100,
+            lambda: b"\n" + b"\x80" * many,
+            lambda: b"1" * many,
+            lambda: b'{"vocab": ' + b"9" * many + b"}",
+            lambda: "\u202e\u2066".encode() * 1000,
         ]
-    )()  # fmt: skip
+    )()
     place.write(name, content)
     if name == "vocab.json":
         place.write(

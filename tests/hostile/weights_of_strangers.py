@@ -22,7 +22,7 @@ def headers(place: Place) -> None:
     """safetensors: very many tensors or layers, headers that lie, names and sizes of no tensor."""
     rng = place.rng
     place.model()
-    many = rng.choice([1000, 20_000, 100_000, 300_000])
+    many = rng.choice([1000, 20_000, 100_000, 300_000, 1_000_000])
     names = rng.choice(
         [
             "t{}",
@@ -36,9 +36,14 @@ def headers(place: Place) -> None:
     if choice < 3:
         shape, size = rng.choice([((0,), 0), ((1,), 4), ((2, 2), 16), ((0, 2**40), 0), ((), 4)])
         with (place.folder / "model.safetensors").open("wb") as file:
-            entries = (f'{"," if i else ""}"{names.format(i)}":{{"dtype":"F32","shape":{list(shape)},"data_offsets":'
-                       f"[{i * size},{(i + 1) * size}]}}" for i in range(many))  # fmt: skip
+            entries = (
+                f'{"," if i else ""}"{names.format(i)}":{{"dtype":"F32","shape":{list(shape)},"data_offsets":'
+                f"[{i * size},{(i + 1) * size}]}}"
+                for i in range(many)
+            )
             header = ("{" + "".join(entries) + "}").encode()
+            if rng.random() < 0.3:  # the same key, spelled so that no search for its letters finds it
+                header = header.replace(b'"data_offsets"', b'"data\\u005foffsets"')
             file.write(of_header(header))
             file.truncate(8 + len(header) + many * size)
         place.write("config.json", {**CONFIG, "num_hidden_layers": many})
@@ -93,9 +98,13 @@ def many_layers(place: Place) -> None:
 
 
 _BLOCK = {
-    **{f"self_attn.{name}_proj.weight": (4, 4) for name in "qkvo"}, "mlp.gate_proj.weight": (8, 4), "mlp.up_proj.weight": (8, 4),
-    "mlp.down_proj.weight": (4, 8), "input_layernorm.weight": (4,), "post_attention_layernorm.weight": (4,),
-}  # fmt: skip
+    **{f"self_attn.{name}_proj.weight": (4, 4) for name in "qkvo"},
+    "mlp.gate_proj.weight": (8, 4),
+    "mlp.up_proj.weight": (8, 4),
+    "mlp.down_proj.weight": (4, 8),
+    "input_layernorm.weight": (4,),
+    "post_attention_layernorm.weight": (4,),
+}
 _EXPERT = {f"block_sparse_moe.experts.0.w{i}.weight": (8, 4) if i != 2 else (4, 8) for i in (1, 2, 3)}
 
 
@@ -408,7 +417,7 @@ def gguf(place: Place) -> None:
         tensors = [_text("token_embd.weight") + struct.pack("<IQQIQ", 2, 32, 8, 0, 0)]
     made = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs) + b"".join(tensors)
     made += bytes(-len(made) % 32) + bytes(data)
-    place.write("model.gguf", made if choice else made)
+    place.write("model.gguf", made)
     place.asked = place.folder / "model.gguf" if rng.random() < 0.5 else None
 
 
