@@ -196,6 +196,21 @@ def test_a_file_that_is_written_to_gives_a_sentence(tmp_path: Path) -> None:
         fingerprint_model(opened)
 
 
+def test_a_model_of_more_files_than_may_be_open(tmp_path: Path) -> None:
+    """Each file is open twice; the limit is raised where that is too many."""
+    (tmp_path / "m").mkdir()
+    shards = {f"t{i}.weight": f"model-{i:05}-of-00059.safetensors" for i in range(1, 60)}
+    for name, shard in shards.items():
+        (tmp_path / "m" / shard).write_bytes(safetensors({name: (4, 4)}))
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 80, hard))
+    try:
+        assert len(open_model(tmp_path / "m").tensors) == 59
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_very_many_small_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensors, "MANY", 20)
     monkeypatch.setattr(tensors, "LEAST", 4000)
@@ -286,6 +301,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit, env=environment)
     last = ran.stderr.splitlines()[-1]
     assert ran.returncode == 2 and str(made) in last and "Free some space" in last
+    assert "note   the fingerprint was not cached: File too large" in ran.stderr.splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "m"]
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 

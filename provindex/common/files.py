@@ -73,6 +73,7 @@ def full_disk_told(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{path} could not be written: {os.strerror(error.errno)}.",
             "Free some space there, or choose another place (--output, PROVINDEX_CACHE, HF_HOME).",
+            error,
         ) from error
 
 
@@ -160,6 +161,19 @@ def _holder(path: Path) -> str:
                 return f"process {fields[4]} ({' '.join(command).strip()[:100]})"
             return f"process {fields[4]}"
     return "another process"
+
+
+def allow_most() -> bool:
+    """Let this process open as many files at once as the system allows it; False if that is no more than before."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return True
 
 
 def without_path(text: str, path: str | Path, name: str) -> str:

@@ -865,7 +865,7 @@ def _told(error: BaseException, task: _Task) -> ProvindexError:
     for link in chain:
         if isinstance(link, OSError) and link.errno in FULL:
             what = f"{link.filename or 'What the Hub sent'} could not be written: {os.strerror(link.errno)}."
-            return StorageError(what, "Free some space there, or set HF_HOME to a folder on another disk.")
+            return StorageError(what, "Free some space there, or set HF_HOME to a folder on another disk.", link)
     for case in _CASES:
         for link in chain:
             status = _status(link)

@@ -7,6 +7,7 @@ to close: a file stays open as long as a tensor of it lives, and Python drops it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, UnreadFormatError
-from provindex.common.files import FileFact, without_path
+from provindex.common.files import FileFact, allow_most, without_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.formats import flattened, local_files, parametrized, registry
@@ -419,12 +420,26 @@ def _of_one_model(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _mapped(path: Path) -> Mapped:
+    """A file that is here. It stays open twice, once for its mapping: where the system thinks that too many files are
+    open, as many are asked for as it allows.
+    """
+    try:
+        return _mapped_at_once(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE or not allow_most():
+            raise
+        return _mapped_at_once(path)
+
+
+def _mapped_at_once(path: Path) -> Mapped:
     with local_files.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
             return Mapped(mapped, OpenFile(file.fileno(), str(path)))
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                raise
             raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
 
 
