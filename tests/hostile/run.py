@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import pkgutil
 import random
@@ -55,7 +56,7 @@ def tries(kinds: Sequence[Kind], count: int, start: int = 0) -> Iterator[tuple[K
     """`count` inputs, the same number of each kind, more of those with a larger share."""
     total = sum(kind.share for kind in kinds)
     for kind in kinds:
-        for number in range(start, start + max(1, round(count * kind.share / total))):
+        for number in range(start, start + math.ceil(count * kind.share / total)):
             yield kind, number
 
 
