@@ -35,6 +35,7 @@ from provindex.models.tokenizer import read_bytes, read_tokenizer
 from provindex.report.document import dumps
 
 RUN = Path(__file__).parent / "hostile" / "run.py"
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the runner asks Linux what a process does")
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
 
 
@@ -46,6 +47,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return ran.returncode, ran.stdout
 
 
+@linux
 def test_the_runner_sees_what_must_not_be() -> None:
     status, said = run("--registry", "hostile.planted", "--count", "7")
     assert status == 1
@@ -56,6 +58,7 @@ def test_the_runner_sees_what_must_not_be() -> None:
     assert found["secret"] == "prints what is outside" and found["dies"] == "status -7"
 
 
+@linux
 def test_a_few_of_each_kind() -> None:
     status, said = run("--count", "24", "--start", "7")
     assert status == 0, said
