@@ -28,7 +28,7 @@ from provindex.models import tokenizer_bounds as bounds
 from provindex.models.rehearsal import rehearse
 from provindex.roles.config_defaults import assumed_tokens, tokenizer_class
 
-MAX_BYTES = 1 << 26  # of one file; the largest published ones have 40 MB, and a letter takes up to 4 bytes in Python
+MAX_BYTES = 1 << 26  # of one file; multilingual E5's has 17 MB, and a letter takes up to 4 bytes in Python
 MAX_ID = 1 << 24  # the tokenizers package takes time and memory for each id that is left out below the highest
 SENTENCEPIECE_FILES = (
     "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "source.spm",

@@ -22,19 +22,19 @@ from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 from provindex.common.tokens import ASKED, guarded
 
-MAX_GROWN = 1 << 12  # bytes that a text which is asked about may become; of published tokenizers at most 60
+MAX_GROWN = 1 << 12  # bytes that a text which is asked about may become; 8 in each of 19 published tokenizers
 MAX_ADDED_GROWN = 1 << 16  # bytes that one added token may become: the package normalizes each when it loads
 MAX_ALL_ADDED = 1 << 25  # and all of them together
-MAX_CONTENT = 1 << 10  # bytes that a normalizer puts in place of a letter; published ones have up to 33
-MAX_TOKENS = 1 << 20  # of a vocabulary; the largest published one has 901,629 (XLM-V)
-MAX_ADDED = 1 << 17  # added tokens; published models have up to 33,000
-MAX_MERGES = 4 << 20  # published ones have up to two for each token
-MAX_VALUES = 4 << 20  # values of a JSON file, which take up to 100 bytes each in Python; Gemma's has 1.3 million
-MAX_WORD = 256  # letters of a word that WordPiece splits, in cubic time; published ones have 100 or 200
-MAX_AFFIX = 64  # letters that a model puts before or behind each piece; published ones have 2 or 4
+MAX_CONTENT = 1 << 10  # bytes that a normalizer puts in place of a letter; T5's table has up to 33
+MAX_TOKENS = 1 << 20  # of a vocabulary, as in formats/tiktoken.py
+MAX_ADDED = 1 << 17  # added tokens: each is put into a trie
+MAX_MERGES = 4 << 20  # four for each token of the largest vocabulary
+MAX_VALUES = 4 << 20  # values of a JSON file, which take up to 100 bytes each in Python; Qwen2.5's has 456,000
+MAX_WORD = 256  # letters of a word that WordPiece splits, in cubic time; BERT's has 100
+MAX_AFFIX = 64  # letters that a model puts before or behind each piece; BERT's has 2
 MAX_PATTERN = 4096  # letters of a pattern: a class of letters takes 20 kB when it is compiled
 MAX_PATTERNS = 1 << 14  # letters of all patterns together
-MAX_STEPS = 64  # normalizers or pre-tokenizers of a chain; published ones have up to 20
+MAX_STEPS = 64  # normalizers, pre-tokenizers and decoders together
 MAX_WAYS = 1 << 22  # ways to match in one text; fewer than 100 texts are encoded, at 10 ns a way
 _NEVER = 1 << 62  # ways of a pattern that cannot be counted
 
