@@ -125,6 +125,19 @@ def _no_constant(name: str) -> NoReturn:
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant)
 
 
+def visible(text: str) -> str:
+    """JSON text with escapes in place of characters that a terminal does not show as they are: controls, marks that
+    turn the direction of writing, half characters. It says the same.
+
+    >>> visible('{"a": "\\u202egnp.exe"}')
+    '{"a": "\\\\u202egnp.exe"}'
+    """
+    return _FOREIGN.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+
+
+_FOREIGN = re.compile(r"[^\x20-\x7e\n]")
+
+
 def compact(value: Any) -> str:
     """JSON as it is hashed: keys in order, no spaces, non-ASCII kept."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

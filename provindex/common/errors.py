@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from provindex.common.reasons import Reason
 
 MAX_MESSAGE = 2000  # characters
@@ -52,6 +54,22 @@ class ModelNotFoundError(ProvindexError):
 
 class IndexFormatError(ProvindexError):
     """An index that is missing, of another version, or fails its digests."""
+
+
+class BusyError(ProvindexError):
+    """Another process holds what is needed, for longer than we wait."""
+
+
+class StorageError(ProvindexError, OSError):
+    """There is no space to write a file. An OSError too, so that what can do without the file goes on.
+
+    error: what the system said; its text without a path is `strerror`.
+    """
+
+    def __init__(self, message: str, next_step: str, error: OSError) -> None:
+        super().__init__(message, next_step)
+        self.errno = error.errno
+        self.strerror = os.strerror(error.errno or 0)
 
 
 class DatasetNotFoundError(IndexFormatError):

@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from provindex.common.errors import UsageError
+
+LAST = 253_402_300_799  # seconds until the end of the year 9999, the last that Python's dates know
 DEFAULT_DATASET = "provindex/fingerprints"  # nobody has published it yet; PROVINDEX_DATASET names another
 
 
@@ -48,9 +51,17 @@ def default_policy() -> str | None:
 
 
 def epoch() -> int | None:
-    """SOURCE_DATE_EPOCH in seconds, for builds that repeat byte for byte; None if it is not set."""
+    """SOURCE_DATE_EPOCH in seconds, for builds that repeat byte for byte; None if it is not set. UsageError if it is no
+    time."""
     said = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(said) if said.isdigit() else None
+    if not said:
+        return None
+    if not (said.isascii() and said.isdigit() and len(said) <= len(str(LAST)) and int(said) <= LAST):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is {said[:40]!r}, which is no time.",
+            "Set it to whole seconds since 1970 (date +%s), or unset it.",
+        )
+    return int(said)
 
 
 def debug() -> bool:

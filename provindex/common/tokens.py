@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 from provindex.common.errors import ModelError
 from provindex.common.reasons import Code, Reason
 
 SPECIAL = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
+# The texts whose first token is asked for (signals/anchors.py says what for): digits and marks, then words by script.
+MARKS = tuple("0123456789.,!?:;")
+WORDS = {
+    "Latin": tuple("the of and to in is that for it was on are with as be at ing tion er al ed es re en".split()),
+    "CJK": tuple("的一是不人我在有了这中大"),
+    "Cyrillic": ("и", "в", "не", "на", "я", "что", "он", "к"),
+    "Arabic": ("من", "في", "على", "أن", "هذا", "الله", "إلى", "لا"),
+    "Devanagari": ("के", "है", "का", "की", "यह", "से", "को", "पर"),
+}
+ASKED = (*MARKS, *(word for words in WORDS.values() for word in words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +64,36 @@ class TokenizerAbsence:
     reason: Reason
 
 
+_PRINTING = RLock()  # one thread at a time puts another file in the place of standard error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Native code of this process prints nothing on standard error."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def guarded(action: Callable[[], Any]) -> Any:
     """Run one call of the tokenizers package; ModelError for whatever it raises.
 
-    It raises bare Exception for bad data, and a Rust panic arrives as PanicException, which is no Exception.
+    It raises bare Exception for bad data, and a Rust panic arrives as PanicException, which is no Exception. What it
+    prints of a panic on standard error, words of the file among it, goes nowhere.
     """
     try:
-        return action()
+        with _PRINTING, _silenced():
+            return action()
     except ModelError:
         raise
     except BaseException as error:

@@ -21,6 +21,9 @@ from provindex.roles.canonical import F32, F64, unit_rows
 
 PANELS_VERSION = 8  # goes into cache keys: what is kept, and how
 PROJECTION = 128
+WIDE = (
+    1 << 16
+)  # columns that are projected at once, 64 MB; no published model is wider, so one product makes its panels
 BLOCK = 16_384
 SAMPLE = 256
 VIRTUAL_ANCHORS = 64
@@ -102,7 +105,9 @@ def hidden_panel(matrices: Sequence[F64], kind: str) -> NDArray[np.float16]:
     """
     total = np.zeros((matrices[0].shape[0], PROJECTION))
     for i, matrix in enumerate(reversed(matrices)):  # up first: with or without a gate it meets the same signs
-        total += unit_rows(matrix) @ signs(f"{kind}/{i}", matrix.shape[1], PROJECTION).astype(np.float64)
+        units, mixing = unit_rows(matrix), signs(f"{kind}/{i}", matrix.shape[1], PROJECTION)
+        for start in range(0, matrix.shape[1], WIDE):
+            total += units[:, start : start + WIDE] @ mixing[start : start + WIDE].astype(np.float64)
     return unit_rows(total).astype(np.float16)
 
 

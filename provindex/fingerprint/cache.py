@@ -26,6 +26,7 @@ from provindex.fingerprint import parquet
 from provindex.fingerprint.panels import LAYOUT
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.models.source import Model
+from provindex.models.tokenizer import MAX_BYTES
 
 ENDS = 4096  # bytes at both ends of a tensor that tell most different models apart
 STEP = 1 << 20
@@ -79,7 +80,10 @@ def _why(model: Model) -> str:
 
 
 def _file_sha256(file: Path | bytes) -> str:
-    return _sha256([memoryview(file)]) if isinstance(file, bytes) else file_sha256(file)
+    if isinstance(file, bytes):
+        return _sha256([memoryview(file)])
+    size = file.stat().st_size
+    return file_sha256(file) if size <= MAX_BYTES else f"{size} bytes"  # which is all that is known of it
 
 
 def _sha256(pieces: Iterable[memoryview]) -> str:

@@ -164,11 +164,26 @@ def refusals_told(reference: str) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, open for reading: a pipe or a device would never end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ModelError(f"{path} is not a regular file.", "Name a folder or a weight file.")
-    with path.open("rb") as file:
+    """A regular file, open for reading: a pipe or a device would never end. Looked at again when it is open, for what
+    comes into its place meanwhile; opened without waiting for a writer, for the same reason.
+    """
+    _check_regular(path, path.stat().st_mode)
+    with open(path, "rb", opener=_without_waiting) as file:  # Path.open takes no opener
+        _check_regular(path, os.fstat(file.fileno()).st_mode)
         yield file
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise ModelError(
+            f"{path} is not a regular file.",
+            "Name a folder or a weight file.",
+            reason=Reason.of(Code.FILE_UNREADABLE, path.name),
+        )
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

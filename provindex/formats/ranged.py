@@ -22,7 +22,8 @@ from typing import TypeVar
 import numpy as np
 
 from provindex.common.errors import ModelError
-from provindex.formats.tensors import Extent
+from provindex.common.files import full_disk_told, replacing
+from provindex.formats.tensors import Extent, OpenFile
 
 T = TypeVar("T")
 Range = tuple[int, int]
@@ -91,21 +92,28 @@ class Reading:
         with self._lock:
             self.seen = Spans()
 
+    def check(self) -> None:
+        """ModelError if the file was changed since it was opened."""
+
 
 class Mapped(Reading):
-    """A file that is here, mapped."""
+    """A file that is here, mapped. opened: the same, open."""
 
-    def __init__(self, data: mmap.mmap | bytes) -> None:
+    def __init__(self, data: mmap.mmap | bytes, opened: OpenFile | None = None) -> None:
         super().__init__()
-        self._data = data
+        self._data, self._opened = data, opened
 
     @property
     def extent(self) -> Extent:
         """All bytes of the file; reading them is noted by this object."""
-        return Extent(np.frombuffer(self._data, np.uint8), 0, self)
+        return Extent(np.frombuffer(self._data, np.uint8), 0, self, self._opened)
 
     def fetch(self, ranges: Sequence[Range]) -> None:
         """Everything is here."""
+
+    def check(self) -> None:
+        if self._opened is not None:
+            self._opened.check()
 
 
 Fetch = Callable[[Sequence[Range], Callable[[int, bytes], None]], None]
@@ -173,7 +181,7 @@ class RangedFile(Reading):
 
     def bring(self, gaps: Sequence[Range], add: Add) -> None:
         """Fetch ranges, near ones together; what comes is kept, also when the rest does not."""
-        with self.path.open("r+b", buffering=0) as file:
+        with full_disk_told(self.path), self.path.open("r+b", buffering=0) as file:
             if _identity(file.fileno()) != self._identity:
                 raise ModelError(f"{self.path} was removed while it was read.", "Run the command again.")
             try:
@@ -213,9 +221,8 @@ class RangedFile(Reading):
         os.fsync(file.fileno())
         with self._lock:
             noted = {"file": self._identity, "here": list(self.here)}
-        temporary = self._spans.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        temporary.write_text(json.dumps(noted), "ascii")
-        temporary.replace(self._spans)
+        with replacing(self._spans) as temporary:
+            temporary.write_text(json.dumps(noted), "ascii")
 
     @property
     def _spans(self) -> Path:

@@ -7,6 +7,7 @@ overlap.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from provindex.common.bounded_json import JsonError, read_object, read_small, re
 from provindex.common.errors import ModelError
 from provindex.formats.dtypes import BITS, element_bytes
 from provindex.formats.reader import Beside, WeightFile
-from provindex.formats.tensors import ByteTensor, Contents, Extent
+from provindex.formats.tensors import ByteTensor, Contents, Extent, check_count
 
 MAX_HEADER = 100_000_000  # bytes; the reference's limit
 MAX_RANK = 8
@@ -73,9 +74,15 @@ def parse_header(raw: bytes, size: int, label: str) -> Header:
     """Check header text against the size of its file. See `read_header`."""
     if not raw.startswith(b"{"):
         raise _broken(label, "has a header that does not start with '{'")
+    count = itertools.count(1)
+
+    def member(name: str, text: str, position: int) -> tuple[Any, int]:
+        check_count(next(count), size, label)
+        return _read_member(name, text, position)
+
     try:
         text = raw.decode("utf-8")
-        members, end = read_object(text, 0, _read_member)
+        members, end = read_object(text, 0, member)
         if skip_space(text, end) != len(text):
             raise JsonError(f"it goes on after its end at character {end}")
     except UnicodeDecodeError:

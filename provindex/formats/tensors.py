@@ -7,6 +7,8 @@ and never hold more than what they are asked for.
 from __future__ import annotations
 
 import io
+import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
@@ -23,6 +25,9 @@ U8 = NDArray[np.uint8]
 
 PIECE = 1 << 20  # elements that are decoded at a time where more were asked for than is kept
 COLUMNS_AT_ONCE = 256  # of a transposed matrix: each piece of it reads the whole stored one
+AT_ONCE = 1 << 25  # bytes that are read, and not looked at in a mapping
+MANY = 1 << 14  # tensors: about 8 s at half a millisecond each; models of more have experts one by one, which are large
+LEAST = 1 << 12  # bytes that they have on the average where there are more
 NEAR = 2  # rows are read as one run if it has at most this many times the rows that are asked for
 _NUMPY_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 
@@ -37,31 +42,85 @@ class Watch(Protocol):
         """Bytes [start, stop) of each must be here when this returns."""
 
 
+class OpenFile:
+    """A file that stays open, so that its bytes can be read instead of looked at in a mapping: another program that
+    cuts the file short would end this process (SIGBUS) when it looks there. ModelError says so instead.
+    """
+
+    def __init__(self, file: int, label: str) -> None:
+        """file: a descriptor, which is duplicated."""
+        self._file, self._label = os.dup(file), label
+        self._began = self._facts()
+        weakref.finalize(self, os.close, self._file)
+
+    def read(self, start: int, stop: int, mapped: U8) -> U8:
+        """Bytes [start, stop). More than AT_ONCE of them, of which callers use a few, are the view of the mapping."""
+        if stop - start > AT_ONCE or not hasattr(os, "preadv"):  # a system without it does not cut mapped files
+            if os.fstat(self._file).st_size < stop:
+                raise self._shorter()
+            return mapped
+        return self.copied(start, stop)
+
+    def copied(self, start: int, stop: int) -> U8:
+        """Bytes [start, stop), read from the file."""
+        found = np.empty(stop - start, np.uint8)
+        at = 0
+        while at < found.size:
+            count = os.preadv(self._file, [found[at : at + AT_ONCE].data], start + at)
+            if not count:
+                raise self._shorter()
+            at += count
+        found.flags.writeable = False
+        return found
+
+    def check(self) -> None:
+        """ModelError if the file has another size, or was written to, since it was opened."""
+        if self._facts() != self._began:
+            raise ModelError(f"{self._label} was changed while it was read.", _AGAIN)
+
+    def _facts(self) -> tuple[int, int]:
+        facts = os.fstat(self._file)
+        return facts.st_size, facts.st_mtime_ns
+
+    def _shorter(self) -> ModelError:
+        return ModelError(f"{self._label} became shorter while it was read.", _AGAIN)
+
+
+_AGAIN = "Run the command again when no other program writes to it."
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Extent:
-    """A run of bytes of a file. data: the bytes, mapped. offset: where they begin in the file."""
+    """A run of bytes of a file. data: the bytes, mapped. offset: where they begin in the file. opened: the file,
+    if it is here.
+    """
 
     data: U8 = field(repr=False)
     offset: int = 0
     watch: Watch | None = field(default=None, repr=False)
+    opened: OpenFile | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
         return self.data.size
 
     def read(self, start: int = 0, stop: int | None = None) -> U8:
-        """Bytes [start, stop), a view, clipped to those that exist. Of a remote file, zeros until they were fetched."""
+        """Bytes [start, stop), read-only, clipped to what exists. Of a remote file, zeros until they were fetched."""
         begin, end, _ = slice(start, stop).indices(self.size)
         if self.watch is not None and end > begin:
             self.watch.touch(self.offset + begin, self.offset + end)
-        return self.data[begin:end]
+        if self.opened is None or end <= begin:
+            return self.data[begin:end]
+        return self.opened.read(self.offset + begin, self.offset + end, self.data[begin:end])
 
     def now(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), clipped, copied; of a remote file they are fetched first: for headers."""
         begin, end, _ = slice(start, stop).indices(self.size)
         if self.watch is not None and end > begin:
             self.watch.fetch([(self.offset + begin, self.offset + end)])
-        return self.data[begin:end].tobytes()
+        if self.opened is None or end <= begin:
+            return self.data[begin:end].tobytes()
+        return self.opened.copied(self.offset + begin, self.offset + end).tobytes()
 
     def ready(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Fetch some ranges together which `now` will be asked for one after another; nothing happens to a file that is
@@ -74,7 +133,7 @@ class Extent:
         """The run of bytes [start, stop) of this one. IndexError if it has no such bytes."""
         if not 0 <= start <= stop <= self.size:
             raise IndexError(f"bytes {start} to {stop} of {self.size}")
-        return Extent(self.data[start:stop], self.offset + start, self.watch)
+        return Extent(self.data[start:stop], self.offset + start, self.watch, self.opened)
 
     def file(self) -> BinaryIO:
         """A seekable binary file over these bytes, for libraries that ask for one; reads go through `now`."""
@@ -312,6 +371,17 @@ class ComputedTensor:
                 pieces.append(source.raw(max(0, begin - at), min(source.nbytes, end - at)))
             at += source.nbytes
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+
+
+def check_count(count: int, size: int, label: str) -> None:
+    """ModelError for more tensors than the files of a model, `size` bytes in all, can sensibly hold: each takes time,
+    whatever is in it, and the models that have very many have large ones.
+    """
+    if count > MANY and size < LEAST * count:
+        raise ModelError(
+            f"{label} has more than {MANY:,} tensors in {size:,} bytes, where each should have {LEAST:,} on average.",
+            "Save the model anew with its layers and experts stacked, if it is one.",
+        )
 
 
 def tensor_from_array(name: str, array: NDArray[Any]) -> ByteTensor:

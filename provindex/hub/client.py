@@ -10,6 +10,7 @@ no request header, and no token, reaches the screen.
 from __future__ import annotations
 
 import glob
+import os
 import re
 import sys
 import time
@@ -34,8 +35,10 @@ from provindex.common.errors import (
     ModelNotFoundError,
     NetworkError,
     ProvindexError,
+    StorageError,
     UnansweredError,
 )
+from provindex.common.files import FULL
 from provindex.formats import folder as layout
 from provindex.formats import local_files
 
@@ -241,10 +244,12 @@ def model_at(repo: str, revision: str | None, file: str = "") -> Remote:
 
     with _asking(_Task(f"{repo}@{revision}" if revision else repo)):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-    found = [
-        RemoteFile(f.rfilename, int(f.size or 0), str(f.blob_id or ""), f.lfs.sha256 if f.lfs else None)
-        for f in info.siblings or ()
-    ]
+        found = [
+            RemoteFile(f.rfilename, int(f.size or 0), str(f.blob_id or ""), f.lfs.sha256 if f.lfs else None)
+            for f in info.siblings or ()
+        ]
+    if not _COMMIT.fullmatch(str(info.sha)):  # folders are named by it
+        raise NetworkError(f"The Hub named no commit of {repo}.", "Try again later.")
     if len(found) > MAX_FILES:
         raise ModelError(f"{repo} has more than {MAX_FILES:,} files.", "Name one of its weight files.")
     files = {one.path: one for one in found if _is_sound(one)}
@@ -718,6 +723,12 @@ class _Case:
 _CASES = (
     _Case(
         AccessError,
+        "The access token for {name} has a character that no token has.",
+        "Set HF_TOKEN anew, or unset it for public repositories.",
+        ("UnicodeEncodeError", "LocalProtocolError"),
+    ),
+    _Case(
+        AccessError,
         "{name} is gated: its publisher decides who may read it.",
         "Accept its terms on the Hub, then set HF_TOKEN or run `hf auth login`.",
         ("GatedRepoError",),
@@ -823,6 +834,10 @@ def _asking(task: _Task) -> Iterator[None]:
         yield
 
 
+# What the client raises of an answer that is not what it expects: it takes fields for granted.
+_MISUNDERSTOOD: tuple[type[Exception], ...] = (KeyError, TypeError, ValueError, AttributeError)
+
+
 @contextmanager
 def _own_words(task: _Task) -> Iterator[None]:
     """Turn what huggingface_hub and its transport raise into our errors. Their texts are not repeated: they hold URLs
@@ -831,8 +846,11 @@ def _own_words(task: _Task) -> Iterator[None]:
 
     # hf_xet, the client's native transport, reports network failures as RuntimeError.
     foreign: tuple[type[Exception], ...] = (errors.HTTPError, errors.HFValidationError, OSError, RuntimeError)
+    foreign += _MISUNDERSTOOD
     try:
         yield
+    except ProvindexError:
+        raise
     except foreign as error:
         raise _told(error, task) from error
 
@@ -844,12 +862,19 @@ def _told(error: BaseException, task: _Task) -> ProvindexError:
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__
+    for link in chain:
+        if isinstance(link, OSError) and link.errno in FULL:
+            what = f"{link.filename or 'What the Hub sent'} could not be written: {os.strerror(link.errno)}."
+            return StorageError(what, "Free some space there, or set HF_HOME to a folder on another disk.", link)
     for case in _CASES:
         for link in chain:
             status = _status(link)
             names = {kind.__name__ for kind in type(link).__mro__}
             if names.intersection(case.kinds) or status in case.statuses:
                 return _filled(case, task, status)
+    if isinstance(error, _MISUNDERSTOOD):
+        what = f"What the Hub answered about {task.name} is not understood ({type(error).__name__})."
+        return NetworkError(what, "Try again later, or look at HF_ENDPOINT if it is set.")
     return NetworkError(f"The Hub failed while {task.doing} {task.name} ({type(error).__name__}).", "Try again later.")
 
 

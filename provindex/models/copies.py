@@ -18,6 +18,7 @@ from provindex.common.errors import ProvindexError
 from provindex.common.halves import round_bf16
 from provindex.common.reasons import Code, Reason, left_out
 from provindex.common.tensor import Tensor
+from provindex.formats import local_files
 from provindex.models.source import Model, open_model
 from provindex.roles import canonical
 from provindex.roles.computed import with_honest_buffers
@@ -36,12 +37,16 @@ def without_copies(model: Model, folder: Path) -> Model:
     same: list[str] = []
     kept: list[Reason] = []
     ours: Mapping[str, Address] | None = None
+    place = local_files.look_at(folder)
     for reason in model.warnings:
         path = folder / reason.subject
         if reason.code is not Code.FILE_NOT_READ or not path.is_file():
             kept.append(reason)
             continue
         try:
+            local_files.find(
+                place, reason.subject
+            )  # nobody named this file, so a link may not lead it out of the folder
             other = open_model(path, offline=True)
         except ProvindexError:  # its name and its format are told; nothing more can be
             kept.append(reason)

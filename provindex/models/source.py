@@ -1,12 +1,13 @@
 """Model references in, tensors out: the only reader of models.
 
-Weights are memory-mapped: pages come in as they are read and belong to the file, so anonymous memory is what
-the caller asks for at once. There is nothing to close: a file's mapping lives as long as a tensor of it does,
-and Python drops it with the last one (the file itself is closed as soon as it is mapped).
+Weights are read when they are asked for, a few MB at a time; what is asked for across a whole file is looked at in
+a mapping, whose pages belong to the file. So anonymous memory is what the caller asks for at once. There is nothing
+to close: a file stays open as long as a tensor of it lives, and Python drops it with the last one.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, UnreadFormatError
-from provindex.common.files import FileFact, without_path
+from provindex.common.files import FileFact, allow_most, without_path
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
@@ -28,7 +29,7 @@ from provindex.formats.local_files import Folder
 from provindex.formats.quantized import assembly as quantized
 from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
 from provindex.formats.reader import WeightFile
-from provindex.formats.tensors import Contents, Extent
+from provindex.formats.tensors import Contents, Extent, OpenFile, check_count
 from provindex.models import adapters, hub_listings
 from provindex.models.claims import Claims, claims_of
 from provindex.models.tokenizer import read_tokenizer
@@ -380,10 +381,11 @@ def _open_files(
     )
 
 
-def _check_elements(place: Folder, tensors: Iterable[Tensor], size: int) -> None:
+def _check_elements(place: Folder, tensors: Collection[Tensor], size: int) -> None:
     """A byte of the files (`size` in all) holds a few elements. Where there are far more, many tensors show the same
-    bytes, and reading them would not end.
+    bytes, and reading them would not end. Nor are there many tensors in few bytes.
     """
+    check_count(len(tensors), size, str(place.path))
     elements = sum(tensor.size for tensor in tensors)
     if elements > MAX_OF_A_BYTE * size + SPARE:
         raise ModelError(
@@ -428,11 +430,26 @@ def _of_one_model(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _mapped(path: Path) -> Mapped:
+    """A file that is here. It stays open twice, once for its mapping: where the system thinks that too many files are
+    open, as many are asked for as it allows.
+    """
+    try:
+        return _mapped_at_once(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE or not allow_most():
+            raise
+        return _mapped_at_once(path)
+
+
+def _mapped_at_once(path: Path) -> Mapped:
     with local_files.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            return Mapped(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+            return Mapped(mapped, OpenFile(file.fileno(), str(path)))
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                raise
             raise ModelError(f"{path} cannot be mapped into memory: {error}.", "Copy it to a local disk.") from error
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,9 +23,12 @@ from provindex.common.reasons import Code, Reason
 from provindex.common.tokens import SPECIAL, Tokenizer, TokenizerAbsence, guarded
 from provindex.formats import tiktoken
 from provindex.formats.folder import RANKS, VERSIONED
+from provindex.formats.local_files import opened
+from provindex.models import tokenizer_bounds as bounds
+from provindex.models.rehearsal import rehearse
 from provindex.roles.config_defaults import assumed_tokens, tokenizer_class
 
-MAX_BYTES = 200_000_000
+MAX_BYTES = 1 << 26  # of one file; multilingual E5's has 17 MB, and a letter takes up to 4 bytes in Python
 MAX_ID = 1 << 24  # the tokenizers package takes time and memory for each id that is left out below the highest
 SENTENCEPIECE_FILES = (
     "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "source.spm",
@@ -60,11 +64,15 @@ def read_tokenizer(files: Mapping[str, Path | bytes], config: Mapping[str, Any])
     name = tokenizer_class(settings["tokenizer_config.json"], config)
     for source in _sources(files):
         try:
-            backend = source(files, name)
+            merges: list[Any] | None = None
+            if source is _from_json:
+                backend, merges = _from_json(files)
+            else:
+                backend = source(files, name)
             if source is not _from_json and type(backend.model).__name__ == "WordLevel":
                 stored = "vocab.txt" if source is _from_vocab_txt else next(n for n in LISTS if n in files)
                 notes.append(Reason.of(Code.TOKENS_LISTED, stored))
-            return _facts(backend, name, settings, tuple(notes), source is not _from_json)
+            return _facts(backend, name, settings, tuple(notes), source is not _from_json, merges)
         except ModelError as error:
             notes.append(_why(error))
     if len(notes) > 1:
@@ -80,16 +88,13 @@ def _why(error: ModelError) -> Reason:
 def read_bytes(path: Path | bytes, name: str, first: int = -1) -> bytes:
     """A whole file of at most MAX_BYTES, or its first bytes. ModelError when it is larger or cannot be read."""
     try:
-        if first >= 0 and not isinstance(path, bytes):
-            with path.open("rb") as file:
+        if isinstance(path, bytes):
+            return _of_size(path, len(path), name)
+        with opened(path) as file:
+            if first >= 0:
                 return file.read(first)
-        size = len(path) if isinstance(path, bytes) else path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelError(
-                f"{name} has {size:,} bytes; at most {MAX_BYTES:,} are read.",
-                reason=Reason.of(Code.FILE_LARGE, name, bytes=size, limit=MAX_BYTES),
-            )
-        return path if isinstance(path, bytes) else path.read_bytes()
+            size = os.fstat(file.fileno()).st_size
+            return _of_size(file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b"", size, name)
     except OSError as error:
         raise ModelError(
             f"{name} cannot be read: {error.strerror or type(error).__name__}.",
@@ -97,14 +102,20 @@ def read_bytes(path: Path | bytes, name: str, first: int = -1) -> bytes:
         ) from error
 
 
+def _of_size(data: bytes, size: int, name: str) -> bytes:
+    """The bytes of a file of `size` bytes. ModelError when there are too many."""
+    size = max(size, len(data))
+    if size > MAX_BYTES:
+        raise ModelError(
+            f"{name} has {size:,} bytes; at most {MAX_BYTES:,} are read.",
+            reason=Reason.of(Code.FILE_LARGE, name, bytes=size, limit=MAX_BYTES),
+        )
+    return data
+
+
 def read_object(path: Path | bytes, name: str) -> dict[str, Any]:
     """A JSON file whose value is an object. ModelError for anything else."""
-    try:
-        value = json.loads(read_bytes(path, name))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
-        raise ModelError(
-            f"{name} is not readable JSON ({type(error).__name__}).", reason=Reason.of(Code.NOT_JSON, name)
-        ) from error
+    value = bounds.loaded(read_bytes(path, name), name)
     if not isinstance(value, dict):
         raise ModelError(
             f"{name} holds a {type(value).__name__}, not an object.", reason=Reason.of(Code.NOT_AN_OBJECT, name)
@@ -165,7 +176,11 @@ def _ranks_file(files: Mapping[str, Path | bytes]) -> str | None:
 def _from_tekken(files: Mapping[str, Path | bytes], name: str) -> Any:
     """Byte-level BPE from Mistral's tekken.json."""
     ranks = tiktoken.parse_tekken(read_object(files["tekken.json"], "tekken.json"), "tekken.json")
-    return guarded(lambda: tiktoken.backend(ranks))
+    bounded = bounds.check_pattern(ranks.pattern, "tekken.json")
+    backend = guarded(lambda: tiktoken.backend(ranks))
+    if not bounded:
+        rehearse(backend.to_str().encode(), "tekken.json")
+    return backend
 
 
 def _from_ranks(files: Mapping[str, Path | bytes], name: str) -> Any:
@@ -175,13 +190,17 @@ def _from_ranks(files: Mapping[str, Path | bytes], name: str) -> Any:
     return guarded(lambda: tiktoken.backend(ranks))
 
 
-def _from_json(files: Mapping[str, Path | bytes], name: str) -> Any:
-    """Backend from tokenizer.json."""
+def _from_json(files: Mapping[str, Path | bytes], name: str = "") -> tuple[Any, list[Any] | None]:
+    """Backend from tokenizer.json, and the merges as it lists them."""
     import tokenizers
 
     data = read_bytes(files["tokenizer.json"], "tokenizer.json")
+    document = bounds.loaded(data, "tokenizer.json")
+    if not bounds.check(document, "tokenizer.json"):
+        rehearse(data, "tokenizer.json")
     try:
-        return guarded(lambda: tokenizers.Tokenizer.from_buffer(data))
+        backend = guarded(lambda: tokenizers.Tokenizer.from_buffer(data))
+        return backend, document["model"].get("merges")  # it has a model, else the package had refused it
     except ModelError as error:
         raise ModelError(
             f"tokenizer.json is not a tokenizer. {error.message}",
@@ -195,9 +214,10 @@ def _from_vocab_txt(files: Mapping[str, Path | bytes], name: str) -> Any:
     from tokenizers import models, normalizers, pre_tokenizers
 
     text = _text(files["vocab.txt"], "vocab.txt")
-    if _is_counted(text):
-        return _from_counts(files, text)
-    vocab = {token: index for index, token in enumerate(text.split("\n")) if token}
+    listed = bounds.lines(text, "vocab.txt")
+    if _is_counted(listed):
+        return _from_counts(files, listed)
+    vocab = {token: index for index, token in enumerate(listed) if token}
     if not vocab:
         raise ModelError("vocab.txt is empty.", reason=Reason.of(Code.FILE_EMPTY, "vocab.txt"))
     lower = not any(token.isalpha() and token.isascii() and not token.islower() for token in vocab)
@@ -217,7 +237,7 @@ def _from_vocab_json(files: Mapping[str, Path | bytes], name: str) -> Any:
     if "merges.txt" not in files:
         raise ModelError("vocab.json has no merges.txt beside it.", reason=Reason.of(Code.NO_MERGES, "vocab.json"))
     vocab = _ids(files)
-    lines = _text(files["merges.txt"], "merges.txt").split("\n")
+    lines = bounds.lines(_text(files["merges.txt"], "merges.txt"), "merges.txt")
     words = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if not all(len(pair) == 2 for pair in words):
         raise ModelError(
@@ -255,20 +275,20 @@ def _from_pieces(files: Mapping[str, Path | bytes]) -> Any:
     return guarded(lambda: spm.backend(spm.Model(proto.kind, pieces, proto.dummy_prefix), stored))
 
 
-def _is_counted(text: str) -> bool:
+def _is_counted(listed: list[str]) -> bool:
     """Whether nearly all lines of a vocabulary are a word and a count."""
-    lines = [line for line in text.split("\n") if line]
+    lines = [line for line in listed if line]
     return sum(1 for line in lines if COUNTED.fullmatch(line)) > 0.99 * len(lines) and len(lines) > 1
 
 
-def _from_counts(files: Mapping[str, Path | bytes], text: str) -> Any:
+def _from_counts(files: Mapping[str, Path | bytes], listed: list[str]) -> Any:
     """PhoBERT and BERTweet: words and their parts ("par@@") with counts; ids are those of the lines, after four others.
 
     How a word that is not there is cut (bpe.codes) is not undone: it has no first id.
     """
     if "bpe.codes" not in files:
         raise ModelError("vocab.txt counts words.", reason=Reason.of(Code.COUNTS_ALONE, "vocab.txt"))
-    words = [line.rpartition(" ")[0] for line in text.split("\n") if " " in line]
+    words = [line.rpartition(" ")[0] for line in listed if " " in line]
     return _word_level([*_PHOBERT, *words, "<mask>"])
 
 
@@ -276,12 +296,9 @@ def _from_list(files: Mapping[str, Path | bytes], name: str) -> Any:
     """Tokens in the order of their ids, as CTranslate2 keeps them."""
     stored = next(file for file in LISTS if file in files)
     if stored.endswith(".txt"):
-        tokens: Any = _text(files[stored], stored).removesuffix("\n").split("\n")
+        tokens: Any = bounds.lines(_text(files[stored], stored).removesuffix("\n"), stored)
     else:
-        try:
-            tokens = json.loads(read_bytes(files[stored], stored))
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{stored} is not readable JSON.", reason=Reason.of(Code.NOT_JSON, stored)) from error
+        tokens = bounds.loaded(read_bytes(files[stored], stored), stored)
     if not isinstance(tokens, list) or not all(_content(token) for token in tokens) or not tokens:
         raise ModelError(f"{stored} is no list of tokens.", reason=Reason.of(Code.NO_TOKENS, stored))
     return _word_level(tokens)
@@ -330,11 +347,17 @@ def _text(path: Path | bytes, name: str) -> str:
 
 
 def _facts(
-    backend: Any, name: str, settings: dict[str, dict[str, Any]], notes: tuple[Reason, ...], bare: bool
+    backend: Any,
+    name: str,
+    settings: dict[str, dict[str, Any]],
+    notes: tuple[Reason, ...],
+    bare: bool,
+    listed: list[Any] | None,
 ) -> Tokenizer:
     """Add the declared tokens that the backend lacks, then read everything off it.
 
-    bare: made from a vocabulary file, which leaves T5's sentinels to the tokenizer class.
+    bare: made from a vocabulary file, which leaves T5's sentinels to the tokenizer class. listed: the merges of
+    tokenizer.json.
     """
     tokens = _special_tokens(backend, name, settings)
     present = [token for token in tokens.values() if backend.token_to_id(token) is not None]
@@ -352,10 +375,12 @@ def _facts(
     kind = type(backend.model).__name__
     merges: tuple[str, ...] = ()
     if kind == "BPE":
-        listed = json.loads(text)["model"].get("merges") or ()
-        merges = tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in listed)
-    backend.no_padding()  # after to_str: both are part of what is hashed, and neither of what a text encodes to
+        merges = _once(listed) or _joined(json.loads(text)["model"].get("merges"))
+    # After to_str: all are part of what is hashed, and none of what the first token of a text is. A post-processor may
+    # repeat the text.
+    backend.no_padding()
     backend.no_truncation()
+    backend.post_processor = None
     return Tokenizer(
         kind=kind,
         class_name=name,
@@ -368,6 +393,18 @@ def _facts(
         notes=notes,
         backend=backend,
     )
+
+
+def _joined(listed: Any) -> tuple[str, ...]:
+    return tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in listed or ())
+
+
+def _once(listed: list[Any] | None) -> tuple[str, ...]:
+    """The merges of a file whose pairs the package keeps as they are: each is a list, and comes once. () for others."""
+    if not listed or not all(isinstance(pair, list) for pair in listed):
+        return ()
+    merges = _joined(listed)
+    return merges if len(set(merges)) == len(merges) else ()
 
 
 def _content(value: Any) -> str | None:

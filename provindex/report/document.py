@@ -18,6 +18,7 @@ import numpy as np
 from provindex.audit.gate import Denial, Gate
 from provindex.catalogue.alike import Neighbour
 from provindex.catalogue.table import Known, family_of, license_of
+from provindex.common.bounded_json import visible
 from provindex.common.files import without_path
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Chance, Outcome, Score
@@ -46,13 +47,13 @@ PEER_NOTE = "peer-compatible (cisco model-provenance-kit 1.0.0), not decisive"
 
 
 def dumps(document: Document) -> str:
-    """A document as text: two spaces a level, fields as they were put, non-ASCII kept, a newline at the end."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """A document as text: two spaces a level, fields as they were put, letters kept, a newline at the end."""
+    return visible(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def line_of(document: Document) -> str:
     """A document as one line, for lists of them: the same fields, no spaces."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return visible(json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))) + "\n"
 
 
 def _head(schema: str, index: IndexInfo | None, settings: Mapping[str, object], status: str) -> Document:

@@ -108,6 +108,15 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NO_TOKENS: Sentence("has no tokens", joint=" "),
     C.TOKEN_ID_HIGH: Sentence("has the id {id:,}, {limit:,} is the highest that is read", joint=" "),
     C.TOKENIZER_REFUSED: Sentence("is not a tokenizer that the tokenizers package accepts", joint=" "),
+    C.TOKENIZER_GROWS: Sentence(
+        "is not used: its steps can make a short text longer than {limit:,} bytes, which no real tokenizer does",
+        joint=" ",
+    ),
+    C.TOKENIZER_LARGE: Sentence("is not used: it has {n:,} entries, at most {limit:,} are read", joint=" "),
+    C.TOKENIZER_PATTERN: Sentence(
+        "is not used: it splits texts by a pattern that takes too much time or memory", joint=" "
+    ),
+    C.FILE_VALUES: Sentence("has more than {limit:,} values and is not read", joint=" "),
     C.NOT_RANKS: Sentence("is no list of tokens with ranks", joint=" "),
     C.COUNTS_ALONE: Sentence("counts words, and has no bpe.codes beside it", joint=" "),
     C.IDS_WITH_GAPS: Sentence("leaves out ids", joint=" "),

@@ -6,17 +6,10 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
+from provindex.common.tokens import MARKS, WORDS
 from provindex.signals.scripts import shares
 
 ANCHORS = 64
-MARKS = tuple("0123456789.,!?:;")
-WORDS = {
-    "Latin": tuple("the of and to in is that for it was on are with as be at ing tion er al ed es re en".split()),
-    "CJK": tuple("的一是不人我在有了这中大"),
-    "Cyrillic": ("и", "в", "не", "на", "я", "что", "он", "к"),
-    "Arabic": ("من", "في", "على", "أن", "هذا", "الله", "إلى", "لا"),
-    "Devanagari": ("के", "है", "का", "की", "यह", "से", "को", "पर"),
-}
 ACTIVE = 0.05  # a script with at least this share of the vocabulary's letters gets anchors
 POOL = 50_000  # the rest is drawn from the first this many rows
 SEED = 42

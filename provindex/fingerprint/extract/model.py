@@ -111,6 +111,8 @@ def _fingerprint_model(
     values = {p.name: p.extract(w) for p in PANELS if p.extract is not None and (p.first or not norms)}
     if isinstance(read, TokenizerAbsence):
         w.absences["TFV"] = w.absences["VOA"] = read.reason
+    for file in model.reads:
+        file.check()
     content, core = _content_digests(w) if w.exact else (None, None)
     made = Fingerprint(
         model_id=model.model_id,

@@ -46,7 +46,9 @@ def scan(tensor: Tensor, *, row: int | None = None, sampled: bool = False) -> Sc
         finite = bool(np.isfinite(part))  # squares of float32 cannot overflow float64
         if not finite:
             bad += int(chunk.size - np.isfinite(chunk).sum())
-        if as_stored and (finite or precision != "f16"):
+        if as_stored and precision == "f32":
+            digest.update(_narrow(chunk, precision))  # which are the stored bytes, read already
+        elif as_stored and (finite or precision != "f16"):
             digest.update(tensor.raw(start * width, (start + step) * width))
         else:
             digest.update(_narrow(chunk, precision))
