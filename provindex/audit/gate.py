@@ -136,7 +136,7 @@ def gate(
     judge = _Judge(result, policy, index, towers)
     linked_rows = [e for m in result.linked for e in (m.entry, *m.copies)]
     ignored = [(one, one.holds(today), tuple(e for e in linked_rows if one.names(e))) for one in policy.ignore]
-    denied = [judge.rule(r, [e for e in r.rows(index) if not policy.ignored(e, today)]) for r in policy.deny]
+    denied = [found for rule in policy.deny if (found := judge.rule(rule, today)) is not None]
     if policy.allow:
         denied += judge.others(today)
     return Gate(policy, tuple(denied), tuple(ignored), own_bytes, tuple(excluded))
@@ -194,17 +194,25 @@ class _Judge:
         self.denied_keys = {e.key for rule in policy.deny for e in rule.rows(index)}
         self.known: dict[Key, Judged] = {}
 
-    def rule(self, rule: Rule, rows: Sequence[Entry]) -> Denial:
-        """The state of a rule: that of the row which decides."""
-        if not rule.rows(self.index):
-            return Denial(rule.text, "inconclusive", Reason.of(Code.DENIED_NOT_INDEXED))
+    def rule(self, rule: Rule, today: date) -> Denial | None:
+        """The state of a rule: that of the row which decides; None if nothing is left of it but accepted rows."""
+        rows = rule.rows(self.index)
         if not rows:
-            return Denial(rule.text, "cleared", Reason.of(Code.DENIED_IGNORED))
+            return Denial(rule.text, "inconclusive", Reason.of(Code.DENIED_NOT_INDEXED))
         judged = self._together([self._row(entry) for entry in rows])
+        failing = ("denied", "inconclusive")
+        judged = [row for row in judged if row.state not in failing or not self.policy.ignored(row.entry, today)]
+        if not judged:
+            return None
         first = min(judged, key=lambda row: STATES.index(row.state))
         reason = first.reason
-        if reason.code is Code.DENIED_LINKED and first.entry.model_id != rule.pattern:
-            reason = replace(reason, code=Code.DENIED_MEMBER_LINKED, figures=_with(reason, member=first.entry.label))
+        if first.entry.model_id != rule.pattern:
+            if reason.code is Code.DENIED_LINKED:
+                reason = replace(
+                    reason, code=Code.DENIED_MEMBER_LINKED, figures=_with(reason, member=first.entry.label)
+                )
+            elif reason.code is not Code.DENIED_UNRELATED:
+                reason = reason.about(first.entry.label)
         return Denial(rule.text, first.state, reason, tuple(judged))
 
     def others(self, today: date) -> list[Denial]:

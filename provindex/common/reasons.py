@@ -318,7 +318,6 @@ class Code(StrEnum):
     DENIED_NOT_COMPARABLE = "denied-not-comparable"
     DENIED_RELATIVE = "denied-relative"
     DENIED_HOLDS = "denied-holds"
-    DENIED_IGNORED = "denied-ignored"
     DENIED_ROWS_DISAGREE = "denied-rows-disagree"
     DENIED_TOWER = "denied-tower"
     NOT_ALLOWED = "not-allowed"
@@ -327,7 +326,6 @@ class Code(StrEnum):
     NOTHING_FOUND = "nothing-found"
     ROW_TRUSTED = "row-trusted"
     EXCLUDED = "excluded"
-    EXPIRED = "expired"
     # A contribution
     NO_LICENSE = "no-license"
     NO_HUB_ID = "no-hub-id"

@@ -498,7 +498,6 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.DENIED_HOLDS: Sentence(
         "linked ({relation}), and up to {share:.0%} of what training changed from {root} to it is in this model"
     ),
-    C.DENIED_IGNORED: Sentence("every row of it is accepted by the policy"),
     C.DENIED_ROWS_DISAGREE: Sentence("the index has two rows of one commit of {model} that hold different weights"),
     C.DENIED_TOWER: Sentence("its {tower} tower: {because}"),
     C.NOT_ALLOWED: Sentence("the policy does not allow it: {because}"),
@@ -507,7 +506,6 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NOTHING_FOUND: Sentence("nothing is linked, and whether there is an ancestor was not decided"),
     C.ROW_TRUSTED: Sentence("its own weights were not read: a row of the index or a fingerprint file stands for them"),
     C.EXCLUDED: Sentence("left out as asked ({glob}): {because}"),
-    C.EXPIRED: Sentence("the exception expired on {day}: {why}"),
     # A contribution
     C.NO_LICENSE: Sentence("{model} states no license, and the row will state none"),
     C.NO_HUB_ID: Sentence("{model} is no Hub id: the row will be known by that name"),
