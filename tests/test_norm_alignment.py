@@ -385,5 +385,5 @@ def test_a_row_of_norms_answers_unless_more_is_asked_for(tmp_path: Path) -> None
 def test_a_gate_does_not_pass_on_norms(tmp_path: Path) -> None:
     one, other = (fingerprint(normed(zoo.llama(s, hidden=128), s), f"org/{s}", mode="norms") for s in (1, 2))
     index = Index.build([other])
-    (denied,) = gate(index.query(one, also=["org/2"]), ["org/2"], index)
+    (denied,) = gate(index.query(one, also=["org/2"]), ["org/2"], index).denied
     assert denied.status == 3
