@@ -191,7 +191,7 @@ def _spare(w: Weights, place: Placement) -> int:
     if w.tokenizer is None or not roles & {"embed", "head"} or len(shape) != 2:
         return 0
     tokens = max(w.tokenizer.vocab.values(), default=-1) + 1
-    width = next((size for size in shape if size == w.layout.archs[w.layout.main].hidden), shape[-1])
+    width = next((size for size in shape if w.arch is not None and size == w.arch.hidden), shape[-1])
     return max(w.tensors[place.name].size - tokens * width, 0)
 
 
