@@ -53,7 +53,7 @@ def main() -> int:
 
 def items(name: str) -> list[str]:
     """The lines of an input, without blank ones and # comments."""
-    lines = (line.strip() for line in os.environ.get(f"INPUT_{name}", "").splitlines())
+    lines = (line.strip() for line in os.environ.get(f"INPUT_{name}", "").split("\n"))
     return [line for line in lines if line and not line.startswith("#")]
 
 

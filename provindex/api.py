@@ -372,7 +372,7 @@ def expect(
 def _towers(asked: Resolved, exclude: Sequence[str]) -> list[tuple[str, tuple[Fingerprint, ...]]]:
     """What is compared of a model besides its fingerprint, where its weights are at hand."""
     found = [] if asked.model is None else towers(asked.model, asked.fingerprint.mode)
-    return [(name, readings) for name, readings in found if not any(fnmatchcase(name, glob) for glob in exclude)]
+    return [(name, readings) for name, readings in found if name not in exclude]
 
 
 EXCLUDABLE = BESIDE | {Code.ENTRY_NOT_READ}  # what one name stands for

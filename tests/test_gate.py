@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import zoo
 from hub_server import Hub
+from prints import in_memory
 
 from provindex import api
 from provindex.api import Index, resolve
+from provindex.audit.gate import _alike_rows
+from provindex.audit.relative import is_relative
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
@@ -224,3 +227,39 @@ def test_expect_looks_at_the_towers_of_a(folders: dict[str, Path], tmp_path: Pat
     assert (status, state, reason.code) == ("failed", "denied", Code.DENIED_TOWER)
     plain = resolve(folders["stranger"], own_bytes=True)
     assert api.expect(api.compare(plain, b), "unrelated", plain, b.fingerprint)[:2] == ("passed", "cleared")
+
+
+def test_a_step_back_elsewhere_pays_for_no_copy(folders: dict[str, Path], rows: dict[str, Fingerprint]) -> None:
+    """Half of the layers are the denied model's, the others went as far the other way."""
+    tensors = dict(LEFT.tensors)
+    for name, table in BASE.tensors.items():
+        if ".2." in name or ".3." in name:
+            tensors[name] = np.float32(2) * table - LEFT.tensors[name]
+    changed = in_memory(replace(LEFT, tensors=tensors))
+    copy = api.fingerprint_model(changed)
+    assert is_relative(copy, rows["base"], rows["left"]) == (False, None)
+    assert is_relative(rows["right"], rows["base"], rows["left"])[0]
+
+
+def test_a_gate_that_hardly_changes_is_no_design_of_its_own(rows: dict[str, Fingerprint]) -> None:
+    """An ungated model in the dress of a gated one: the other factor is nearly a constant, without any bias."""
+    whole = rows["left"].value("whole_layers")
+    assert not _alike_rows(whole)
+    table = whole.by_string.copy()
+    table[:, 1] = table[0, 1]
+    assert _alike_rows(replace(whole, by_string=table))
+
+
+def test_an_allow_list_counts_other_designs_if_the_policy_says_so(
+    folders: dict[str, Path], rows: dict[str, Fingerprint]
+) -> None:
+    index = index_of(rows["base"])
+    policy = replace(api.Policy().with_more(allow=["org/*"]), on_not_comparable="fail")
+    read, result = api.query(index, resolve(folders["left"], own_bytes=True))
+    gate = api.gate(result, policy, index, read)
+    assert gate.status == "inconclusive" and "not_comparable" in states(gate)
+
+
+def test_a_rule_names_no_revision_by_a_few_letters() -> None:
+    with pytest.raises(UsageError, match="fewer than 7 letters"):
+        api.Policy().with_more(["org/name@ab"])

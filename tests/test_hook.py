@@ -135,3 +135,13 @@ def test_a_model_that_cannot_be_read_is_not_committed(repository: Path, places: 
     git(repository, "add", "cut")
     failed = commit_hook(repository, places)
     assert failed.status == 1 and "- exit code: 2" in failed.out
+
+
+def test_a_file_with_the_name_of_an_option_is_refused(tmp_path: Path) -> None:
+    """pre-commit names staged files behind the options: such a file would choose what is left out."""
+    zoo.write(zoo.llama(1), tmp_path / "m")
+    (tmp_path / "--exclude=*.safetensors").write_bytes(b"x")
+    ran = run("hook", "--deny", "openai/whisper-base", "--exclude=*.safetensors", "m/model.safetensors", cwd=tmp_path)
+    assert ran.status == 2 and "has the name of an option" in ran.err
+    ended = run("hook", "--deny", "openai/whisper-base", "--", "m/model.safetensors", cwd=tmp_path)
+    assert "has the name of an option" not in ended.err

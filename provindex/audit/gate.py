@@ -19,11 +19,14 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property, partial
 
+import numpy as np
+
 from provindex.audit.policy import Ignored, Policy
 from provindex.audit.relative import MOST_ROOTS, is_relative
 from provindex.audit.rules import Rule
 from provindex.common.errors import UsageError
 from provindex.common.reasons import Code, Reason, distinct
+from provindex.evidence.whole_layers import WholeLayers
 from provindex.fingerprint.record import IMPORTED, NORMS, UNNAMED, Fingerprint
 from provindex.index.answer import Match, QueryResult
 from provindex.index.collection import Index
@@ -180,7 +183,18 @@ def _may_imitate(query: Fingerprint) -> bool:
     vectors = query.value("vectors")
     parts = [v.address.split(".") for v in vectors.vectors] if vectors is not None else []
     biases = [p for p in parts if p[-1] == "bias" and (p[-2] == "up" or p[-2].startswith("norm"))]
-    return whole.parts == 3 and bool(biases)
+    return whole.parts == 3 and (bool(biases) or _alike_rows(whole))
+
+
+def _alike_rows(whole: WholeLayers) -> bool:
+    """Whether the gate rows, or the up rows, of most neurons point one way: a factor that hardly depends on the input
+    may be a constant. True where no signs tell.
+    """
+    table = whole.by_string if whole.by_string is not None else whole.by_id
+    if table is None:
+        return True
+    either = np.minimum(table[:, :2], ~table[:, :2])  # a row and its negative read the same
+    return any(2 * np.unique(words).size < words.size for words in either.T)
 
 
 class _Judge:
@@ -218,7 +232,9 @@ class _Judge:
     def others(self, today: date) -> list[Denial]:
         """What is linked and not allowed; and, where that cannot be told, that it cannot."""
         allowed = {e.key for rule in self.policy.allow for e in rule.rows(self.index)}
-        out, open_ones = [], []
+        out: list[Denial] = []
+        open_ones: list[Judged] = []
+        apart: list[Judged] = []
         for key, match in self.matches.items():
             entry = next(e for e in (match.entry, *match.copies) if e.key == key)
             if key in allowed or self.policy.ignored(entry, today) or key in self.denied_keys:
@@ -228,6 +244,10 @@ class _Judge:
                 out.append(Denial(entry.label, "denied", Reason.of(Code.NOT_ALLOWED, because=[row.reason]), (row,)))
             elif row.state == "inconclusive":
                 open_ones.append(row)
+            elif row.state == "not_comparable":
+                apart.append(row)
+        if apart and self.policy.on_not_comparable != "pass":
+            out.append(Denial(OTHERS, "not_comparable", apart[0].reason, tuple(apart)))
         if open_ones:
             why = distinct([row.reason.about("") for row in open_ones])
             reason = Reason.of(Code.OTHERS_UNTESTED, because=why, n=len(open_ones))

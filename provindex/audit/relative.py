@@ -10,7 +10,7 @@ layers.
 No evidence about q and w alone is used. A grid, repeated layers, decay of rows and a longer vocabulary can each be made
 or taken away by whoever holds a copy.
 
-Measured on the benchmark's zoo (README.md): of 48 bases against their children 47 are relatives; of 144 siblings 63,
+Measured on the benchmark's zoo (README.md): of 48 bases against their children 47 are relatives; of 144 siblings 55,
 because two light trainings of one base go the same way for a third of their length; of 160 changed copies none, whose
 share was .4 or more, and none of 288 with a wrong common ancestor.
 """
@@ -51,7 +51,8 @@ def is_relative(query: Fingerprint, root: Fingerprint, denied: Fingerprint) -> t
 def carried(query: Fingerprint, root: Fingerprint, denied: Fingerprint) -> float | None:
     """The largest share of the denied model's change that the one asked about may hold: 3 standard errors above the one
     that the samples show. None where root may be no ancestor of the denied model, or where a matrix of the two is not
-    there, or stands in another order: what is not looked at may be what was carried over.
+    there, or stands in another order: what is not looked at may be what was carried over. A matrix that went the other
+    way pays for none that went the denied model's.
     """
     sides = (query, root, denied)
     if any(fp.mode in (IMPORTED, NORMS) or fp.roles == "inferred" for fp in sides):
@@ -62,7 +63,7 @@ def carried(query: Fingerprint, root: Fingerprint, denied: Fingerprint) -> float
     backward = Kin.of(kept[1:]).backward(0, 1)
     if backward is None or backward > OLDER:
         return None
-    along = apart = variance = 0.0
+    along = back = apart = variance = 0.0
     for key in old.keys() & new.keys():
         c, w = old[key], new[key]
         size = float(c @ c)
@@ -73,10 +74,12 @@ def carried(query: Fingerprint, root: Fingerprint, denied: Fingerprint) -> float
             return None
         change, moved = w - c, q - c
         energy, product = float(change @ change) / size, float(moved @ change) / size
-        along, apart = along + product, apart + energy
+        along, back, apart = along + max(product, 0.0), back + min(product, 0.0), apart + energy
         left = float(moved @ moved) / size - (product**2 / energy if energy else 0.0)
         variance += max(left, 0.0) * energy / c.size
-    return (along + STANDARD_ERRORS * math.sqrt(variance)) / apart if apart else None
+    if not apart or back < -BRANCHES * apart:
+        return None
+    return (along + STANDARD_ERRORS * math.sqrt(variance)) / apart
 
 
 def _quantized(root: Fingerprint, denied: Fingerprint) -> bool:
@@ -89,14 +92,15 @@ def _quantized(root: Fingerprint, denied: Fingerprint) -> bool:
 
 
 def carried_signs(q: WholeLayers | None, c: WholeLayers | None, w: WholeLayers | None) -> float | None:
-    """Of the signs of neurons that differ between c and w, the share that q has as w has them; None with too few.
+    """Of the signs of neurons that differ between c and w, the share that q has as w has them, in the layer where that
+    is largest; None with too few in every layer.
 
     Neurons are compared at their place: a model that was reordered agrees in half of its signs with anybody, and is
     told by its samples.
     """
     if q is None or c is None or w is None or not q.parts == c.parts == w.parts:
         return None
-    turned = kept = 0
+    shares = []
     for name in ("by_string", "by_id"):
         tables = [getattr(side, name) for side in (q, c, w)]
         if any(table is None for table in tables):
@@ -105,10 +109,10 @@ def carried_signs(q: WholeLayers | None, c: WholeLayers | None, w: WholeLayers |
             ours, old, new = (table[side.places[key]] for table, side in zip(tables, (q, c, w), strict=True))
             if len(ours) == len(old) == len(new):
                 change = old ^ new
-                turned += _bits(change)
-                kept += _bits(change & ~(ours ^ new))
+                if (turned := _bits(change)) >= LEAST_SIGNS:
+                    shares.append(_bits(change & ~(ours ^ new)) / turned)
         break
-    return kept / turned if turned >= LEAST_SIGNS else None
+    return max(shares, default=None)
 
 
 def _bits(words: NDArray[np.uint64]) -> int:

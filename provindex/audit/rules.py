@@ -21,6 +21,7 @@ Kind = Literal["id", "family", "license", "publisher"]
 KINDS: tuple[Kind, ...] = ("family", "license", "publisher")
 MAX_RULE = 200  # characters: an id of the Hub has at most 193
 MOST_SUGGESTIONS = 3
+LEAST_REVISION = 7  # letters of a commit: fewer name several
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Rule:
             )
         if kind == "id" and colon and before.isalpha() and before != "pypi":
             raise UsageError(f"There are no rules of the kind {before}.", f"Write one of {', '.join(KINDS)}, or an id.")
+        revision = pattern.partition("#")[0].partition("@")[2]
+        if kind == "id" and "@" in pattern and len(revision) < LEAST_REVISION:
+            raise UsageError(
+                f"{text.strip()} names a revision by fewer than {LEAST_REVISION} letters.", "Write more of the commit."
+            )
         return cls(text.strip(), kind, pattern)
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,17 @@ PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")  # of a model that is split
 BESIDE = re.compile(r"mmproj|(^|[._-])imatrix", re.IGNORECASE)  # GGUF files that are no models
 
 
+def _refuse_files_that_look_like_options(arguments: Sequence[str]) -> None:
+    """UsageError for a file of this folder whose name would be read as an option: pre-commit puts the names of staged
+    files behind the options, and whoever chooses a name would choose the policy.
+    """
+    for name in arguments[: arguments.index("--")] if "--" in arguments else arguments:
+        if name.startswith("-") and os.path.lexists(name):
+            raise UsageError(
+                f"The file {name} has the name of an option.", "Rename it, or end the hook's args with --."
+            )
+
+
 def hook(
     file: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Weight files, or folders of models.")],
     index: IndexOption = None,
@@ -44,6 +57,7 @@ def hook(
     """Check staged weight files against the policy, for pre-commit."""
     from provindex.api import check_rules
 
+    _refuse_files_that_look_like_options(sys.argv[1:])
     models = models_of(file)
     rules = chosen_policy(models, policy, common).with_more(
         deny or (), allow or (), exclude or (), related=deny_related

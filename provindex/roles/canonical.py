@@ -154,7 +154,8 @@ def fold(rows: F32, arch: Arch, gain: F32 | None) -> F64:
     if gain is not None and gain.size == out.shape[1]:
         out *= arch.norm_offset + gain.astype(np.float64)
     if arch.norm == "layer" and arch.norm_place != "branch_out":
-        out -= out.mean(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of infinite values
+            out -= out.mean(axis=1, keepdims=True)
     return out
 
 
