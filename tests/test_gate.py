@@ -263,3 +263,12 @@ def test_an_allow_list_counts_other_designs_if_the_policy_says_so(
 def test_a_rule_names_no_revision_by_a_few_letters() -> None:
     with pytest.raises(UsageError, match="fewer than 7 letters"):
         api.Policy().with_more(["org/name@ab"])
+
+
+def test_values_in_the_place_of_weights_clear_nobody(rows: dict[str, Fingerprint], tmp_path: Path) -> None:
+    """Rows of NaN hide a copy from every test that reads whole matrices."""
+    spoiled = {n: t.copy() for n, t in STRANGER.tensors.items()}
+    spoiled["model.layers.0.mlp.up_proj.weight"][0] = np.nan
+    folder = zoo.write(replace(STRANGER, tensors=spoiled), tmp_path / "spoiled")
+    gate = judged(folder, index_of(rows["left"]), "org/left", "sentence-transformers/all-MiniLM-L6-v2")
+    assert states(gate) == ["inconclusive", "inconclusive"] and gate.exit_status == 3

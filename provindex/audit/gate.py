@@ -25,7 +25,7 @@ from provindex.audit.policy import Ignored, Policy
 from provindex.audit.relative import MOST_ROOTS, is_relative
 from provindex.audit.rules import Rule
 from provindex.common.errors import UsageError
-from provindex.common.reasons import Code, Reason, distinct
+from provindex.common.reasons import LEFT_OUT, SPOILED, Code, Reason, distinct, left_out
 from provindex.evidence.whole_layers import WholeLayers
 from provindex.fingerprint.record import IMPORTED, NORMS, UNNAMED, Fingerprint
 from provindex.index.answer import Match, QueryResult
@@ -299,8 +299,9 @@ class _Judge:
         if self.towers:
             row = row if row is not None else entry.load()
             state, reason = with_towers((state, reason), self.towers, row, self.compare)
-        if state not in ("denied", "inconclusive") and query.left_out:
-            return "inconclusive", Reason.of(Code.DENIED_LEFT_OUT, because=query.left_out)
+        unseen = left_out(query.warnings, LEFT_OUT | SPOILED)
+        if state not in ("denied", "inconclusive") and unseen:
+            return "inconclusive", Reason.of(Code.DENIED_LEFT_OUT, because=unseen)
         return state, reason
 
     def _linked(self, match: Match, denied: Fingerprint, reason: Reason) -> tuple[str, Reason]:

@@ -410,12 +410,13 @@ UNCOMPARED = frozenset(
         Code.COPIES_UNREAD,
         Code.ADAPTER_UNMERGED,
         Code.ONNX_TYPES,
-        Code.NOT_FINITE_VALUES,  # what they stand in the place of is not there to be compared
     }
 )
 # Files beside the one that was read.
 BESIDE = frozenset({Code.FILE_NOT_READ, Code.FILE_DIFFERS, Code.FOLDER_NOT_READ})
 LEFT_OUT = INCOMPLETE | UNCOMPARED | BESIDE  # with one of these nothing is cleared, and nothing is identical
+# What stands in the place of weights: with it nothing is cleared.
+SPOILED = frozenset({Code.NOT_FINITE_VALUES})
 
 
 def left_out(reasons: Sequence[Reason], codes: frozenset[Code] = LEFT_OUT) -> tuple[Reason, ...]:

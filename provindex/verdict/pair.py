@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from provindex.common.reasons import BESIDE, INCOMPLETE, UNCOMPARED, Code, Reason, distinct, left_out
+from provindex.common.reasons import BESIDE, INCOMPLETE, SPOILED, UNCOMPARED, Code, Reason, distinct, left_out
 from provindex.common.score import Outcome, Score, absent
 from provindex.common.tables import Signal
 from provindex.evidence import bit_reuse, exact, hidden_units, layers, sampled
@@ -166,7 +166,7 @@ def _unlinked(pair: Pairing, evidence: Mapping[str, Outcome]) -> tuple[str, tupl
     if inferred := _inferred(a, b):  # what was looked at may not be what it was taken for
         verdict, reasons = "inconclusive", (Reason.of(Code.INFERRED_NEVER_CLEAR, because=inferred), *reasons)
     hidden = tuple(fp.absences[UNNAMED].about(fp.model_id) for fp in (a, b) if UNNAMED in fp.absences)
-    hidden += _left_out((a, b), INCOMPLETE | UNCOMPARED)
+    hidden += _left_out((a, b), INCOMPLETE | UNCOMPARED | SPOILED)
     unnamed = _shared_unnamed(a, b, pair.stacks) + hidden
     if unnamed and verdict == "unrelated":  # a copy may be under names that nobody knows, beside a decoy
         verdict, reasons = "inconclusive", unnamed + reasons
