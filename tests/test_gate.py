@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zoo
+from commands import run
 from hub_server import Hub
 from prints import in_memory
 
@@ -272,3 +273,14 @@ def test_values_in_the_place_of_weights_clear_nobody(rows: dict[str, Fingerprint
     folder = zoo.write(replace(STRANGER, tensors=spoiled), tmp_path / "spoiled")
     gate = judged(folder, index_of(rows["left"]), "org/left", "sentence-transformers/all-MiniLM-L6-v2")
     assert states(gate) == ["inconclusive", "inconclusive"] and gate.exit_status == 3
+
+
+def test_a_trusted_index_trusts_no_tower(
+    folders: dict[str, Path], rows: dict[str, Fingerprint], tmp_path: Path
+) -> None:
+    """--trust-index lets a row stand for weights that are not at hand; those that are count whole."""
+    index_of(rows["left"]).save(tmp_path / "index")
+    tensors = {**STRANGER.tensors, **{f"vision_tower.{n}": t for n, t in LEFT.tensors.items()}}
+    folder = zoo.write(replace(STRANGER, tensors=tensors), tmp_path / "tower")
+    asked = ("query", folder, "--index", tmp_path / "index", "-q", "--deny", "org/left")
+    assert run(*asked).status == 1 == run(*asked, "--trust-index").status

@@ -205,12 +205,13 @@ class _Judge:
         self.compare = partial(compare, models=len(index), calibration=index.calibration)
         found = [(e, m) for m in (*result.linked, *result.candidates) for e in (m.entry, *m.copies)]
         self.matches: dict[Key, Match] = {e.key: m for e, m in found}
-        self.denied_keys = {e.key for rule in policy.deny for e in rule.rows(index)}
+        self.rows = {rule: rule.rows(index) for rule in policy.deny}
+        self.denied_keys = {e.key for rows in self.rows.values() for e in rows}
         self.known: dict[Key, Judged] = {}
 
     def rule(self, rule: Rule, today: date) -> Denial | None:
         """The state of a rule: that of the row which decides; None if nothing is left of it but accepted rows."""
-        rows = rule.rows(self.index)
+        rows = self.rows[rule]
         if not rows:
             return Denial(rule.text, "inconclusive", Reason.of(Code.DENIED_NOT_INDEXED))
         judged = self._together([self._row(entry) for entry in rows])

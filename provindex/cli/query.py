@@ -107,6 +107,6 @@ def answered(
         say_fetched(fetched, common)
     if not rules.asks:
         return query_document(result, None, fetched), 0
-    gate = api.gate(result, rules, opened, None if trust_index else read, excluded=excluded)
+    gate = api.gate(result, rules, opened, read, excluded=excluded)
     say_gate(gate, common)
     return query_document(result, gate, fetched), gate.exit_status
