@@ -37,7 +37,7 @@ from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
 from provindex.fingerprint import cache, parquet
 from provindex.fingerprint.extract.deep import deep_agreement
-from provindex.fingerprint.extract.model import fingerprint_model, with_every_layer
+from provindex.fingerprint.extract.model import fingerprint_model, with_every_layer, with_layers
 from provindex.fingerprint.extract.parts import towers
 from provindex.fingerprint.extract.slices import slices
 from provindex.fingerprint.parquet import write_fingerprint
@@ -169,9 +169,7 @@ class Resolved:
         first = self.fingerprint
         if self.model is None or first.mode != "sampled" or not first.layers_unread:
             return None
-        made = fingerprint_model(self.model, mode="sampled", progress=progress)
-        kept = {name: first.more[name] for name in ("slices",) if name in first.more}
-        return replace(self, fingerprint=replace(made, more={**made.more, **kept}))
+        return replace(self, fingerprint=with_layers(self.model, first, progress))
 
     def deeper(self) -> Fingerprint | None:
         """The fingerprint with all neurons of every layer, for when two of them show no link; None if there is no more,

@@ -164,6 +164,9 @@ def test_the_second_stage_is_read_where_the_first_finds_no_link(published: Calla
     asked, result = query(index, first)
     assert not result.matches and asked.fingerprint.neurons is not None
     assert asked.fingerprint.bytes_read > first.fingerprint.bytes_read
+    at_once = resolve("ranges/u", mode="sampled").fingerprint
+    in_two, in_one = to_row(asked.fingerprint), to_row(at_once)
+    assert all(np.array_equal(in_two[name], in_one[name]) for name in in_one)  # what was read, absences, all panels
     assert {m.pair.evidence["triple_agreement"].value is not None for m in result.candidates} == {True}
     two = [resolve(f"ranges/{name}", mode="sampled", stage=1) for name in ("c", "u")]
     *read, pair = compare_in_stages(*two, index=index)

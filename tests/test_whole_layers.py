@@ -23,8 +23,9 @@ from provindex.common.errors import IndexFormatError
 from provindex.common.score import Outcome
 from provindex.common.threads import one_blas_thread
 from provindex.evidence import neuron_invariants, neuron_signs, whole_layers
+from provindex.evidence.aligned import turns
 from provindex.evidence.pairing import Pairing
-from provindex.evidence.whole_layers import WholeLayers, invariants, packed, unpacked
+from provindex.evidence.whole_layers import WholeLayers, invariants, packed
 from provindex.fingerprint.record import Fingerprint
 from provindex.fingerprint.rows import from_row, to_row
 from provindex.index.answer import Match
@@ -206,9 +207,38 @@ def test_what_the_matching_numbers_predict_is_no_evidence() -> None:
 
 def test_words_and_signs() -> None:
     values = np.random.default_rng(0).standard_normal((7, 3, 64))
-    signs = unpacked(packed(values))
-    assert signs.shape == (3, 7, 64) and (signs == np.where(values > 0, 1, -1).transpose(1, 0, 2)).all()
     assert packed(values)[2, 1] == sum(1 << i for i in range(64) if values[2, 1, i] > 0)
+    for order, own in turns():
+        turned = neuron_signs.turned(packed(values).T, order, own)
+        assert (turned == packed(values[..., order] * own).T).all()
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_most_neurons_are_ruled_out_and_the_count_stays(parts: int) -> None:
+    """Equal words on both sides, negatives, noise, and many that are alike: counted as by looking at all of them."""
+    rng = np.random.default_rng(parts)
+    values = rng.standard_normal((700, parts, 64)) + 1.5 * rng.standard_normal((1, parts, 64))
+    noisy = values + rng.uniform(0, 3, (700, 1, 1)) * rng.standard_normal(values.shape)
+    noisy[::3, -1] *= -1
+    a, b = packed(values).T.copy(), packed(noisy[rng.permutation(700)]).T.copy()
+    count, n, expected = neuron_signs.found_again(a, b, 500)
+    assert 100 < count < n == 500 and expected > 0
+    assert neuron_signs.count_again(a[:, whole_layers.picked(700, 500)], b) == count
+    signs = [np.where(np.unpackbits(w[..., None].view(np.uint8), axis=-1, bitorder="little"), 1, -1) for w in (a, b)]
+    scores = [x[whole_layers.picked(700, 500)] @ y.T for x, y in zip(*signs, strict=True)]
+    best = np.stack([(s if parts == 3 and not i else abs(s)).argmax(axis=1) for i, s in enumerate(scores)])
+    assert np.unique(best[0][(best == best[0]).all(axis=0)]).size == count
+
+
+def test_the_smallest_of_a_row_are_those_of_a_full_sort() -> None:
+    rng = np.random.default_rng(0)
+    points, asked = rng.standard_normal((900, 3)), rng.standard_normal((40, 3))
+    apart = np.square(points).sum(axis=1) - 2 * asked @ points.T
+    apart[3, 17] = np.inf
+    found = neuron_invariants._smallest(apart, np.square(asked).sum(axis=1), 50)
+    assert (np.sort(found, axis=1) == np.sort(np.argsort(apart, axis=1)[:, :50], axis=1)).all()
+    alike = np.zeros((2, 300))
+    assert neuron_invariants._smallest(alike, np.ones(2), 7).shape == (2, 7)
 
 
 def test_a_zero_part_has_no_numbers() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +27,37 @@ from provindex.evidence.whole_layers import F64, WholeLayers, elsewhere_pairs, l
 
 MATCHED = 512  # neurons of a layer that are matched
 MIN_NEURONS = 48  # of a layer; fewer are hardly matched right
-AT_ONCE = 1 << 21  # distances at a time: 16 MB
+AT_ONCE = 1 << 18  # distances at a time: 2 MB, which stay in cache
 NEAR = 50  # neurons around one whose held-out numbers are what any neuron like it has
 BUILT_ALIKE = 4.0  # z of layers that do not correspond, above which the numbers follow from each other
 ROUNDED = 0.004  # between the quartiles of a held-out number: less, and rounding is what is left of it
 MATCHING = {5: 3, 3: 2}  # of so many numbers, how many match; the others are held out
 
 I64 = NDArray[np.int64]
-Prepared = tuple[F64, F64]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The neurons of a layer. match: (n, 3 or 2) centred and scaled numbers to match by. held: (n, 2 or 1) held-out
+    ranks, without what the matching numbers predict.
+    """
+
+    match: F64
+    held: F64
+
+    @cached_property
+    def chosen(self) -> I64:
+        """Which neurons are looked for in another layer."""
+        return picked(len(self.match), MATCHED)
+
+    @cached_property
+    def around(self) -> F64:
+        """Of each chosen neuron the mean of the held-out ranks of its next nearest in this layer."""
+        return _nearest(self.match[self.chosen], self, self.chosen, local=True)[1]
 
 
 def prepared(w: WholeLayers, key: LayerKey) -> Prepared | None:
-    """Of a layer: (n, 3 or 2) centred and scaled numbers to match by, (n, 2 or 1) held-out ranks without what the
-    matching numbers predict. None where too few neurons have all numbers.
-    """
+    """What E7 compares of a layer, made once. None where too few neurons have all numbers."""
     if key not in w.seen:
         w.seen[key] = _prepared(w.numbers[w.places[key]].astype(np.float64))
     return w.seen[key]  # type: ignore[return-value]
@@ -56,7 +75,7 @@ def _prepared(numbers: F64) -> Prepared | None:
     terms = _terms(ranks[:, :count])
     held = ranks[:, count:] - terms @ np.linalg.lstsq(terms, ranks[:, count:], rcond=None)[0]
     held *= np.ptp(np.quantile(whole[:, count:], (0.25, 0.75), axis=0), axis=0) > ROUNDED
-    return match, held
+    return Prepared(match, held)
 
 
 def _ranks(columns: F64) -> F64:
@@ -82,11 +101,10 @@ def agreement(a: Prepared, b: Prepared, *, local: bool) -> tuple[F64, int]:
     local: without the mean of the next nearest, of B and of A itself. What all neurons of one length, or of one kind,
     have in common is in those as well; only what one neuron has in common with one other is left.
     """
-    chosen = picked(len(a[0]), MATCHED)
-    best, there = _nearest(a[0][chosen], b, None, local=local)
-    left, right = a[1][chosen], b[1][best]
+    best, there = _nearest(a.match[a.chosen], b, None, local=local)
+    left, right = a.held[a.chosen], b.held[best]
     if local:
-        left, right = left - _nearest(a[0][chosen], a, chosen, local=True)[1], right - there
+        left, right = left - a.around, right - there
     left, right = left - left.mean(axis=0), right - right.mean(axis=0)
     spread = np.sqrt(np.square(left).sum(axis=0) * np.square(right).sum(axis=0))
     return (left * right).sum(axis=0) / np.where(spread > 0, spread, 1.0), int(np.unique(best).size)
@@ -96,18 +114,38 @@ def _nearest(match: F64, others: Prepared, own: I64 | None, *, local: bool) -> t
     """Of each row the nearest neuron, (n,), or `own` if that is known; and the mean of the held-out numbers of those
     around it, (n, k), zeros unless `local`. A few rows at a time.
     """
-    squares = np.square(others[0]).sum(axis=1)
+    squares, columns = np.square(others.match).sum(axis=1), np.ascontiguousarray(others.match.T)
     near = max(2, min(NEAR, len(squares) // 8))
-    best, around = np.zeros(len(match), np.int64), np.zeros((len(match), others[1].shape[1]))
+    best, around = np.zeros(len(match), np.int64), np.zeros((len(match), others.held.shape[1]))
     step = max(1, AT_ONCE // len(squares))
     for start in range(0, len(match), step):
         some = slice(start, start + step)
-        distances = squares - 2 * match[some] @ others[0].T
+        distances = squares - 2 * match[some] @ columns
         best[some] = distances.argmin(axis=1) if own is None else own[some]
         if local:
             distances[np.arange(len(distances)), best[some]] = np.inf
-            around[some] = others[1][np.argpartition(distances, near, axis=1)[:, :near]].mean(axis=1)
+            around[some] = others.held[_smallest(distances, np.square(match[some]).sum(axis=1), near)].mean(axis=1)
     return best, around
+
+
+def _smallest(distances: F64, squares: F64, count: int) -> I64:
+    """Where the `count` smallest of each row are, (n, count). squares: what is missing of each row's distances, so that
+    none is negative.
+
+    The first 16 bits of a positive float64 are in its order. Of so short numbers the smallest are found fast, and then
+    the smallest of those few.
+    """
+    words = np.maximum(distances + squares[:, None], 0.0).astype("<f8", copy=False).view("<u2")[:, 3::4]
+    short = np.ascontiguousarray(words)
+    limit = np.partition(short, count - 1, axis=1)[:, count - 1, None]
+    row, column = np.divmod(np.flatnonzero(short <= limit), distances.shape[1])
+    sizes = np.bincount(row, minlength=len(distances))
+    place = np.arange(row.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    few, where = np.full((len(distances), sizes.max()), np.inf), np.zeros((len(distances), sizes.max()), np.int64)
+    few[row, place], where[row, place] = distances[row, column], column
+    if few.shape[1] == count:
+        return where
+    return np.take_along_axis(where, np.argpartition(few, count - 1, axis=1)[:, :count], axis=1)
 
 
 def _run(pair: Pairing) -> Outcome:
@@ -132,7 +170,7 @@ def _run(pair: Pairing) -> Outcome:
             return absent(TIED)
         z -= math.sqrt(count) * by_structure
     needed = math.sqrt(2 * math.log(10) * (cost - LOG10_THRESHOLD))  # a little more than the normal tail asks for
-    weight = max(min(len(p[0]), len(q[0]), MATCHED) * p[1].shape[1] for p, q in layers.values())
+    weight = max(min(p.chosen.size, q.chosen.size) * p.held.shape[1] for p, q in layers.values())
     return Outcome(value, n, min(0.0, log10_normal_tail(z) + cost), 0.0, smallest=needed / math.sqrt(weight))
 
 

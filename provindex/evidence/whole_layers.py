@@ -134,13 +134,6 @@ def packed(coordinates: F64) -> U64:
     return np.ascontiguousarray(bits).view("<u8").reshape(coordinates.shape[:-1]).astype(np.uint64)
 
 
-def unpacked(words: U64) -> F32:
-    """(n, P) words as (P, n, 64) float32 of -1 and 1."""
-    raw = np.ascontiguousarray(words.astype("<u8").T)
-    bits = np.unpackbits(raw.view(np.uint8).reshape(*raw.shape, 8), axis=-1, bitorder="little")
-    return bits.astype(np.float32) * 2 - 1
-
-
 def invariants(squares: F64, products: F64) -> NDArray[np.float16]:
     """The numbers of neurons from inner products of their folded parts.
 

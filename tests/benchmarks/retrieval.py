@@ -54,7 +54,7 @@ LARGE, FAMILY = 200, 20  # rows of the size of a 7B model, and how many of them 
 KIN = 0.9  # cosine of a child with its parent
 ALIKE = {  # what large strangers have in common, so that they and not the small ones are candidates
     "eas": 0.7, "eas_by_id": 0.7, "sketch_whole": 0.7, "sketch_id_whole": 0.7, "wvc": 0.5,
-    "lep": 0.95, "end": 0.95, "nlf": 0.95,
+    "lep": 0.95, "end": 0.95,
 }  # fmt: skip
 SEVEN_B = {"hidden": 4096, "intermediate": 11_008, "layers": 32, "vocabulary": 32_000}
 Numbers = dict[str, float]
@@ -104,6 +104,8 @@ def redrawn(template: Row, seed: int, cosine: float | None) -> Row:
             row[column.name] = (kept * old + (1 - kept**2) ** 0.5 * fresh).astype(old.dtype)
         elif old.dtype == np.uint64 and (cosine is None or column.name.startswith("block")):
             row[column.name] = rng.integers(1, 1 << 63, old.size).astype(np.uint64)
+        elif old.dtype == np.int8 and cosine is None:
+            row[column.name] = rng.permutation(old)
     return row
 
 

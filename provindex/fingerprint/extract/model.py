@@ -42,6 +42,8 @@ BEYOND_NORMS = (  # what mode "norms" lacks, by the names under which absences a
     token_rows.PANEL.name,
 )
 UNNAMED_SHARE = 0.1  # of the elements, above which a model is not cleared: another may be in there
+OF_LAYERS = ("sketches", "sketches_by_id", "neurons", "whole_layers")  # panels that stage 2 of sampled reading adds
+UNREAD_LAYERS = ("branches", "neurons", "whole_layers")  # under these names stage 1 says that it lacks them
 MODEL = 10_000_000  # elements under unknown names, from which on a language model may be in them
 SHOWN = 3  # names of tensors that a warning quotes
 
@@ -66,6 +68,38 @@ def fingerprint_model(
         if mode == "exact":
             return _fingerprint_model(model, mode, 2, progress, digests)
         return settled(model.reads, lambda: _fingerprint_model(model, mode, stage, None, None), progress)
+
+
+def with_layers(model: Model, first: Fingerprint, progress: Progress | None = None) -> Fingerprint:
+    """The fingerprint of stage 2 of sampled reading, from that of stage 1 of the same open model: two layers are read
+    whole, and nothing is read again but the anchors' rows. progress: as in `fingerprint_model`.
+    """
+    read = [tuple(file.seen) for file in model.reads]
+
+    def layers() -> Weights:
+        for file in model.reads:
+            file.restart()
+        w = _opened(model, "sampled")
+        w.made.update({anchors.BY_STRING: anchors.at_strings(w), anchors.BY_ID: anchors.at_ids(w)})
+        _pass(w, 2, Meter(None, 0))
+        return w
+
+    with one_blas_thread():
+        w = settled(model.reads, layers, progress)
+    for file, spans in zip(model.reads, read, strict=True):
+        file.check()
+        for start, stop in spans:
+            file.seen.add(start, stop)
+    noted = {name: reason for name, reason in first.absences.items() if name not in UNREAD_LAYERS}
+    made = {panel.name: panel.extract(w) for panel in PANELS if panel.name in OF_LAYERS and panel.extract is not None}
+    kept = kept_as(made)
+    return replace(
+        first,
+        absences={**w.absences, **noted},
+        bytes_read=sum(file.seen.total for file in model.reads),
+        more={**first.more, **kept.pop("more")},
+        **kept,
+    )
 
 
 def with_every_layer(model: Model, made: Fingerprint) -> Fingerprint | None:
@@ -215,7 +249,7 @@ def _pass(w: Weights, stage: int, meter: Meter) -> None:
     A layer is scanned just before its branches are read, so that a file larger than memory is read once.
     """
     if not w.exact and stage == 1:
-        w.absences.update(dict.fromkeys(("branches", "neurons", "whole_layers"), Reason.of(Code.NEEDS_STAGE_2)))
+        w.absences.update(dict.fromkeys(UNREAD_LAYERS, Reason.of(Code.NEEDS_STAGE_2)))
         return
     waiting: dict[tuple[str, int | None], list[Placement]] = {}
     for place in w.places if w.exact else ():
