@@ -64,7 +64,7 @@ def query(
     say_if_old(opened, common)
     work = partial(
         answered, opened=opened, rules=rules, common=common, trust_index=trust_index, mode=mode, fetch=fetch,
-        limit=limit, top=top, candidates=candidates,
+        limit=limit, top=top, candidates=candidates, in_full=jsonl or common.json or common.format != "text",
     )  # fmt: skip
     if fetch is None:
         from provindex.api import check_rules
@@ -85,8 +85,9 @@ def answered(
     limit: int | None = None,
     top: int = TOP,
     candidates: int = CANDIDATES,
+    in_full: bool = True,
 ) -> tuple[dict[str, Any], int]:
-    """The document of one model, and its exit status."""
+    """The document of one model, and its exit status. in_full: with the outcome of each test, which text leaves out."""
     from provindex import api
     from provindex.report.document import query_document
 
@@ -106,7 +107,7 @@ def answered(
     if fetched is not None:
         say_fetched(fetched, common)
     if not rules.asks:
-        return query_document(result, None, fetched), 0
+        return query_document(result, None, fetched, evidence=in_full), 0
     gate = api.gate(result, rules, opened, read, excluded=excluded)
     say_gate(gate, common)
-    return query_document(result, gate, fetched), gate.exit_status
+    return query_document(result, gate, fetched, evidence=in_full), gate.exit_status

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,11 +29,14 @@ MATCHED = 512  # neurons of a layer that are matched
 MIN_NEURONS = 48  # of a layer; fewer are hardly matched right
 AT_ONCE = 1 << 18  # distances at a time: 2 MB, which stay in cache
 NEAR = 50  # neurons around one whose held-out numbers are what any neuron like it has
+WORTH_LOOKING = -1.0  # log10 p by the nearest neurons alone, above which those around them are not looked at
 BUILT_ALIKE = 4.0  # z of layers that do not correspond, above which the numbers follow from each other
 ROUNDED = 0.004  # between the quartiles of a held-out number: less, and rounding is what is left of it
 MATCHING = {5: 3, 3: 2}  # of so many numbers, how many match; the others are held out
 
 I64 = NDArray[np.int64]
+Nearest = tuple[I64, F64 | None]  # the nearest neuron of each, and the mean of the held-out numbers around it
+Found = tuple[float, float, int]  # z, mean correlation, neurons
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Prepared:
     held: F64
 
     @cached_property
+    def columns(self) -> F64:
+        """What rows (-2 x, |x|^2, 1) are multiplied by for the squared distances of x from each neuron."""
+        squares = np.square(self.match).sum(axis=1)
+        return np.ascontiguousarray(np.vstack([self.match.T, np.ones(len(squares)), squares]))
+
+    @cached_property
     def chosen(self) -> I64:
         """Which neurons are looked for in another layer."""
         return picked(len(self.match), MATCHED)
@@ -53,7 +62,9 @@ class Prepared:
     @cached_property
     def around(self) -> F64:
         """Of each chosen neuron the mean of the held-out ranks of its next nearest in this layer."""
-        return _nearest(self.match[self.chosen], self, self.chosen, local=True)[1]
+        around = _nearest(self.match[self.chosen], self, self.chosen, local=True)[1]
+        assert around is not None  # it was asked for
+        return around
 
 
 def prepared(w: WholeLayers, key: LayerKey) -> Prepared | None:
@@ -101,42 +112,43 @@ def agreement(a: Prepared, b: Prepared, *, local: bool) -> tuple[F64, int]:
     local: without the mean of the next nearest, of B and of A itself. What all neurons of one length, or of one kind,
     have in common is in those as well; only what one neuron has in common with one other is left.
     """
-    best, there = _nearest(a.match[a.chosen], b, None, local=local)
+    best, around = _nearest(a.match[a.chosen], b, None, local=local)
     left, right = a.held[a.chosen], b.held[best]
-    if local:
-        left, right = left - a.around, right - there
+    if around is not None:
+        left, right = left - a.around, right - around
     left, right = left - left.mean(axis=0), right - right.mean(axis=0)
     spread = np.sqrt(np.square(left).sum(axis=0) * np.square(right).sum(axis=0))
     return (left * right).sum(axis=0) / np.where(spread > 0, spread, 1.0), int(np.unique(best).size)
 
 
-def _nearest(match: F64, others: Prepared, own: I64 | None, *, local: bool) -> tuple[I64, F64]:
+def _nearest(match: F64, others: Prepared, own: I64 | None, *, local: bool) -> Nearest:
     """Of each row the nearest neuron, (n,), or `own` if that is known; and the mean of the held-out numbers of those
-    around it, (n, k), zeros unless `local`. A few rows at a time.
+    around it, (n, k), None unless `local`. A few rows at a time.
     """
-    squares, columns = np.square(others.match).sum(axis=1), np.ascontiguousarray(others.match.T)
-    near = max(2, min(NEAR, len(squares) // 8))
+    near = max(2, min(NEAR, len(others.match) // 8))
     best, around = np.zeros(len(match), np.int64), np.zeros((len(match), others.held.shape[1]))
-    step = max(1, AT_ONCE // len(squares))
+    rows = np.column_stack([-2 * match, np.square(match).sum(axis=1), np.ones(len(match))])
+    step = min(len(match), max(1, AT_ONCE // len(others.match)))
+    room = np.empty((step, len(others.match)))  # of its own for each block it would be touched anew
     for start in range(0, len(match), step):
         some = slice(start, start + step)
-        distances = squares - 2 * match[some] @ columns
+        distances = room[: len(match[some])]
+        np.matmul(rows[some], others.columns, out=distances)  # squares of them
+        np.maximum(distances, 0.0, out=distances)
         best[some] = distances.argmin(axis=1) if own is None else own[some]
         if local:
             distances[np.arange(len(distances)), best[some]] = np.inf
-            around[some] = others.held[_smallest(distances, np.square(match[some]).sum(axis=1), near)].mean(axis=1)
-    return best, around
+            around[some] = others.held[_smallest(distances, near)].mean(axis=1)
+    return best, around if local else None
 
 
-def _smallest(distances: F64, squares: F64, count: int) -> I64:
-    """Where the `count` smallest of each row are, (n, count). squares: what is missing of each row's distances, so that
-    none is negative.
+def _smallest(distances: F64, count: int) -> I64:
+    """Where the `count` smallest of each row are, (n, count); none is negative.
 
     The first 16 bits of a positive float64 are in its order. Of so short numbers the smallest are found fast, and then
     the smallest of those few.
     """
-    words = np.maximum(distances + squares[:, None], 0.0).astype("<f8", copy=False).view("<u2")[:, 3::4]
-    short = np.ascontiguousarray(words)
+    short = np.ascontiguousarray(distances.astype("<f8", copy=False).view("<u2")[:, 3::4])
     limit = np.partition(short, count - 1, axis=1)[:, count - 1, None]
     row, column = np.divmod(np.flatnonzero(short <= limit), distances.shape[1])
     sizes = np.bincount(row, minlength=len(distances))
@@ -158,14 +170,20 @@ def _run(pair: Pairing) -> Outcome:
     layers = {at: (p, q) for at, (p, q) in both.items() if p is not None and q is not None}
     if not layers:
         return absent(Reason.of(Code.COMMON_NEURONS_FEW, needed=MIN_NEURONS))
-    first = {at: _of_layers(*sides, local=False)[0] for at, sides in layers.items()}
-    sets = [[max(first, key=lambda at: (first[at], min(at), max(at)))]]
-    same = [at for at in layers if at[0] == at[1]]
-    sets += [same] if len(same) > 1 else []
-    z, value, n, count = max((*_together([layers[at] for at in chosen]), len(chosen)) for chosen in sets)
     cost = math.log10(len(layers) + 1)
+    same = [at for at in layers if at[0] == at[1]]
+    plain = {at: _of_layers(*sides) for at, sides in layers.items()}
+    best = max(plain, key=lambda at: (plain[at][0], min(at), max(at)))
+    sets = [[best], *([same] if len(same) > 1 else [])]
+
+    def of_sets(found: Mapping[tuple[LayerKey, LayerKey], Found]) -> tuple[float, float, int, int]:
+        return max((*_together([found[at] for at in chosen]), len(chosen)) for chosen in sets)
+
+    z, value, n, count = of_sets(plain)
+    if log10_normal_tail(z) + cost <= WORTH_LOOKING:
+        z, value, n, count = of_sets({at: _of_layers(*layers[at], local=True) for at in {best, *sets[-1]}})
     if log10_normal_tail(z) + cost <= WORTH_ROTATING:
-        by_structure = _elsewhere(a, b, *sets[0][0])
+        by_structure = _elsewhere(a, b, *best)
         if by_structure > BUILT_ALIKE:
             return absent(TIED)
         z -= math.sqrt(count) * by_structure
@@ -181,7 +199,7 @@ def _elsewhere(a: WholeLayers, b: WholeLayers, x: LayerKey, y: LayerKey) -> floa
     return max(map(abs, found), default=0.0)
 
 
-def _of_layers(a: Prepared, b: Prepared, *, local: bool) -> tuple[float, float, int]:
+def _of_layers(a: Prepared, b: Prepared, *, local: bool = False) -> Found:
     """z, mean correlation and neurons of two layers: the mean of both directions, which nearly repeat each other."""
     z, value, count = 0.0, 0.0, 0
     for left, right in ((a, b), (b, a)):
@@ -192,9 +210,8 @@ def _of_layers(a: Prepared, b: Prepared, *, local: bool) -> tuple[float, float, 
     return z, value, count
 
 
-def _together(layers: Sequence[tuple[Prepared, Prepared]]) -> tuple[float, float, int]:
+def _together(found: Sequence[Found]) -> Found:
     """z of some pairs of layers, mean correlation and neurons."""
-    found = [_of_layers(p, q, local=True) for p, q in layers]
     z = sum(one for one, _, _ in found) / math.sqrt(len(found))
     return z, sum(value for _, value, _ in found) / len(found), sum(n for _, _, n in found)
 

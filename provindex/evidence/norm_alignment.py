@@ -239,7 +239,7 @@ def _in_order(blocks: Sequence[F64]) -> bool:
     for ranks in blocks:
         by_size.setdefault(ranks.size, []).append(ranks)
     groups = [np.stack(found) for found in by_size.values()]
-    return any(ordered_together(group) or any(map(ordered, group)) for group in groups)
+    return any(ordered_together(group) or ordered(group).any() for group in groups)
 
 
 # --- the table rows ---

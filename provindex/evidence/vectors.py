@@ -113,7 +113,7 @@ def profile(vectors: Sequence[Vector]) -> Profile:
     taken = taken.reshape(len(varying), places(vectors[0].size if vectors else 0).size)
     ranks = mean_ranks(taken)
     alone = _alone(ranks)
-    plain = np.array([not ordered(row) for row in ranks[:, alone]], np.bool_)
+    plain = ~ordered(ranks[:, alone])
     kept = [i for i, is_plain in zip(varying, plain, strict=True) if is_plain]
     return Profile(
         addresses=tuple(vectors[i].address for i in kept),
@@ -141,16 +141,17 @@ def _at_places(vector: Vector) -> F32:
 
 def mean_ranks(values: NDArray[Any]) -> F64:
     """Ranks of each row of (k, n) from 0; equal values get their mean rank: an order by index would align strangers."""
-    ahead = _ranks(values)
-    if (np.diff(np.sort(values, axis=1), axis=1) > 0).all():
-        return ahead
-    return np.asarray((ahead + _ranks(values[:, ::-1])[:, ::-1]) / 2)
-
-
-def _ranks(values: NDArray[Any]) -> F64:
-    """Ranks along rows, from 0, of equal values in their order."""
+    order = values.argsort(axis=1)
+    along = np.take_along_axis(values, order, axis=1)
+    numbers = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    rises = along[:, 1:] > along[:, :-1]
+    first, last = numbers.copy(), numbers.copy()  # of each place, where the run of its equals begins and ends
+    first[:, 1:][~rises] = 0
+    last[:, :-1][~rises] = values.shape[1]
+    np.maximum.accumulate(first, axis=1, out=first)
+    np.minimum.accumulate(last[:, ::-1], axis=1, out=last[:, ::-1])
     out = np.empty(values.shape)
-    np.put_along_axis(out, values.argsort(axis=1, kind="stable"), np.arange(float(values.shape[1]))[None], axis=1)
+    np.put_along_axis(out, order, (first + last) / 2, axis=1)
     return out
 
 
@@ -163,19 +164,19 @@ def standardized(values: F64) -> F64:
     return np.asarray(centered / np.where(spread > 0, spread, 1.0), np.float64)
 
 
-def ordered(ranks: F64) -> bool:
-    """Whether ranks show an order along their index beyond chance: in neighbors, or as a trend.
+def ordered(ranks: F64) -> NDArray[np.bool_]:
+    """Which rows of (k, n) ranks show an order along their index beyond chance: in neighbors, or as a trend.
 
     The coordinates of a trained model are exchangeable, so neither does; fixed sinusoidal positions, training that
     prefers the first coordinates (Matryoshka, MatFormer) and tools that sort them do.
     """
-    n = ranks.size
-    if n < 2:
-        return False
-    unit = standardized(ranks[None])[0]
+    k, n = ranks.shape
+    if n < 2 or not k:
+        return np.zeros(k, np.bool_)
+    unit = standardized(ranks)
     trend = standardized(np.arange(n, dtype=np.float64)[None])[0]
-    neighbors = float(unit[1:] @ unit[:-1]) / n
-    return max(abs(neighbors), abs(float(unit @ trend)) / n) > ORDERED / math.sqrt(n)
+    neighbors = np.einsum("kn,kn->k", unit[:, 1:], unit[:, :-1])
+    return np.asarray(np.maximum(abs(neighbors), abs(unit @ trend)) / n > ORDERED / math.sqrt(n))
 
 
 def ordered_together(ranks: F64) -> bool:
@@ -199,12 +200,17 @@ def ordered_together(ranks: F64) -> bool:
     return bool(max(found) > ORDERED)
 
 
+_MIXERS = np.random.default_rng(0).integers(1 << 62, size=MOST_VECTORS, dtype=np.uint64) * 2 + 1
+
+
 def _alone(ranks: F64) -> NDArray[np.bool_]:
-    """Which columns of (k, n) differ from every other column: padding repeats one."""
+    """Which columns of (k, n) mean ranks differ from every other column: padding repeats one."""
     if not ranks.size:
         return np.zeros(ranks.shape[1] if ranks.ndim == 2 else 0, np.bool_)
-    order = np.lexsort(ranks)
-    along = ranks[:, order]
+    words = (2 * ranks).astype(np.uint64)  # mean ranks are whole numbers and a half
+    with np.errstate(over="ignore"):
+        order = np.argsort((words * _MIXERS[: len(words), None]).sum(axis=0, dtype=np.uint64), kind="stable")
+    along = words[:, order]
     same = (along[:, 1:] == along[:, :-1]).all(axis=0)
     repeated = np.zeros(ranks.shape[1], np.bool_)
     repeated[order[1:]] |= same

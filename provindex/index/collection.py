@@ -339,7 +339,7 @@ class Index:
         def verified(candidate: Ranked, asked: Fingerprint = fp) -> Match:
             entry, rank, score = candidate
             other = entry.load()
-            pair = compare(asked, other, models=len(self), calibration=calibration)
+            pair = compare(asked, other, models=len(self), calibration=calibration, again=entry.load)
             if pair.relation in KIN or pair.relation == "quantized":
                 weights[entry.key] = sampled(other)
             return Match(entry, variant_rule(fp, entry, pair), rank, score)

@@ -110,8 +110,12 @@ def notes(fp: Fingerprint) -> list[Reason]:
     return [*fp.warnings, Reason.of(Code.TOKENIZER_NOT_READ, because=[refused])]
 
 
-def query_document(result: QueryResult, gate: Gate | None = None, fetched: Spent | None = None) -> Document:
-    """provindex.query/1; gate: what a policy made of the answer; fetched: what --fetch read."""
+def query_document(
+    result: QueryResult, gate: Gate | None = None, fetched: Spent | None = None, *, evidence: bool = True
+) -> Document:
+    """provindex.query/1; gate: what a policy made of the answer; fetched: what --fetch read. evidence: False for text,
+    which shows no outcome of a test: those that decided nothing are then not made.
+    """
     denied = () if gate is None else gate.denied
     rules = [] if gate is None else [rule.text for rule in gate.policy.deny]
     trusted = [] if gate is None or gate.own_bytes else [Reason.of(Code.ROW_TRUSTED)]
@@ -120,8 +124,8 @@ def query_document(result: QueryResult, gate: Gate | None = None, fetched: Spent
         **_warnings(distinct([*trusted, *notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
         "left_out": _left_out(result.query),
-        "matches": [_match(m) for m in result.matches],
-        "candidates": [_match(m) for m in result.candidates],
+        "matches": [_match(m, evidence) for m in result.matches],
+        "candidates": [_match(m, evidence) for m in result.candidates],
         "families": [
             {
                 "family": f.family,
@@ -267,7 +271,7 @@ def _expected(b: Fingerprint, status: str, state: str, reason: Reason) -> Docume
     return {"status": status, "denied": [one]}
 
 
-def _match(match: Match) -> Document:
+def _match(match: Match, evidence: bool) -> Document:
     row = match.entry.row
     license_name, license_source = license_of(row["model_id"], row["license"])
     return {
@@ -282,11 +286,11 @@ def _match(match: Match) -> Document:
         "id_certainty": row["id_certainty"],
         "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
         "copies": [entry.label for entry in match.copies],
-        **_pair(match.pair, match.direction),
+        **_pair(match.pair, match.direction, evidence=evidence),
     }
 
 
-def _pair(pair: Pair, direction: str | None) -> Document:
+def _pair(pair: Pair, direction: str | None, *, evidence: bool = True) -> Document:
     return {
         "verdict": pair.verdict,
         "relation": pair.relation,
@@ -311,7 +315,7 @@ def _pair(pair: Pair, direction: str | None) -> Document:
             "note": PEER_NOTE,
         },
         "signals": {name: _signal(score) for name, score in pair.signals.items()},
-        "evidence": {name: _outcome(outcome) for name, outcome in pair.evidence.items()},
+        "evidence": {name: _outcome(outcome) for name, outcome in pair.evidence.items()} if evidence else {},
         "layer_map": [
             {"stack": r.stack, "from": list(r.a), "to": list(r.b), "log10_p": _rounded(r.log10_p)}
             for r in pair.layer_map

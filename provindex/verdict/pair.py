@@ -12,11 +12,12 @@ A pair with roles that were inferred from shapes is `linked` or `inconclusive`, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from provindex.common.reasons import BESIDE, INCOMPLETE, SPOILED, UNCOMPARED, Code, Reason, distinct, left_out
-from provindex.common.score import Outcome, Score, absent
+from provindex.common.score import Outcome, Score
 from provindex.common.tables import Signal
 from provindex.evidence import bit_reuse, exact, hidden_units, layers, sampled
 from provindex.evidence.effects import effects
@@ -33,6 +34,7 @@ from provindex.signals.table import SIGNALS
 from provindex.verdict import adapters
 from provindex.verdict.calibration import NO_CALIBRATION, Calibration, stratum_of_pair
 from provindex.verdict.descent import role_of, start_of
+from provindex.verdict.outcomes import Outcomes, why_absent
 from provindex.verdict.relation import LOG10_P_LINKED, Linked
 
 LOG10_E_LINKED = -3.0
@@ -45,7 +47,6 @@ TEXT_STACKS = frozenset({"decoder", "encoder"})  # with the main stack of either
 UNLESS_TWINS = frozenset({"finetune", "continued", "adapter"})  # what twins of one random start look like
 TOWERS = frozenset({"vision", "audio"})
 ANCHORS = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
-UNREAD = frozenset({Reason.of(Code.NEEDS_WEIGHTS), Reason.of(Code.TOKENIZER_UNREAD)})  # by the mode of reading
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,20 @@ def compare(
     vocabularies: tuple[Mapping[str, int], Mapping[str, int]] | None = None,
     common_blocks: frozenset[int] = frozenset(),
     deep: Outcome | None = None,
+    again: Callable[[], Fingerprint] | None = None,
 ) -> Pair:
     """The verdict on a pair.
 
     models: how many models B was picked from, for the E-value. calibration: chance levels; without one the aligned tier
     cannot decide. vocabularies: both vocabularies when they are at hand, so that VOA is exact; else it is estimated
     from the sketches. common_blocks: digests that unrelated families share. deep: E5, if the weights were read for it.
+    again: loads B anew; then tests that decide nothing wait until somebody asks for their outcomes.
     """
     stacks = TEXT_STACKS | {a.facts.main, b.facts.main}
     stratum = stratum_of_pair(a, b)
     both = Pairing(a, b, stacks, common_blocks)
-    evidence = _evidence(both, calibration, stratum)
-    if deep is not None:
-        evidence["deep_agreement"] = deep
+    rank = None if calibration is None else partial(_ranked, calibration=calibration, stratum=stratum)
+    evidence = Outcomes(both, rank, {} if deep is None else {"deep_agreement": deep}, again)
     log10_p = combined([evidence[test.name] for test in TESTS if test.tier == "exact"])
     if log10_p is None or not _significant(log10_p, models):
         log10_p = _aligned_p(evidence, log10_p)
@@ -134,11 +136,12 @@ def compare(
     towers = _shared_towers(a, b, stacks)
     if log10_p is None or not _significant(log10_p, models):
         verdict, reasons = _unlinked(both, evidence)
-        return replace(whole, verdict=verdict, reasons=reasons + towers)
+        return replace(whole, verdict=verdict, reasons=reasons + towers, evidence=evidence.to_keep())
     linked = _linked(both, evidence)
     start = start_of(linked)
     if start.answer == SHARED and not _inferred(a, b):
-        return replace(whole, relation="shared-init", reasons=start.reasons + towers)
+        reasons = start.reasons + towers
+        return replace(whole, relation="shared-init", reasons=reasons, evidence=evidence.to_keep())
     relation, caveats = _named(linked, start)
     role = role_of(linked, relation, start)
     return replace(
@@ -154,6 +157,7 @@ def compare(
         reasons=caveats + _inferred(a, b) + towers,
         half_step=linked.sizes.half_step,
         around=linked.sizes.around,
+        evidence=evidence.to_keep(),
     )
 
 
@@ -262,32 +266,6 @@ def combined(outcomes: Sequence[Outcome]) -> float | None:
     """log10 of the smallest p-value, times the number of tests that ran (Bonferroni); None if none ran."""
     ran = [o.log10_p for o in outcomes if o.log10_p is not None]
     return min(0.0, min(ran) + math.log10(len(ran))) if ran else None
-
-
-def _evidence(pair: Pairing, calibration: Calibration | None, stratum: str) -> dict[str, Outcome]:
-    """Every test of the table; aligned ones are ranked among unrelated pairs.
-
-    Where a fingerprint says why it lacks something, that reason is given.
-    """
-    found = {}
-    for test in TESTS:
-        outcome = _explained(test.run(pair), pair.a, pair.b, test.lacks)
-        ranked = test.tier == "aligned" and outcome.value is not None and calibration is not None
-        found[test.name] = _ranked(test.name, outcome, calibration, stratum) if ranked and calibration else outcome
-    return found
-
-
-def _explained(outcome: Outcome, a: Fingerprint, b: Fingerprint, name: str) -> Outcome:
-    why = _why_absent(a, b, name)
-    return absent(*why) if outcome.reasons and why else outcome
-
-
-def _why_absent(a: Fingerprint, b: Fingerprint, name: str) -> tuple[Reason, ...]:
-    """What the fingerprints say of something that they lack, each reason about its model."""
-    found = [(fp.model_id, fp.absences[name]) for fp in (a, b) if name in fp.absences]
-    if len(found) == 2 and found[0][1] == found[1][1] in UNREAD:
-        return (found[0][1],)
-    return distinct([reason.about(model_id) for model_id, reason in found])
 
 
 def _ranked(name: str, outcome: Outcome, calibration: Calibration, stratum: str) -> Outcome:
@@ -438,4 +416,4 @@ def _score(
 
 
 def _absent(a: Fingerprint, b: Fingerprint, signal: str) -> Score:
-    return Score.absent(*(_why_absent(a, b, signal) or (Reason.of(Code.FINGERPRINT_LACKS),)))
+    return Score.absent(*(why_absent(a, b, signal) or (Reason.of(Code.FINGERPRINT_LACKS),)))

@@ -86,8 +86,9 @@ class Linked:
     @property
     def by_gains(self) -> bool:
         """Whether nothing but norm gains and biases (E6) shows the link."""
-        shown = {name for name, o in self.evidence.items() if (o.log10_p or 0.0) <= LOG10_P_LINKED}
-        return bool(shown & GAINS) and shown <= GAINS
+        shown = (name for name in self.evidence if self._log10_p(name) <= LOG10_P_LINKED)
+        others = (name for name in shown if name not in GAINS)
+        return any(self._log10_p(name) <= LOG10_P_LINKED for name in GAINS) and next(others, None) is None
 
     def _log10_p(self, name: str) -> float:
         return self.evidence[name].log10_p or 0.0
