@@ -14,12 +14,12 @@ from pathlib import Path
 
 from build_index import fill, parts
 from build_index.budget import MBIT
+from build_index.lists import read_lists
 from provindex.api import Index
 from provindex.common.errors import ProvindexError, UsageError
 from provindex.common.places import DEFAULT_DATASET
 from provindex.fingerprint.record import MODES
 
-CATALOGUE = ".csv"  # a source with this ending is a catalogue: ids, and what is known about them
 MODE_HELP = (
     "how weights are read: every byte; headers, fixed blocks and layers; or config, norms and biases. Rows that read "
     "more take the place of rows that read less. Default: sampled for a model on the Hub of more than 1 GB that is not "
@@ -40,7 +40,7 @@ def _say(line: str) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Fingerprint what is missing and add it."""
-    sources, facts = _sources(options.source)
+    sources, facts = read_lists(options.source)
     share = _share(options)
     if options.dry_run:
         folder = parts.index_of(options.output, share)
@@ -70,7 +70,7 @@ def build(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say of each source whether it is in the index: present, kept (made, not merged yet), missing or failed."""
-    sources, _ = _sources(options.source)
+    sources, _ = read_lists(options.source)
     share = _share(options)
     folder = parts.index_of(options.output, share)
     planned = fill.plan(folder, sources, mode=options.mode, offline=options.offline, share=share)
@@ -141,36 +141,6 @@ def _share(options: argparse.Namespace) -> fill.Share | None:
     if (options.rank is None) != (options.world_size is None):
         raise UsageError("--rank and --world-size belong together.", "Give both, or neither for one machine.")
     return None if options.rank is None else fill.Share(options.rank, options.world_size)
-
-
-def _sources(named: Sequence[str]) -> tuple[list[str], dict[str, fill.Facts]]:
-    """The sources with each catalogue replaced by its ids, and what catalogues say about them."""
-    sources: list[str] = []
-    facts: dict[str, fill.Facts] = {}
-    for source in named:
-        if source.endswith(CATALOGUE) and Path(source).is_file():
-            found = _catalogue(Path(source))
-            sources += found
-            facts |= found
-        else:
-            sources.append(source)
-    return sources, facts
-
-
-def _catalogue(path: Path) -> Mapping[str, fill.Facts]:
-    """What a catalogue says, by id; CatalogError if it is wrong."""
-    from build_index.models import load_models
-
-    facts = {}
-    for row in load_models(path):
-        said = (("license", row.license_source), ("lineage", row.parent_source), ("note", row.notes))
-        facts[row.model_id] = fill.Facts(
-            license=row.license,
-            family=row.family,
-            parents=(row.parent,) if row.parent else (),
-            source=" | ".join(f"{name}: {text}" for name, text in said if text),
-        )
-    return facts
 
 
 def _listed(failed: Mapping[str, str]) -> int:
