@@ -34,8 +34,8 @@ from provindex.index import dataset
 from provindex.index import replace as replacing
 
 README = Path(__file__).parent.parent / "build_index" / "README.md"
-NAMES = ("ann", "bob", "cid", "dan", "eve", "fay")
-MANY = tuple(f"model-{number:02}" for number in range(16))  # so many that a run can be killed in the middle
+NAMES = ("ann", "bob", "cid", "dan")
+MANY = tuple(f"model-{number:02}" for number in range(12))  # so many that a run can be killed in the middle
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +173,7 @@ def test_the_number_of_ranks_changes_no_byte(written: Path, tmp_path: Path, monk
             named = [part(tmp_path / "parts", rank, world_size) for rank in range(world_size)]
             assert merge(tmp_path / f"{rows}-{world_size}" / "index", *named[::-1]) == 0
         found = [digests(tmp_path / f"{rows}-{world_size}") for world_size in (1, 2, 3, 5)]
-        assert len(found[0]) == (3 if rows == 256 else 7) and found == [found[0]] * 4
+        assert len(found[0]) == (3 if rows == 256 else 5) and found == [found[0]] * 4
         assert rows != 256 or found[0] == digests(tmp_path / "plain")
 
 
@@ -181,7 +181,7 @@ def test_the_number_of_ranks_changes_no_byte(written: Path, tmp_path: Path, monk
 def test_a_rank_without_models_is_complete_and_a_second_run_makes_nothing(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = next(n for n in range(6, 60) if any(not mine(NAMES, rank, n) for rank in range(n)))
+    size = next(n for n in range(4, 60) if any(not mine(NAMES, rank, n) for rank in range(n)))
     empty = next(rank for rank in range(size) if not mine(NAMES, rank, size))
     for rank in range(size):
         assert build(models, tmp_path / "parts", rank, size) == 0
@@ -192,7 +192,7 @@ def test_a_rank_without_models_is_complete_and_a_second_run_makes_nothing(
     for rank in range(size):
         assert build(models, tmp_path / "parts", rank, size) == 0
     assert merge(tmp_path / "index", tmp_path / "parts") == 0 and digests(tmp_path) == before
-    assert capsys.readouterr().out.splitlines()[-1] == f"0 added, 6 present, 0 failed in {tmp_path / 'index'}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"0 added, 4 present, 0 failed in {tmp_path / 'index'}"
 
 
 @pytest.mark.usefixtures("here")
@@ -224,7 +224,7 @@ def test_a_broken_model_is_listed_and_stops_nobody(
         capsys.readouterr()
         assert merge(tmp_path / f"i{world_size}" / "index", tmp_path / f"p{world_size}") == 1
         told = capsys.readouterr()
-        assert f"{models / 'cid'}: " in told.err and "5 added, 0 present, 1 failed" in told.out
+        assert f"{models / 'cid'}: " in told.err and "3 added, 0 present, 1 failed" in told.out
     assert ids(tmp_path / "i3" / "index") == set(NAMES) - {"cid"}
     assert digests(tmp_path / "i1") == digests(tmp_path / "i3")
     weights.write_bytes(whole)
@@ -342,6 +342,7 @@ def test_a_damaged_part_is_refused_and_the_index_stays_as_it_was(
     dataset.write_manifest(damaged, replace(manifest, shards=(forged,)))
     monkeypatch.setattr(replacing, "ROWS_PER_SHARD", 1)
     assert merge(index, tmp_path / "parts") == 2
+    assert len(list((index / dataset.MODELS).glob("*.parquet"))) > 1  # some were written before it was found
     assert dataset.read_manifest(index).models == 1 and ids(index) == {"ann"}
     assert "Traceback" not in capsys.readouterr().err
 
