@@ -198,19 +198,16 @@ def gaps(parts: Sequence[Part]) -> list[str]:
     ranks = {part.record.rank for part in parts}
     told = []
     if len(ranks) < world_size:
-        absent = islice((str(rank) for rank in range(world_size) if rank not in ranks), MANY)
-        told.append(f"{_some(absent, world_size - len(ranks))} of {world_size} ranks made no part.")
+        shown = ", ".join(islice((str(rank) for rank in range(world_size) if rank not in ranks), MANY))
+        more = world_size - len(ranks) - MANY
+        beside = f" and {more:,} more" if more > 0 else ""
+        told.append(f"Of {world_size:,} ranks these made no part: {shown}{beside}.")
     for part in parts:
         if part.record.missing:
             told.append(f"Rank {part.record.rank} is not finished: it lacks {len(part.record.missing):,} models.")
         elif part.record.models > len(part.record.failed) and not part.has_index:
             told.append(f"Rank {part.record.rank} has lost its index.")
     return told
-
-
-def _some(ranks: Iterable[str], count: int) -> str:
-    shown = ", ".join(ranks)
-    return f"{count:,} ({shown}{', ...' if count > MANY else ''})"
 
 
 # --- joining them ---
