@@ -8,23 +8,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from build_index import fill
+from build_index import fill, parts
 from build_index.budget import MBIT
+from build_index.lists import read_lists
 from provindex.api import Index
-from provindex.common.errors import ProvindexError
+from provindex.common.errors import ProvindexError, UsageError
 from provindex.common.places import DEFAULT_DATASET
 from provindex.fingerprint.record import MODES
 
-CATALOGUE = ".csv"  # a source with this ending is a catalogue: ids, and what is known about them
 MODE_HELP = (
     "how weights are read: every byte; headers, fixed blocks and layers; or config, norms and biases. Rows that read "
     "more take the place of rows that read less. Default: sampled for a model on the Hub of more than 1 GB that is not "
     "in its cache, else exact"
 )
 BUDGET_HELP = "fetch at most N MB of weights in this run; models that do not fit stay missing for the next run"
+OUTPUT_HELP = "the index folder; with --rank, the folder of all parts, the same for all ranks"
+RANK_HELP = "make the part of one of many machines: the models that fall to rank R of --world-size W, from 0 to W - 1"
 LINE_HELP = "the speed of the line in Mbit/s, for the hours that the plan states; default: %(default)g"
 
 
@@ -37,21 +40,26 @@ def _say(line: str) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Fingerprint what is missing and add it."""
-    sources, facts = _sources(options.source)
+    sources, facts = read_lists(options.source)
+    share = _share(options)
     if options.dry_run:
-        planned = fill.plan(options.output, sources, mode=options.mode, offline=options.offline, limit=options.limit)
-        told = fill.lines(planned, options.output, mbit=options.mbit, max_mb=options.max_mb)
+        folder = parts.index_of(options.output, share)
+        planned = fill.plan(
+            folder, sources, mode=options.mode, offline=options.offline, limit=options.limit, share=share
+        )
+        told = fill.lines(planned, folder, mbit=options.mbit, max_mb=options.max_mb)
         for job in planned.missing:
             print(job.source)
         for line in told:
             _say(line)
         return _listed(planned.failed)
-    done = fill.fill(
+    make = fill.fill if share is None else partial(parts.build, share=share)
+    done = make(
         options.output, sources, facts=facts, processes=options.processes, mode=options.mode,
         offline=options.offline, limit=options.limit, max_mb=options.max_mb, mbit=options.mbit, report=_say,
     )  # fmt: skip
     numbers = (("added", done.added), ("present", done.present), ("failed", done.failed), ("missing", done.missing))
-    print(f"{', '.join(f'{len(of)} {name}' for name, of in numbers)} in {options.output}")
+    print(f"{', '.join(f'{len(of)} {name}' for name, of in numbers)} in {parts.index_of(options.output, share)}")
     print(done.purse.line())
     if done.purse.left:
         print(
@@ -62,15 +70,24 @@ def build(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say of each source whether it is in the index: present, kept (made, not merged yet), missing or failed."""
-    sources, _ = _sources(options.source)
-    planned = fill.plan(options.output, sources, mode=options.mode, offline=options.offline)
-    failed = {**fill.recorded(options.output), **planned.failed}
+    sources, _ = read_lists(options.source)
+    share = _share(options)
+    folder = parts.index_of(options.output, share)
+    planned = fill.plan(folder, sources, mode=options.mode, offline=options.offline, share=share)
+    failed = {**fill.recorded(folder), **planned.failed}
     told = [(job.source, "present") for job in planned.present] + [(job.source, "kept") for job in planned.kept]
     told += [(job.source, "failed" if job.source in failed else "missing") for job in planned.missing]
     told += [(source, "failed") for source in planned.failed]
     for source, state in sorted(told):
         print("\t".join([state, source, *([failed[source]] if state == "failed" else [])]))
     return 0
+
+
+def merge(options: argparse.Namespace) -> int:
+    """Join the parts that many machines made into one index."""
+    done = parts.merge(options.part, options.output, partial=options.partial, report=_say)
+    print(f"{len(done.added)} added, {done.present} present, {len(done.failed)} failed in {options.output}")
+    return _listed(done.failed)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -119,34 +136,11 @@ def publish(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sources(named: Sequence[str]) -> tuple[list[str], dict[str, fill.Facts]]:
-    """The sources with each catalogue replaced by its ids, and what catalogues say about them."""
-    sources: list[str] = []
-    facts: dict[str, fill.Facts] = {}
-    for source in named:
-        if source.endswith(CATALOGUE) and Path(source).is_file():
-            found = _catalogue(Path(source))
-            sources += found
-            facts |= found
-        else:
-            sources.append(source)
-    return sources, facts
-
-
-def _catalogue(path: Path) -> Mapping[str, fill.Facts]:
-    """What a catalogue says, by id; CatalogError if it is wrong."""
-    from build_index.models import load_models
-
-    facts = {}
-    for row in load_models(path):
-        said = (("license", row.license_source), ("lineage", row.parent_source), ("note", row.notes))
-        facts[row.model_id] = fill.Facts(
-            license=row.license,
-            family=row.family,
-            parents=(row.parent,) if row.parent else (),
-            source=" | ".join(f"{name}: {text}" for name, text in said if text),
-        )
-    return facts
+def _share(options: argparse.Namespace) -> fill.Share | None:
+    """The rank whose models are meant; None for all models. UsageError if only half of it is given."""
+    if (options.rank is None) != (options.world_size is None):
+        raise UsageError("--rank and --world-size belong together.", "Give both, or neither for one machine.")
+    return None if options.rank is None else fill.Share(options.rank, options.world_size)
 
 
 def _listed(failed: Mapping[str, str]) -> int:
@@ -185,9 +179,11 @@ def _parser() -> argparse.ArgumentParser:
     for run in (build, status):
         one = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         one.add_argument("source", nargs="+", help="a catalogue (.csv), a list, a folder of models, an id, a file, -")
-        one.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the index folder")
+        one.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help=OUTPUT_HELP)
         one.add_argument("--mode", choices=MODES, help=MODE_HELP)
         one.add_argument("--offline", action="store_true", help="never ask the Hub")
+        one.add_argument("--rank", type=int, metavar="R", help=RANK_HELP)
+        one.add_argument("--world-size", type=int, metavar="W", help="how many machines build; see --rank")
         one.set_defaults(run=run)
         if run is build:
             one.add_argument("--processes", type=int, metavar="N", help="models at a time; default: the cores")
@@ -195,10 +191,19 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--max-mb", type=float, metavar="N", help=BUDGET_HELP)
             one.add_argument("--mbit", type=float, default=MBIT, metavar="N", help=LINE_HELP)
             one.add_argument("--dry-run", action="store_true", help="list what is missing, say what it costs, and stop")
+    _add_merge(commands)
     _add_folder_commands(commands)
     for name, (_, what) in DELEGATED.items():
         commands.add_parser(name, help=what, add_help=False)
     return parser
+
+
+def _add_merge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = commands.add_parser(merge.__name__, help=merge.__doc__, description=merge.__doc__)
+    one.add_argument("part", nargs="+", type=Path, help="a folder of parts (-o of `build --rank`), or single parts")
+    one.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the index folder")
+    one.add_argument("--partial", action="store_true", help="merge what is there, though ranks or models are missing")
+    one.set_defaults(run=merge)
 
 
 def _add_folder_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

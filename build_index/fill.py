@@ -58,6 +58,29 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """The models that one of `world_size` machines makes: those whose id falls to `rank`.
+
+    Raises UsageError unless 0 <= rank < world_size.
+    """
+
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise UsageError(
+                f"--rank {self.rank} of --world-size {self.world_size} does not exist.",
+                "Ranks begin at 0 and are smaller than the world size.",
+            )
+
+    def has(self, model_id: str) -> bool:
+        """Whether a model falls to this rank. The answer is the same on every machine and in every list."""
+        digest = hashlib.sha256(model_id.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8]) % self.world_size == self.rank
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a catalogue knows about a model; empty where it knows nothing, then the model's own card stands."""
 
@@ -120,7 +143,7 @@ class Plan:
     present: in the index. kept: made by an earlier run, not merged. missing: to be made. later: missing too, beyond the
     limit. failed: cannot be made, reason by source. needs: bytes that each of the missing is expected to fetch. older:
     the manifest of an index of an older version, whose rows are made again; lost: ids of those of its rows that no
-    source names.
+    source names. listed: a digest of the names and the mode of all models, those of other ranks too.
     """
 
     present: tuple[Job, ...]
@@ -131,6 +154,7 @@ class Plan:
     needs: Mapping[str, int]
     older: dataset.Manifest | None = None
     lost: tuple[str, ...] = ()
+    listed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +171,19 @@ class Filled:
 
 
 def plan(
-    folder: Path, sources: Sequence[str], *, mode: str | None = None, offline: bool = False, limit: int | None = None
+    folder: Path,
+    sources: Sequence[str],
+    *,
+    mode: str | None = None,
+    offline: bool = False,
+    limit: int | None = None,
+    share: Share | None = None,
 ) -> Plan:
     """What of the sources an index folder lacks, without reading weights: a model is there if its id is, in a row that
     reads as much as the mode; where no mode is asked for, in a sampled or an exact one.
 
-    limit: fingerprints to make at most. Raises UsageError if no model is named or the limit makes no sense.
+    limit: fingerprints to make at most. share: the rank whose models are planned; None for all of them. Raises
+    UsageError if no model is named or the limit makes no sense.
     """
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
@@ -161,7 +192,8 @@ def plan(
     named = set(expand(sources))
     if not named:
         raise UsageError("No model was named.", "Name a catalogue, a list, a folder of models, ids or files.")
-    jobs = sorted((Job(s, _name(s), mode, offline, folder / WORK) for s in named), key=lambda j: (j.name, j.source))
+    whole = sorted((Job(s, _name(s), mode, offline, folder / WORK) for s in named), key=lambda j: (j.name, j.source))
+    jobs = whole if share is None else [job for job in whole if share.has(_model_id(job))]
     failed = _namesakes(jobs)
     fit = [job for job in jobs if job.source not in failed]
     kept = [job for job in fit if job.done.exists()]  # merged already, if a run ended between manifest and removal
@@ -173,7 +205,16 @@ def plan(
     needs = needs_of(((job.source, job.mode) for job in missing), offline=offline)
     older = dataset.older_manifest(folder)
     lost = _unnamed(folder, older, jobs) if older is not None else ()
-    return Plan(tuple(present), tuple(kept), tuple(missing[:cut]), tuple(missing[cut:]), failed, needs, older, lost)
+    return Plan(
+        tuple(present), tuple(kept), tuple(missing[:cut]), tuple(missing[cut:]), failed, needs, older, lost,
+        _listed(whole, mode),
+    )  # fmt: skip
+
+
+def _listed(jobs: Sequence[Job], mode: str | None) -> str:
+    """sha256 of the mode and of the names of models, which are the same wherever a list is read."""
+    text = "\n".join([mode or "default", *(job.name for job in jobs)])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _unnamed(folder: Path, older: dataset.Manifest, jobs: Sequence[Job]) -> tuple[str, ...]:
@@ -225,6 +266,19 @@ def _name(source: str) -> str:
     if path.is_dir():
         return local_files.look_at(path).model_id
     return path.name if path.exists() else source
+
+
+def _model_id(job: Job) -> str:
+    """The id by which a rank is chosen: sources of one id fall to one rank, so that it decides between their rows.
+
+    The id of a fingerprint file is that of its first row; a file that cannot be read has its own name.
+    """
+    if is_remote(job.source):
+        return repository(job.source)
+    if _is_prints(job.source):
+        with suppress(ProvindexError, OSError):
+            return _identities(Path(job.source))[0].name[0]
+    return job.name
 
 
 def _namesakes(jobs: Sequence[Job]) -> dict[str, str]:
@@ -320,12 +374,29 @@ def fill(
 
     facts: of a catalogue, by id. processes: at a time, the number of cores if None. mode, limit: as for `plan`. max_mb:
     MB to fetch at most; models whose estimate does not fit in what is left of it stay missing. mbit: of the line, for
-    the plan that is told first. report: told each step. worker: in
-    place of `run`. When it is interrupted, everything that was finished is kept for the next run.
+    the plan that is told first. report: told each step. worker: in place of `run`. When it is interrupted, everything
+    that was finished is kept for the next run.
     """
+    planned = plan(folder, sources, mode=mode, offline=offline, limit=limit)
+    return carry_out(
+        planned, folder, facts=facts, processes=processes, max_mb=max_mb, mbit=mbit, report=report, worker=worker
+    )
+
+
+def carry_out(
+    planned: Plan,
+    folder: Path,
+    *,
+    facts: Mapping[str, Facts] | None = None,
+    processes: int | None = None,
+    max_mb: float | None = None,
+    mbit: float = MBIT,
+    report: Say = lambda _: None,
+    worker: Worker | None = None,
+) -> Filled:
+    """Make what a plan of this folder lacks, as `fill` does. UsageError for numbers that make no sense."""
     if processes is not None and processes < 1:
         raise UsageError(f"--processes is at least 1, not {processes}.")
-    planned = plan(folder, sources, mode=mode, offline=offline, limit=limit)
     for line in lines(planned, folder, mbit=mbit, max_mb=max_mb):
         report(line)
     (folder / WORK).mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,11 @@ import zoo
 from huggingface_hub import constants
 
 from build_index import fill
-from build_index.__main__ import _sources, main
+from build_index.__main__ import main
 from build_index.budget import Purse
 from build_index.check import check
 from build_index.fill import Facts, Job, Outcome, Worker
+from build_index.lists import read_lists
 from build_index.models import COLUMNS
 from build_index.publish import Published
 from provindex import api
@@ -230,7 +231,7 @@ def test_what_a_catalogue_says_of_a_model_of_the_hub(cached: str, tmp_path: Path
 
 def test_a_catalogue_names_models_and_their_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = catalogue(tmp_path / "a.csv", "org/child,org/root,mit,https://x.org/card,org/root,https://x.org/paper,")
-    sources, facts = _sources([listed, "org/other"])
+    sources, facts = read_lists([listed, "org/other"])
     assert sources == ["org/child", "org/other"]
     said = "license: https://x.org/card | lineage: https://x.org/paper"
     assert facts == {"org/child": Facts("mit", "org/root", ("org/root",), said)}

@@ -109,7 +109,7 @@ class Choice:
 
 def replace_rows(
     folder: Path,
-    new: Sequence[Fingerprint],
+    new: Sequence[Fingerprint | Entry],
     *,
     name: str = "private",
     who: str = "local",
@@ -122,18 +122,20 @@ def replace_rows(
     that is there, is left out; so are other weights under a name whose weights were read whole (see `standing`). The
     manifest changes in one step, at the end. Writers of one folder wait for each other.
 
-    who: the origin in the names of shards. older: rows of an older fingerprint version, which nothing reads, make place
+    new: fingerprints, or rows of other folders, which are read as they are written, ROWS_PER_SHARD at a time. who: the
+    origin in the names of shards. older: rows of an older fingerprint version, which nothing reads, make place
     for the new ones; IndexFormatError without it. compact: put small shards together where there are many.
     """
-    for fp in new:
-        check_version(fp)
+    for one in new:
+        if isinstance(one, Fingerprint):
+            check_version(one)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         outdated = dataset.older_manifest(folder) if older else None
         exists = (folder / dataset.MANIFEST).exists() and outdated is None
         old = dataset.read_manifest(folder) if exists else None
         parts = [_Part.of(folder, shard) for shard in old.shards] if old else []
-        said = [Said.of(fp) for fp in new]
+        said = [Said.of(one) if isinstance(one, Fingerprint) else Said.by(one) for one in new]
         fresh, lost = _chosen(parts, new, said)
         if not fresh:
             return ()
@@ -148,7 +150,7 @@ def replace_rows(
         dataset.write_manifest(folder, manifest)
         _sweep(folder)
     taken = {row.key for row in fresh}
-    labels = {(*name_of(fp), one.digest): fp.label for fp, one in zip(new, said, strict=True)}
+    labels = {(*name_of(row), one.digest): row.label for row, one in zip(new, said, strict=True)}
     return tuple(label for key, label in labels.items() if key in taken)
 
 
@@ -186,23 +188,26 @@ class _Part:
         return _Part(None, self.origin, tuple(row for row in self.rows if row.key not in lost))
 
 
-def _chosen(parts: Sequence[_Part], new: Sequence[Fingerprint], said: Sequence[Said]) -> tuple[list[_Row], set[Key]]:
+def _chosen(
+    parts: Sequence[_Part], new: Sequence[Fingerprint | Entry], said: Sequence[Said]
+) -> tuple[list[_Row], set[Key]]:
     """The new rows that an index takes, in order, and the keys of rows that make place for them."""
-    wanted = {name_of(fp) for fp in new}
+    wanted = {name_of(row) for row in new}
     there: dict[Name, dict[Key, Said]] = {}
     for entry in (entry for part in parts for entry in part.entries if name_of(entry) in wanted):
         there.setdefault(name_of(entry), {})[entry.key] = Said.by(entry)
     fresh: dict[Key, _Row] = {}
     lost: set[Key] = set()
-    for fp, one in zip(new, said, strict=True):
-        others = there.setdefault(name_of(fp), {})
+    for source, one in zip(new, said, strict=True):
+        others = there.setdefault(name_of(source), {})
         if standing(one, others.values()) not in TAKEN:
             continue
         for key in others:
             if fresh.pop(key, None) is None:
                 lost.add(key)
-        row = _Row((*name_of(fp), one.digest), partial(_itself, fp))
-        there[name_of(fp)] = {row.key: one}
+        load = partial(_itself, source) if isinstance(source, Fingerprint) else source.load
+        row = _Row((*name_of(source), one.digest), load)
+        there[name_of(source)] = {row.key: one}
         fresh[row.key] = row
     return sorted(fresh.values(), key=lambda row: row.key), lost
 

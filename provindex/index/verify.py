@@ -29,7 +29,7 @@ def verify_folder(folder: Path) -> Iterator[tuple[list[Problem], int]]:
             problems.append(Problem(manifest.calibration, error.message))
     yield problems, 0
     for shard in manifest.shards:
-        files = [p for name in (shard.models, shard.panels) if (p := _verify_file(folder, name, shard)) is not None]
+        files = [p for name in (shard.models, shard.panels) if (p := verify_file(folder, name, shard)) is not None]
         yield files or verify_rows(folder, shard), shard.rows
     yield _strays(folder, manifest), 0
 
@@ -42,7 +42,8 @@ def _strays(folder: Path, manifest: dataset.Manifest) -> list[Problem]:
     return [Problem(name, what) for name in sorted(lying - known - dataset.replaced(folder).keys())]
 
 
-def _verify_file(folder: Path, name: str, shard: dataset.Shard) -> Problem | None:
+def verify_file(folder: Path, name: str, shard: dataset.Shard) -> Problem | None:
+    """What is wrong with one file of a shard by its digest in the manifest; None if it is the file that was written."""
     try:
         digest = file_sha256(folder / name)
     except FileNotFoundError:
