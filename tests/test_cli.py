@@ -294,6 +294,17 @@ def test_a_crash_is_status_2_and_shows_where_if_asked(debug: str | None) -> None
     assert ("Traceback" in ran.stderr) == bool(debug) and "ZeroDivisionError" in ran.stderr
 
 
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "<&-", "<&- >/dev/null 2>&-"])
+def test_a_stream_that_is_closed_or_full_fails_no_gate(where: str, models: Path, index: Path) -> None:
+    """Status 1 says that a model descends from what is denied."""
+    asked = [sys.executable, "-m", "provindex", "query", models / "stranger", "--index", index, "--deny", LONG]
+    ran = subprocess.run(["sh", "-c", f'"$@" {where}', "sh", *map(str, asked)], env=environment(), capture_output=True)
+    assert ran.returncode == (2 if "full" in where else 0), ran
+    empty = subprocess.run(["sh", "-c", f'"$@" {where}', "sh", *map(str, asked[:4]), "-"], stdin=subprocess.DEVNULL,
+                           env=environment(), capture_output=True)  # fmt: skip
+    assert empty.returncode == 2
+
+
 def test_a_reader_that_goes_away_is_no_failed_gate(index: Path) -> None:
     command = [sys.executable, "-m", "provindex", "index", "status", "--index", str(index)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
