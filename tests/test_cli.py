@@ -344,6 +344,19 @@ def test_an_output_file_is_whole_or_not_there(models: Path, index: Path, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["answer.json"]
 
 
+def test_an_output_that_is_no_file_is_written_to_and_stays(models: Path, index: Path, tmp_path: Path) -> None:
+    """A container runs as root, who may put a file into the place of /dev/null: this must not happen by -o."""
+    asked = ("query", models / "child", "--index", index, "-q", "-o")
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "provindex", *map(str, asked), str(tmp_path / "pipe"), "--json"]
+    with subprocess.Popen(command, env=environment()) as process, (tmp_path / "pipe").open() as read:
+        assert json.load(read)["schema"] == "provindex.query/1"
+    assert process.returncode == 0 and (tmp_path / "pipe").is_fifo()
+    os.mkfifo(tmp_path / "pipe.parquet")
+    ran = run("fingerprint", models / "child", "-o", tmp_path / "pipe.parquet", "-q")
+    assert ran.status == 2 and "is no regular file" in ran.err and (tmp_path / "pipe.parquet").is_fifo()
+
+
 # --- terminals ---
 
 
