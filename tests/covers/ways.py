@@ -200,6 +200,19 @@ def chunks(case: Case) -> None:
         (case.folder / f"blob.{number:03d}").write_bytes(raw[start : start + max(size, len(raw) // 8)])
 
 
+def small_pieces(name: str, size: int) -> Callable[[Case], None]:
+    """The stolen model in files each of which is too small to be one."""
+
+    def made(case: Case) -> None:
+        case.main()
+        for number, start in enumerate(range(0, len(case.raw), size)):
+            path = case.folder / name.format(number)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(case.raw[start : start + size])
+
+    return made
+
+
 def unlisted_shard(case: Case) -> None:
     """An index that lists the shards of the clean model, and a shard that it does not list."""
     case.main()
@@ -445,6 +458,7 @@ FILE_NAMES = (
     ".git/objects/pack/a.pack", "weights.dat", "model.safetensors.bak", "README", "tokenizer.model", "vocab.txt",
     "training_args", "flax_model.msgpack", "tf_model.h5", "onnx/decoder/model.onnx", "a/b/c/d/e/f.bin",
     "consolidated.safetensors", "adapter_model.safetensors", "draft/model.safetensors", "ema.safetensors",
+    "._model.safetensors",
 )  # fmt: skip
 PREFIXES = (
     "vision_tower.", "vision_model.", "visual.", "model.vision_tower.vision_model.", "audio_tower.", "audio_encoder.",
@@ -461,6 +475,8 @@ COVERS: Mapping[str, Callable[[Case], None]] = {
     "file: pytorch_model.bin": file_beside("pytorch_model.bin", lambda c: torch_file(c.stolen.tensors)),
     "file: consolidated.00.pth": file_beside("consolidated.00.pth", lambda c: torch_file(c.stolen.tensors)),
     "file: eight chunks": chunks,
+    "file: small pieces": small_pieces("pieces/{}", 60_000),
+    "file: small pieces of a training": small_pieces("rng_state_{}.pth", 1_000_000),
     "file: a shard that no index lists": unlisted_shard,
     "file: a link": linked_file,
     "bytes: behind the last tensor": tail,
