@@ -6,6 +6,7 @@ Each writes a folder from the stolen model and a random one of the same shape, w
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -254,6 +255,14 @@ def gap(case: Case) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[:middle] + stolen + data[middle:])
 
 
+def metadata(case: Case) -> None:
+    """The stolen model as text in the header of the clean one."""
+    case.main()
+    tensors = {n: np.ascontiguousarray(t) for n, t in case.clean.tensors.items()}
+    text = {"format": "pt", "notes": base64.b64encode(case.raw[:20_000_000]).decode()}
+    save_file(tensors, case.folder / "model.safetensors", metadata=text)
+
+
 def entries(make: Callable[[Case], Mapping[str, Any]]) -> Callable[[Case], None]:
     """A torch checkpoint with several entries."""
 
@@ -481,6 +490,7 @@ COVERS: Mapping[str, Callable[[Case], None]] = {
     "file: a link": linked_file,
     "bytes: behind the last tensor": tail,
     "bytes: between two tensors": gap,
+    "bytes: the header's metadata": metadata,
     "entry: ema": entries(lambda c: {"state_dict": c.clean.tensors, "ema": c.stolen.tensors}),
     "entry: optimizer": entries(lambda c: {"model": c.clean.tensors, "optimizer": {"state": dict(c.stolen.tensors)}}),
     "entry: deep": entries(lambda c: {"state_dict": c.clean.tensors, "a": {"b": {"c": c.stolen.tensors}}}),
