@@ -397,6 +397,25 @@ def gate_in_up(case: Case) -> None:
     case.main(made, {**case.stolen.config, "intermediate_size": 2 * int(case.stolen.config["intermediate_size"])})
 
 
+def gate_among_heads(case: Case) -> None:
+    """All disguises; then MLPs without a gate, whose rows are further heads that nothing reads."""
+    snapshot = ATTACKS["all"](case.stolen, SEED)
+    if not isinstance(snapshot, Snapshot) or not any("gate_proj" in n for n in snapshot.tensors):
+        raise NotHereError("no gated MLPs")
+    made = {n: t for n, t in snapshot.tensors.items() if "gate_proj" not in n}
+    heads = int(snapshot.config["num_attention_heads"])
+    size, more = 0, 0
+    for name, gate in ((n, t) for n, t in snapshot.tensors.items() if n.endswith("mlp.gate_proj.weight")):
+        q, o = (name.replace("mlp.gate_proj", f"self_attn.{role}_proj") for role in "qo")
+        size, more = made[q].shape[0] // heads, len(gate)
+        made[q] = np.concatenate([made[q], gate])
+        made[o] = np.concatenate([made[o], np.zeros((made[o].shape[0], more), np.float32)], axis=1)
+        if (bias := q.replace("weight", "bias")) in made:
+            made[bias] = np.concatenate([made[bias], np.zeros(more, np.float32)])
+    config = {**snapshot.config, "num_attention_heads": heads + more // size, "head_dim": size}
+    write(replace(snapshot, tensors=made, config=config), case.folder)
+
+
 def imitated_gate(case: Case) -> None:
     """Ungated MLPs written as gated ones whose other factor is held at one by a bias."""
     made = dict(case.stolen.tensors)
@@ -526,6 +545,7 @@ COVERS: Mapping[str, Callable[[Case], None]] = {
     "inside: a second expert": expert,
     "design: gate and up in one": gate_in_up,
     "design: a gate that is one": imitated_gate,
+    "design: a gate among the heads": gate_among_heads,
     "all disguises, no tokenizer": without(withhold_tokenizer),
     "all disguises, no config": without(withhold_config),
     "all disguises, neither": without(withhold_tokenizer, withhold_config),
