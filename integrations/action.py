@@ -7,6 +7,7 @@ of `provindex query`. Only the standard library is used, and no shell.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -28,6 +29,8 @@ Answer = dict[str, Any]
 
 def main() -> int:
     """Ask, say, and return the exit status of the step."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that are no UTF-8, or none of the runner's letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     on_inconclusive = os.environ.get("INPUT_ON_INCONCLUSIVE", "").strip() or "fail"
     if on_inconclusive not in ("fail", "warn"):
         return refused(f"on-inconclusive is fail or warn, not {on_inconclusive}.")
@@ -143,7 +146,7 @@ def summarize(answers: Sequence[Answer]) -> None:
         rows += ["", f"{len(answers) - MOST_ROWS} more models are in the report."]
     indexes = {f"{i['id']}@{i['revision'][:12]}, {i['models']} models" for i in (a.get("index") for a in answers) if i}
     rows += ["", *(f"Index {plain(index)}." for index in sorted(indexes)), ""]
-    with Path(path).open("a", encoding="utf-8") as file:
+    with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write("\n".join(rows))
 
 

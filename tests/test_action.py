@@ -182,6 +182,16 @@ def test_no_input_is_read_as_code_option_or_command(workspace: Path) -> None:
     assert "%250A" in step.log and os.sep + "d" not in step.outputs["report"]
 
 
+@pytest.mark.parametrize("letters", ["C.UTF-8", "C"])
+def test_a_name_that_is_no_text_fails_no_gate(workspace: Path, letters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception here would be status 1: that the model descends from what is denied."""
+    monkeypatch.setenv("LC_ALL", letters)
+    name = os.fsdecode(b"str\xffanger")
+    (workspace / name).symlink_to(workspace / "stranger")
+    step = asked(workspace, models=name, index="index", deny="acme/base")
+    assert (step.status, step.outputs["status"]) == (0, "passed") and "anger" in step.summary
+
+
 def test_a_cell_is_text_whatever_it_quotes() -> None:
     plain = SCRIPT["plain"]
     assert plain("a|b\nc") == r"a\|b c"

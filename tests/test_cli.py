@@ -294,6 +294,17 @@ def test_a_crash_is_status_2_and_shows_where_if_asked(debug: str | None) -> None
     assert ("Traceback" in ran.stderr) == bool(debug) and "ZeroDivisionError" in ran.stderr
 
 
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "<&-", "<&- >/dev/null 2>&-"])
+def test_a_stream_that_is_closed_or_full_fails_no_gate(where: str, models: Path, index: Path) -> None:
+    """Status 1 says that a model descends from what is denied."""
+    asked = [sys.executable, "-m", "provindex", "query", models / "stranger", "--index", index, "--deny", LONG]
+    ran = subprocess.run(["sh", "-c", f'"$@" {where}', "sh", *map(str, asked)], env=environment(), capture_output=True)
+    assert ran.returncode == (2 if "full" in where else 0), ran
+    empty = subprocess.run(["sh", "-c", f'"$@" {where}', "sh", *map(str, asked[:4]), "-"], stdin=subprocess.DEVNULL,
+                           env=environment(), capture_output=True)  # fmt: skip
+    assert empty.returncode == 2
+
+
 def test_a_reader_that_goes_away_is_no_failed_gate(index: Path) -> None:
     command = [sys.executable, "-m", "provindex", "index", "status", "--index", str(index)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
@@ -331,6 +342,19 @@ def test_an_output_file_is_whole_or_not_there(models: Path, index: Path, tmp_pat
     assert run("query", models / "child", "--index", index, "--json", "-o", target, "-q").status == 0
     assert json.loads(target.read_text())["schema"] == "provindex.query/1"
     assert [p.name for p in tmp_path.iterdir()] == ["answer.json"]
+
+
+def test_an_output_that_is_no_file_is_written_to_and_stays(models: Path, index: Path, tmp_path: Path) -> None:
+    """A container runs as root, who may put a file into the place of /dev/null: this must not happen by -o."""
+    asked = ("query", models / "child", "--index", index, "-q", "-o")
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "provindex", *map(str, asked), str(tmp_path / "pipe"), "--json"]
+    with subprocess.Popen(command, env=environment()) as process, (tmp_path / "pipe").open() as read:
+        assert json.load(read)["schema"] == "provindex.query/1"
+    assert process.returncode == 0 and (tmp_path / "pipe").is_fifo()
+    os.mkfifo(tmp_path / "pipe.parquet")
+    ran = run("fingerprint", models / "child", "-o", tmp_path / "pipe.parquet", "-q")
+    assert ran.status == 2 and "is no regular file" in ran.err and (tmp_path / "pipe.parquet").is_fifo()
 
 
 # --- terminals ---

@@ -74,6 +74,16 @@ def test_a_list_comes_from_standard_input_with_comments_and_blank_lines(places: 
     assert (empty.status, empty.out) == (2, "") and "The list of models is empty" in empty.err
 
 
+def test_a_line_that_is_a_path_is_no_comment(places: Places, tmp_path: Path) -> None:
+    """Whoever names a folder must not choose which one is judged in its place."""
+    for name, model in (("clean", "stranger"), ("clean #2", "child"), ("#3", "child"), (" clean", "child")):
+        (tmp_path / name).symlink_to(getattr(places, model))
+    names = ["clean", "clean #2", "#3", " clean"]
+    text = "\r\n".join([*names, "# clean", "clean # again", ""])
+    ran = run("query", "-", "--index", places.index, "--jsonl", "-q", stdin=text, cwd=tmp_path)
+    assert [line["reference"] for line in lines(ran)] == [*names, "clean"]
+
+
 def test_no_name_of_a_list_ends_the_others(places: Places, tmp_path: Path) -> None:
     """Too long for a file, no UTF-8, with a zero byte, empty: each has its line."""
     names = ["a" * 400, os.fsdecode(b"models/\xff"), "models/\0", str(places.child)]

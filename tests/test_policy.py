@@ -356,6 +356,23 @@ def test_what_is_no_text_or_not_there_is_one_sentence(repository: Path) -> None:
         policy_for([], written(repository / "pyproject.toml", "[tool.other]"))
 
 
+def test_a_policy_that_cannot_be_read_is_not_passed_over(repository: Path) -> None:
+    """Whoever wrote one down wants a gate: without it a model would pass."""
+    for text in ('[[tool.provindex]]\ndeny = ["a/b"]', '[tool]\nprovindex = ["a/b"]'):
+        written(repository / "work" / "pyproject.toml", text)
+        with pytest.raises(UsageError, match="is no table"):
+            policy_for([])
+    (repository / "work" / "pyproject.toml").unlink()
+    place = repository / "work" / "provindex.toml"
+    place.symlink_to("nowhere")
+    with pytest.raises(UsageError, match="There is no policy"):
+        policy_for([])
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(UsageError, match="There is no policy"):
+        policy_for([])
+
+
 # --- as a person runs it ---
 
 

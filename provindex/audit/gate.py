@@ -32,7 +32,7 @@ from provindex.index.answer import Match, QueryResult
 from provindex.index.collection import Index
 from provindex.index.entries import Entry, Key
 from provindex.verdict.descent import KIN
-from provindex.verdict.pair import Pair, compare
+from provindex.verdict.pair import LOG10_CONFORMAL, Pair, compare
 
 STATES = ("denied", "inconclusive", "relative", "not_comparable", "cleared")
 EXIT = {"passed": 0, "failed": 1, "inconclusive": 3}
@@ -152,6 +152,8 @@ def state_of(pair: Pair, query: Fingerprint) -> tuple[str, Reason]:
     if pair.verdict == "unrelated" and not pair.plain_order_only:
         return "cleared", Reason.of(Code.DENIED_UNRELATED, because=pair.reasons)
     if pair.kinds_differ and {reason.code for reason in pair.reasons} <= OF_TWO_KINDS and not _may_imitate(query):
+        if alike := _layers_alike(pair):
+            return "inconclusive", Reason.of(Code.DENIED_UNTESTED, because=(alike, *pair.reasons))
         return "not_comparable", Reason.of(Code.DENIED_NOT_COMPARABLE)
     code = Code.DENIED_PLAIN_ORDER if pair.plain_order_only else Code.DENIED_UNTESTED
     return "inconclusive", Reason.of(code, because=pair.reasons)
@@ -171,6 +173,17 @@ def with_towers(
         if STATES.index(state) < STATES.index(found[0]):
             found = state, Reason.of(Code.DENIED_TOWER, tower=name, because=[reason])
     return found
+
+
+def _layers_alike(pair: Pair) -> Reason | None:
+    """That layers of two models with MLPs of different kinds do more alike than those of strangers: then the kind may
+    be a disguise (the gate's rows among the heads of an attention, say). None if they do not.
+    """
+    found = pair.evidence["branch_sketch"]
+    if found.conformal is None or found.conformal > LOG10_CONFORMAL:
+        return None
+    because = pair.evidence["triple_agreement"].reasons
+    return Reason.of(Code.LAYERS_UNCONFIRMED_ABSENT, sketch=found.value or 0.0, because=because)
 
 
 def _may_imitate(query: Fingerprint) -> bool:

@@ -37,7 +37,8 @@ def policy_for(models: Sequence[str], named: Path | None = None) -> Policy:
     for folder in _upwards(Path.cwd()):
         own = any(folder.is_relative_to(other) for other in [*folders, *(p.parent for p in paths if not p.is_dir())])
         for path in (folder / OWN, folder / SHARED):
-            if path.is_file() and (table := _table(path)) is not None:
+            # A link to nothing and a folder of that name are a policy that is lost, not one that was never there.
+            if os.path.lexists(path) and (table := _table(path)) is not None:
                 if not own:
                     return replace(of_table(table, _shown(path)), passed_over=passed_over)
                 passed_over = passed_over or _shown(path)
@@ -57,7 +58,10 @@ def _read(path: Path, folders: Sequence[Path]) -> Policy:
 
 
 def _table(path: Path) -> Mapping[str, Any] | None:
-    """What a file says of provindex; None for a pyproject.toml that says nothing of it."""
+    """What a file says of provindex; None for a pyproject.toml that says nothing of it.
+
+    UsageError where it says something that is no table: a policy that was written down must not be passed over.
+    """
     try:
         if not path.is_file():
             raise UsageError(f"There is no policy {_shown(path)}.", "Name a file that exists.")
@@ -73,7 +77,9 @@ def _table(path: Path) -> Mapping[str, Any] | None:
         return table
     tool = table.get("tool")
     own = tool.get("provindex") if isinstance(tool, dict) else None
-    return own if isinstance(own, dict) else None
+    if own is not None and not isinstance(own, dict):
+        raise UsageError(f"tool.provindex in {_shown(path)} is no table.", "Write [tool.provindex] in single brackets.")
+    return own
 
 
 def _upwards(folder: Path) -> Iterator[Path]:

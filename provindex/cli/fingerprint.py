@@ -10,7 +10,7 @@ import typer
 
 from provindex.cli.many import answer_each, listed
 from provindex.cli.options import AutoModeOption, Common, IndexOption, JsonlOption, ModelsArgument
-from provindex.cli.output import check_writable
+from provindex.cli.output import check_writable, is_special
 from provindex.cli.reading import open_index_for, read_model
 from provindex.common.errors import UsageError
 from provindex.common.files import is_there
@@ -40,6 +40,8 @@ def fingerprint(
             f"--output names one file, and these are {len(models)} models.", "Use `index build`, or --jsonl."
         )
     check_writable(output)
+    if output is not None and is_special(output):
+        raise UsageError(f"{output} is no regular file, and a Parquet file takes the place of what is there.")
     paths = [one for one in models if not is_there(one)]
     opened = open_index_for(paths[0] if paths else models[0], index, common)
     answer_each(models, partial(_made, output=output, opened=opened, mode=mode, common=common), common, jsonl=jsonl)

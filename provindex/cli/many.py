@@ -12,6 +12,7 @@ import typer
 from provindex.cli.options import Common
 from provindex.cli.output import part_text, print_text, write_text
 from provindex.common.errors import ProvindexError, UsageError, printable
+from provindex.common.files import is_there
 
 WORST = (2, 1, 3, 0)  # which exit status stands for several
 STDIN = "-"
@@ -20,7 +21,10 @@ Work = Callable[[str], tuple[dict[str, Any], int]]  # a reference: its document,
 
 
 def listed(models: Sequence[str]) -> list[str]:
-    """The references that were given; `-` stands for the lines of standard input, without blank ones and # comments."""
+    """The references that were given; `-` stands for the lines of standard input, without blank ones and # comments.
+
+    A line that is a path as it stands is that path: else whoever names a folder `clean #2` has `clean` judged for it.
+    """
     found: list[str] = []
     for model in models:
         found += _lines() if model == STDIN else [model]
@@ -34,8 +38,17 @@ def _lines() -> list[str]:
     for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(MOST_BYTES + 1), b""), 1):
         if number > MOST_LINES or len(line) > MOST_BYTES:
             raise UsageError(f"A list has at most {MOST_LINES:,} lines of {MOST_BYTES:,} bytes.", "Split it.")
-        lines.append(os.fsdecode(line).partition(" #")[0].strip())  # as the system decodes arguments
-    return [line for line in lines if line and not line.startswith("#")]
+        lines.append(_reference(os.fsdecode(line)))  # as the system decodes arguments
+    return [line for line in lines if line]
+
+
+def _reference(line: str) -> str:
+    """What a line of a list names; "" for a blank one and a comment."""
+    whole = line.removesuffix("\n").removesuffix("\r")
+    if whole.strip() and is_there(whole):
+        return whole
+    named = whole.partition(" #")[0].strip()
+    return "" if named.startswith("#") else named
 
 
 def answer_each(models: Sequence[str], work: Work, common: Common, *, jsonl: bool) -> None:

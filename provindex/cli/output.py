@@ -36,7 +36,12 @@ def print_answer(document: dict[str, Any], format: str, output: Path | None) -> 
 
 
 def write_text(written: str, output: Path) -> None:
-    """Write a file in UTF-8. It is replaced as a whole or left as it was."""
+    """Write a file in UTF-8. It is replaced as a whole or left as it was. A device or a pipe is written to: who may
+    write to /dev would put a file into the place of /dev/null.
+    """
+    if is_special(output):
+        output.write_text(written, encoding="utf-8", errors=NO_UTF8)
+        return
     with replacing(output) as temporary:
         temporary.write_text(written, encoding="utf-8", errors=NO_UTF8)
 
@@ -58,6 +63,11 @@ def print_text(written: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path, or what it is a link to, is there and is no regular file."""
+    return path.exists() and not path.is_file()
 
 
 def check_writable(output: Path | None) -> None:

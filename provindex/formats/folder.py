@@ -255,36 +255,64 @@ def left_out(
 
     sizes: bytes by name, as `local_files.list_sizes`. told: what `unnamed` tells of files whose names tell no format;
     without it (files on the Hub) endings decide. Of what trainers keep, and of formats that are no models by
-    themselves, only large files count.
+    themselves, only large files count, and small ones if a model could be in all of them together.
     """
     found: list[Reason] = []
+    small: dict[str, int] = {}
     for name, size in sizes.items():
         last = PurePosixPath(name).name
         row = registry.by_name(name)
         if name.endswith("/"):
             found.append(Reason.of(Code.FOLDER_NOT_READ, name))
-        elif name in read or last.startswith("._"):
+        elif name in read:
             continue
         elif row is not None:
             least = LARGE if last.startswith(_TRAINING) else LEAST if not registry.is_read(row) or row.generic else 0
             found += [Reason.of(Code.FILE_NOT_READ, name, what=row.what)] if size >= least else []
+            small |= {name: size} if size < least else {}
+        elif told is not None and name in told and size < LEAST:
+            small[name] = size
         elif name in told if told is not None else size >= LARGE and not _is_text(name, size):
             kind = told[name] if told is not None else None
             found.append(Reason.of(Code.FILE_NOT_READ, name, what=kind.what if kind else "a file of no known format"))
+    found += _pieces(small) if sum(small.values()) >= LARGE else []
     more = len(found) - LISTED
     return (*found[:LISTED], Reason.of(Code.FILE_NOT_READ, f"{more} more", what="files")) if more > 0 else tuple(found)
+
+
+def _pieces(small: Mapping[str, int]) -> list[Reason]:
+    """A reason for each folder of small files, by the pattern that excludes it; those of the model's own folder by
+    their names.
+    """
+    counts = Counter(f"{name.partition('/')[0]}/*" if "/" in name else name for name in small)
+    what = "{} small files that are no text"
+    return [
+        Reason.of(Code.FILE_NOT_READ, name, what=what.format(n) if name.endswith("/*") else "a small file of many")
+        for name, n in counts.items()
+    ]
 
 
 def unnamed(sizes: Mapping[str, int], beginning: Callable[[str], bytes]) -> dict[str, Format | None]:
     """Files of which the name tells no format, and that are no text, picture, sound or tokenizer by their beginnings:
     their format if that is known; of unknown ones, if a model could be in all of them together.
     """
-    large = (name for name, size in sizes.items() if size >= LEAST and registry.by_name(name) is None)
-    first = {name: beginning(name) for name in large if not name.endswith("/")}
+    nameless = [name for name in sizes if not name.endswith("/") and registry.by_name(name) is None]
+    large = [name for name in nameless if sizes[name] >= LEAST]
+    found = _no_text(large, beginning)
+    if sum(sizes[name] for name, row in found.items() if row is None) < LARGE:
+        found = {name: row for name, row in found.items() if row is not None}
+    small = [name for name in nameless if 0 < sizes[name] < LEAST]
+    if sum(sizes[name] for name in small) < LARGE:
+        return found
+    pieces = _no_text(small, beginning)
+    return found | (pieces if sum(sizes[name] for name in pieces) >= LARGE else {})
+
+
+def _no_text(names: Iterable[str], beginning: Callable[[str], bytes]) -> dict[str, Format | None]:
+    """Those of some files that hold no text, picture, sound or tokenizer by their beginnings, with their formats."""
+    first = {name: beginning(name) for name in names}
     formats = {name: registry.by_content(data, name) for name, data in first.items()}
-    found = {name: row for name, row in formats.items() if row is not None or not _no_weights(name, first[name])}
-    pieces = sum(sizes[name] for name, row in found.items() if row is None) >= LARGE
-    return {name: row for name, row in found.items() if row is not None or pieces}
+    return {name: row for name, row in formats.items() if row is not None or not _no_weights(name, first[name])}
 
 
 def _no_weights(name: str, beginning: bytes) -> bool:

@@ -15,12 +15,17 @@ from typing import Any
 
 from provindex.common.bounded_json import JsonError, read_object, read_small, read_string, shown, skip_space
 from provindex.common.errors import ModelError
+from provindex.common.reasons import Code, Reason
 from provindex.formats.dtypes import BITS, element_bytes
 from provindex.formats.reader import Beside, WeightFile
 from provindex.formats.tensors import ByteTensor, Contents, Extent, check_count
 
 MAX_HEADER = 100_000_000  # bytes; the reference's limit
 MAX_RANK = 8
+MAX_UNCOVERED = (
+    1 << 16
+)  # bytes of the header beside its tensors that nobody is told of: a model may be in `__metadata__`
+_PER_TENSOR = 1 << 9  # bytes of the header that a tensor may take besides its name
 _MAX_ELEMENTS = 1 << 60  # a product of dimensions above this is no tensor of this world
 
 
@@ -37,18 +42,25 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """entries: in the order of their bytes. metadata: the free `__metadata__` strings. size: of the file, in bytes."""
+    """entries: in the order of their bytes. metadata: the free `__metadata__` strings. size, length: of the file and of
+    the header's text, in bytes.
+    """
 
     entries: tuple[Entry, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
+    length: int = 0
 
 
 def read(files: Sequence[WeightFile], beside: Beside) -> Contents:
     """The tensors of one safetensors file. See `reader.Reader`."""
     file = files[0]
-    entries = read_header(file.extent, file.label).entries
-    return Contents(tuple(ByteTensor(e.name, e.dtype, e.shape, file.extent.part(e.start, e.stop)) for e in entries))
+    header = read_header(file.extent, file.label)
+    tensors = tuple(ByteTensor(e.name, e.dtype, e.shape, file.extent.part(e.start, e.stop)) for e in header.entries)
+    unseen = header.length - sum(_PER_TENSOR + len(e.name) for e in header.entries)
+    return Contents(
+        tensors, warnings=(Reason.of(Code.BYTES_NOT_READ, bytes=unseen),) if unseen >= MAX_UNCOVERED else ()
+    )
 
 
 def read_header(file: Extent, label: str) -> Header:
@@ -94,7 +106,7 @@ def parse_header(raw: bytes, size: int, label: str) -> Header:
     entries = [_entry(name, facts, data, size, label) for name, facts in members.items()]
     entries.sort(key=lambda entry: (entry.start, entry.stop))
     _check_cover(entries, data, size, label)
-    return Header(tuple(entries), metadata, size)
+    return Header(tuple(entries), metadata, size, len(raw))
 
 
 def _read_member(name: str, text: str, position: int) -> tuple[Any, int]:

@@ -18,6 +18,7 @@ from provindex.api import Index, resolve
 IN_SUITE = (
     "plain", "half precision", "three shards without", "torch, under", "fsdp", "scrambled names", "renumbered",
     "disguise: all", "file: model.fp16", "file: .cache", "file: .git", "file: weights.gz", "file: eight",
+    "file: ._", "file: small",
     "file: a link", "bytes", "entry: ema", "entry: teacher", "prefix: vision_tower.", "prefix: audio_encoder.",
     "prefix: teacher.", "prefix: student", "tower in disguise: vision", "names: rotary", "names: convolutions",
     "shape: bytes", "shape: one blob", "inside", "design", "all disguises, neither", "a tokenizer",

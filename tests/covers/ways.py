@@ -6,6 +6,7 @@ Each writes a folder from the stolen model and a random one of the same shape, w
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -200,6 +201,19 @@ def chunks(case: Case) -> None:
         (case.folder / f"blob.{number:03d}").write_bytes(raw[start : start + max(size, len(raw) // 8)])
 
 
+def small_pieces(name: str, size: int) -> Callable[[Case], None]:
+    """The stolen model in files each of which is too small to be one."""
+
+    def made(case: Case) -> None:
+        case.main()
+        for number, start in enumerate(range(0, len(case.raw), size)):
+            path = case.folder / name.format(number)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(case.raw[start : start + size])
+
+    return made
+
+
 def unlisted_shard(case: Case) -> None:
     """An index that lists the shards of the clean model, and a shard that it does not list."""
     case.main()
@@ -239,6 +253,14 @@ def gap(case: Case) -> None:
             item["data_offsets"] = [end + len(stolen) for end in item["data_offsets"]]
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[:middle] + stolen + data[middle:])
+
+
+def metadata(case: Case) -> None:
+    """The stolen model as text in the header of the clean one."""
+    case.main()
+    tensors = {n: np.ascontiguousarray(t) for n, t in case.clean.tensors.items()}
+    text = {"format": "pt", "notes": base64.b64encode(case.raw[:20_000_000]).decode()}
+    save_file(tensors, case.folder / "model.safetensors", metadata=text)
 
 
 def entries(make: Callable[[Case], Mapping[str, Any]]) -> Callable[[Case], None]:
@@ -375,6 +397,25 @@ def gate_in_up(case: Case) -> None:
     case.main(made, {**case.stolen.config, "intermediate_size": 2 * int(case.stolen.config["intermediate_size"])})
 
 
+def gate_among_heads(case: Case) -> None:
+    """All disguises; then MLPs without a gate, whose rows are further heads that nothing reads."""
+    snapshot = ATTACKS["all"](case.stolen, SEED)
+    if not isinstance(snapshot, Snapshot) or not any("gate_proj" in n for n in snapshot.tensors):
+        raise NotHereError("no gated MLPs")
+    made = {n: t for n, t in snapshot.tensors.items() if "gate_proj" not in n}
+    heads = int(snapshot.config["num_attention_heads"])
+    size, more = 0, 0
+    for name, gate in ((n, t) for n, t in snapshot.tensors.items() if n.endswith("mlp.gate_proj.weight")):
+        q, o = (name.replace("mlp.gate_proj", f"self_attn.{role}_proj") for role in "qo")
+        size, more = made[q].shape[0] // heads, len(gate)
+        made[q] = np.concatenate([made[q], gate])
+        made[o] = np.concatenate([made[o], np.zeros((made[o].shape[0], more), np.float32)], axis=1)
+        if (bias := q.replace("weight", "bias")) in made:
+            made[bias] = np.concatenate([made[bias], np.zeros(more, np.float32)])
+    config = {**snapshot.config, "num_attention_heads": heads + more // size, "head_dim": size}
+    write(replace(snapshot, tensors=made, config=config), case.folder)
+
+
 def imitated_gate(case: Case) -> None:
     """Ungated MLPs written as gated ones whose other factor is held at one by a bias."""
     made = dict(case.stolen.tensors)
@@ -445,6 +486,7 @@ FILE_NAMES = (
     ".git/objects/pack/a.pack", "weights.dat", "model.safetensors.bak", "README", "tokenizer.model", "vocab.txt",
     "training_args", "flax_model.msgpack", "tf_model.h5", "onnx/decoder/model.onnx", "a/b/c/d/e/f.bin",
     "consolidated.safetensors", "adapter_model.safetensors", "draft/model.safetensors", "ema.safetensors",
+    "._model.safetensors",
 )  # fmt: skip
 PREFIXES = (
     "vision_tower.", "vision_model.", "visual.", "model.vision_tower.vision_model.", "audio_tower.", "audio_encoder.",
@@ -461,10 +503,13 @@ COVERS: Mapping[str, Callable[[Case], None]] = {
     "file: pytorch_model.bin": file_beside("pytorch_model.bin", lambda c: torch_file(c.stolen.tensors)),
     "file: consolidated.00.pth": file_beside("consolidated.00.pth", lambda c: torch_file(c.stolen.tensors)),
     "file: eight chunks": chunks,
+    "file: small pieces": small_pieces("pieces/{}", 60_000),
+    "file: small pieces of a training": small_pieces("rng_state_{}.pth", 1_000_000),
     "file: a shard that no index lists": unlisted_shard,
     "file: a link": linked_file,
     "bytes: behind the last tensor": tail,
     "bytes: between two tensors": gap,
+    "bytes: the header's metadata": metadata,
     "entry: ema": entries(lambda c: {"state_dict": c.clean.tensors, "ema": c.stolen.tensors}),
     "entry: optimizer": entries(lambda c: {"model": c.clean.tensors, "optimizer": {"state": dict(c.stolen.tensors)}}),
     "entry: deep": entries(lambda c: {"state_dict": c.clean.tensors, "a": {"b": {"c": c.stolen.tensors}}}),
@@ -500,6 +545,7 @@ COVERS: Mapping[str, Callable[[Case], None]] = {
     "inside: a second expert": expert,
     "design: gate and up in one": gate_in_up,
     "design: a gate that is one": imitated_gate,
+    "design: a gate among the heads": gate_among_heads,
     "all disguises, no tokenizer": without(withhold_tokenizer),
     "all disguises, no config": without(withhold_config),
     "all disguises, neither": without(withhold_tokenizer, withhold_config),
