@@ -25,12 +25,12 @@ class Places:
 
 def write_models(folder: Path) -> Places:
     """acme/base of the family acme/root, other/stranger and other/ungated are the rows of the index."""
-    base = zoo.llama(1)
+    base = zoo.spoken(zoo.llama(1), 1)
     models = {
         "base": base,
         "child": zoo.finetune_noise(base, 0.98, 2),
-        "stranger": zoo.llama(3),
-        "ungated": zoo.gpt2(5, hidden=32, heads=2),
+        "stranger": zoo.spoken(zoo.llama(3), 3),
+        "ungated": zoo.spoken(zoo.gpt2(5, hidden=32, heads=2), 5),
     }
     for name, checkpoint in models.items():
         zoo.write(checkpoint, folder / name)

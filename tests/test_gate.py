@@ -20,7 +20,7 @@ from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
 from provindex.common.reasons import Code
 from provindex.fingerprint.record import Fingerprint
 
-BASE = zoo.llama(1, layers=4, hidden=96, heads=4, intermediate=256)
+BASE = zoo.spoken(zoo.llama(1, layers=4, hidden=96, heads=4, intermediate=256), 1)
 
 
 def trained(parent: zoo.Checkpoint, seed: int) -> zoo.Checkpoint:
@@ -33,7 +33,7 @@ def trained(parent: zoo.Checkpoint, seed: int) -> zoo.Checkpoint:
 
 
 LEFT, RIGHT = trained(BASE, 11), trained(BASE, 12)
-STRANGER = zoo.llama(3, layers=4, hidden=96, heads=4, intermediate=256)
+STRANGER = zoo.spoken(zoo.llama(3, layers=4, hidden=96, heads=4, intermediate=256), 3)
 
 
 @pytest.fixture(scope="module")

@@ -116,8 +116,8 @@ def test_pre_commit_takes_the_file() -> None:
 
 def test_a_denied_model_is_not_committed(repository: Path, places: Places) -> None:
     assert "no files to check" in commit_hook(repository, places).out, "no weight file is staged"
-    zoo.write(zoo.finetune_noise(zoo.llama(1), 0.98, 2), repository / "models" / "ours", shards=2)
-    zoo.write(zoo.llama(7), repository / "models" / "new")
+    zoo.write(zoo.finetune_noise(zoo.spoken(zoo.llama(1), 1), 0.98, 2), repository / "models" / "ours", shards=2)
+    zoo.write(zoo.spoken(zoo.llama(7), 7), repository / "models" / "new")
     git(repository, "add", "models/new")
     passed = commit_hook(repository, places)
     assert passed.status == 0 and "Passed" in passed.out, "what is not staged is not looked at"
@@ -139,7 +139,7 @@ def test_a_model_that_cannot_be_read_is_not_committed(repository: Path, places: 
 
 def test_a_file_with_the_name_of_an_option_is_refused(tmp_path: Path) -> None:
     """pre-commit names staged files behind the options: such a file would choose what is left out."""
-    zoo.write(zoo.llama(1), tmp_path / "m")
+    zoo.write(zoo.spoken(zoo.llama(1), 1), tmp_path / "m")
     (tmp_path / "--exclude=*.safetensors").write_bytes(b"x")
     ran = run("hook", "--deny", "openai/whisper-base", "--exclude=*.safetensors", "m/model.safetensors", cwd=tmp_path)
     assert ran.status == 2 and "has the name of an option" in ran.err

@@ -422,8 +422,8 @@ def test_a_gate_reads_the_models_own_bytes_unless_the_index_is_trusted(kin: Zoo,
 
 def test_what_is_left_out_keeps_a_gate_open_unless_it_is_excluded(kin: Zoo, tmp_path: Path) -> None:
     model = tmp_path / "model"
-    zoo.write(zoo.finetune_noise(zoo.llama(1), 0.98, 2), model)
-    zoo.write(zoo.llama(9), tmp_path / "more")
+    zoo.write(zoo.finetune_noise(zoo.spoken(zoo.llama(1), 1), 0.98, 2), model)
+    zoo.write(zoo.spoken(zoo.llama(9), 9), tmp_path / "more")
     (tmp_path / "more" / "model.safetensors").rename(model / "more.safetensors")
 
     def asked(*more: str) -> Any:

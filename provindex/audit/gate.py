@@ -26,6 +26,7 @@ from provindex.audit.relative import MOST_ROOTS, is_relative
 from provindex.audit.rules import Rule
 from provindex.common.errors import UsageError
 from provindex.common.reasons import LEFT_OUT, SPOILED, Code, Reason, distinct, left_out
+from provindex.evidence.anchors import STRINGS
 from provindex.evidence.whole_layers import WholeLayers
 from provindex.fingerprint.record import IMPORTED, NORMS, UNNAMED, Fingerprint
 from provindex.index.answer import Match, QueryResult
@@ -149,6 +150,8 @@ def state_of(pair: Pair, query: Fingerprint) -> tuple[str, Reason]:
     """The state of a pair by itself, A being the model in question: `denied` wherever the two are linked."""
     if pair.verdict == "linked":
         return "denied", Reason.of(Code.DENIED_LINKED, relation=pair.relation or "")
+    if STRINGS in query.absences:  # what rests on the tokenizer would not have seen a copy whose ids were renumbered
+        return "inconclusive", Reason.of(Code.DENIED_UNTESTED, because=(query.absences[STRINGS], *pair.reasons))
     if pair.verdict == "unrelated" and not pair.plain_order_only:
         return "cleared", Reason.of(Code.DENIED_UNRELATED, because=pair.reasons)
     if pair.kinds_differ and {reason.code for reason in pair.reasons} <= OF_TWO_KINDS and not _may_imitate(query):

@@ -208,6 +208,7 @@ class Code(StrEnum):
     # The verdict
     SEEN_UNITS = "seen-units"
     UNNAMED_LARGE = "unnamed-large"
+    STRINGS_APART = "strings-apart"
     LEFT_OUT = "left-out"
     SEEN_INVARIANTS = "seen-invariants"
     SEEN_NEURONS = "seen-neurons"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provindex.common.reasons import Code, Reason
+from provindex.evidence import own_strings
 from provindex.roles import canonical
 from provindex.roles.weights import Weights
 
@@ -85,6 +86,7 @@ class AnchorRows:
     labels: Sequence[str]
 
 
+STRINGS = "strings"  # under this name a fingerprint says that its tokenizer does not fit its embedding
 BY_STRING, BY_ID = "residual", "residual_by_id"  # the panels of either naming
 
 
@@ -94,7 +96,12 @@ def at_strings(w: Weights) -> AnchorRows | None:
     if vocabulary is None:
         w.absences[BY_STRING] = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
         return None
-    return _anchor_rows(w, BY_STRING, lambda rows: anchor_ids(vocabulary, rows), ANCHORS)
+    found = _anchor_rows(w, BY_STRING, lambda rows: anchor_ids(vocabulary, rows), ANCHORS)
+    if found is not None:
+        fit = own_strings.fit(found.rows, [ANCHORS[i] for i in np.flatnonzero(found.ids >= 0)])
+        if fit is not None and fit < own_strings.LEAST:
+            w.absences[STRINGS] = Reason.of(Code.STRINGS_APART, deviations=round(fit, 1), needed=own_strings.LEAST)
+    return found
 
 
 def at_ids(w: Weights) -> AnchorRows | None:

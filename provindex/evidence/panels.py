@@ -19,7 +19,7 @@ from provindex.common.halves import halved, round_bf16
 from provindex.evidence.anchors import ANCHORS
 from provindex.roles.canonical import F32, F64, unit_rows
 
-PANELS_VERSION = 8  # goes into cache keys: what is kept, and how
+PANELS_VERSION = 9  # goes into cache keys: what is kept, and how
 PROJECTION = 128
 WIDE = (
     1 << 16

@@ -281,6 +281,10 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.UNNAMED_LARGE: Sentence(
         "{percent:.1f} % of its elements have no role by their names: what they hold was not looked for"
     ),
+    C.STRINGS_APART: Sentence(
+        "the tokenizer may not be its own: tokens with like strings have embeddings that are alike by {deviations:.1f} "
+        "standard deviations, and {needed:.0f} are needed"
+    ),
     C.LEFT_OUT: Sentence("not all of it was compared: {because}"),
     C.SEEN_INVARIANTS: Sentence(
         "neurons alike by a correlation of {correlation:.2g}, whatever the tokens, order and basis (neuron_invariants)"

@@ -56,5 +56,7 @@ def test_no_cover_passes_and_every_copy_is_seen(
 def test_the_clean_model_passes(stolen: tuple[Snapshot, Index], tmp_path: Path) -> None:
     """Else nothing above says anything."""
     model, index = stolen
-    Case(model, random_like(model, SEED + 1), tmp_path / "model").main(random_like(model, SEED + 1).tensors)
+    clean = random_like(model, SEED + 1)
+    spoken = zoo.with_strings(dict(clean.tensors), clean.tokenizer, SEED)
+    Case(model, clean, tmp_path / "model").main(spoken)
     assert status_of(tmp_path / "model", index, "org/stolen")[0] == 0

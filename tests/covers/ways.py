@@ -471,6 +471,14 @@ def wrong_tokenizer(case: Case) -> None:
     write(replace(changed, tokenizer=case.stolen.tokenizer), case.folder)
 
 
+def lying_tokenizer(attack: Callable[[Snapshot, int], Any], case: Case) -> None:
+    """An attack, which renumbers the ids, under the tokenizer of before."""
+    made = attack(case.stolen, SEED)
+    if not isinstance(made, Snapshot):
+        raise NotHereError(str(made))
+    write(replace(made, tokenizer=case.stolen.tokenizer), case.folder)
+
+
 def lying_config(case: Case) -> None:
     """The config of another design."""
     other = {"model_type": "whisper", "d_model": 64, "encoder_layers": 2, "decoder_layers": 2}
@@ -554,6 +562,8 @@ COVERS: Mapping[str, Callable[[Case], None]] = {
     "padded, no tokenizer": lambda c: without_tokenizer(ATTACKS["padded"], c),
     "decoy neurons, no tokenizer": lambda c: without_tokenizer(ATTACKS["decoy neurons"], c),
     "a tokenizer that is not its own": wrong_tokenizer,
+    "a tokenizer that is not its own, cancelling neurons": lambda c: lying_tokenizer(ATTACKS["cancelling neurons"], c),
+    "a tokenizer that is not its own, decoy neurons": lambda c: lying_tokenizer(ATTACKS["decoy neurons"], c),
     "a config of another design": lying_config,
 }
 
