@@ -398,6 +398,11 @@ def test_a_bad_policy_and_a_wrong_rule_are_status_2(kin: Zoo, tmp_path: Path) ->
     ran = run("query", kin.child, "--index", kin.index_folder, cwd=tmp_path)
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith("provindex: on_inconclusive in provindex.toml is one of fail, warn, pass.")
+    for text in ("", "deny = []", 'on_inconclusive = "warn"'):
+        written(tmp_path / "provindex.toml", text)
+        nothing = run("query", kin.child, "--index", kin.index_folder, cwd=tmp_path)
+        assert nothing.status == 2 and "The policy provindex.toml denies and allows nothing" in nothing.err
+        assert run("query", kin.child, "--index", kin.index_folder, "--deny", "acme/base", cwd=tmp_path).status == 1
     wrong = run("query", kin.child, "--index", kin.index_folder, "-q", "--deny", "acme/bse", PROVINDEX_POLICY="")
     assert (wrong.status, wrong.out) == (2, "")
     assert wrong.err == (

@@ -29,6 +29,7 @@ from provindex.cli.options import (
     ModelsArgument,
 )
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
+from provindex.common.errors import UsageError
 
 if TYPE_CHECKING:
     from provindex.api import Index, Policy
@@ -59,6 +60,11 @@ def query(
     rules = chosen_policy(models, policy, common).with_more(
         deny or (), allow or (), exclude or (), related=deny_related
     )
+    if rules.source and not rules.asks:
+        raise UsageError(
+            f"The policy {rules.source} denies and allows nothing, so no model would fail it.",
+            "Write deny or allow into it, or name another one with --policy.",
+        )
     limit = bytes_of(fetch, max_mb, common)
     opened = open_index(index, common)
     say_if_old(opened, common)

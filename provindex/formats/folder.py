@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -38,7 +38,9 @@ INDEX_SUFFIXES = (INDEX_SUFFIX, CHECKPOINT_INDEX)
 MAX_INDEX = 32 << 20  # bytes; the largest public ones are about 15 MB
 LARGE = 1 << 20  # bytes of a file from which on a model may be in it, whatever its name
 LEAST = 1 << 16  # bytes from which on an archive, an array or a file that is not read counts
-MAX_TEXT = 1 << 26  # bytes of a file on the Hub that an ending can excuse
+MAX_TEXT = 1 << 26  # bytes of a file on the Hub that an ending can excuse, and of tokenizer files together
+EXCUSED = 8 << 20  # bytes of text together, and of pictures and sounds, in which a small model at 4 bits has no room
+TOKENIZER = "tokenizer"
 LISTED = 100  # files that are named as not read
 
 _NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
@@ -259,6 +261,7 @@ def left_out(
     """
     found: list[Reason] = []
     small: dict[str, int] = {}
+    room = EXCUSED - sum(size for name, size in sizes.items() if _is_text(name, size) and not _is_tokenizer(name))
     for name, size in sizes.items():
         last = PurePosixPath(name).name
         row = registry.by_name(name)
@@ -272,7 +275,7 @@ def left_out(
             small |= {name: size} if size < least else {}
         elif told is not None and name in told and size < LEAST:
             small[name] = size
-        elif name in told if told is not None else size >= LARGE and not _is_text(name, size):
+        elif name in told if told is not None else size >= LARGE and not _excused(name, size, room):
             kind = told[name] if told is not None else None
             found.append(Reason.of(Code.FILE_NOT_READ, name, what=kind.what if kind else "a file of no known format"))
     found += _pieces(small) if sum(small.values()) >= LARGE else []
@@ -292,45 +295,70 @@ def _pieces(small: Mapping[str, int]) -> list[Reason]:
     ]
 
 
-def unnamed(sizes: Mapping[str, int], beginning: Callable[[str], bytes]) -> dict[str, Format | None]:
-    """Files of which the name tells no format, and that are no text, picture, sound or tokenizer by their beginnings:
+def unnamed(sizes: Mapping[str, int], pieces: Callable[[str], Sequence[bytes]]) -> dict[str, Format | None]:
+    """Files of which the name tells no format, and that are no text, picture, sound or tokenizer by what they hold:
     their format if that is known; of unknown ones, if a model could be in all of them together.
+
+    pieces: the first bytes of a file, some from its middle, and the last ones. Anything may be written as text, or
+    behind what a picture begins with: so these are excused up to `EXCUSED` bytes together.
     """
     nameless = [name for name in sizes if not name.endswith("/") and registry.by_name(name) is None]
     large = [name for name in nameless if sizes[name] >= LEAST]
-    found = _no_text(large, beginning)
+    found = _no_text(large, pieces, sizes)
     if sum(sizes[name] for name, row in found.items() if row is None) < LARGE:
         found = {name: row for name, row in found.items() if row is not None}
     small = [name for name in nameless if 0 < sizes[name] < LEAST]
     if sum(sizes[name] for name in small) < LARGE:
         return found
-    pieces = _no_text(small, beginning)
-    return found | (pieces if sum(sizes[name] for name in pieces) >= LARGE else {})
+    few = _no_text(small, pieces, sizes)
+    return found | (few if sum(sizes[name] for name in few) >= LARGE else {})
 
 
-def _no_text(names: Iterable[str], beginning: Callable[[str], bytes]) -> dict[str, Format | None]:
-    """Those of some files that hold no text, picture, sound or tokenizer by their beginnings, with their formats."""
-    first = {name: beginning(name) for name in names}
-    formats = {name: registry.by_content(data, name) for name, data in first.items()}
-    return {name: row for name, row in formats.items() if row is not None or not _no_weights(name, first[name])}
+def _no_text(
+    names: Iterable[str], pieces: Callable[[str], Sequence[bytes]], sizes: Mapping[str, int]
+) -> dict[str, Format | None]:
+    """Those of some files that hold no text, picture, sound or tokenizer, with their formats."""
+    held = {name: pieces(name) for name in names}
+    formats = {name: registry.by_content(data[0], name) for name, data in held.items()}
+    found: dict[str, Format | None] = {name: row for name, row in formats.items() if row is not None}
+    excused: dict[str, list[str]] = {}
+    for name in held.keys() - found.keys():
+        excused.setdefault(_excuse(name, held[name]), []).append(name)
+    for excuse, ones in excused.items():
+        if not excuse or sum(sizes[name] for name in ones) > (MAX_TEXT if excuse == TOKENIZER else EXCUSED):
+            found |= dict.fromkeys(ones)
+    return {name: found[name] for name in held if name in found}
 
 
-def _no_weights(name: str, beginning: bytes) -> bool:
-    signed = any(beginning[at : at + len(mark)] == mark for at, mark in _MEDIA)
-    return signed or _is_plain(beginning) or PurePosixPath(name).name in tokenizer_files([PurePosixPath(name).name])
+def _excuse(name: str, pieces: Sequence[bytes]) -> str:
+    """Why a file of no known format holds no weights; "" if nothing says so."""
+    if _is_tokenizer(name):
+        return TOKENIZER
+    if any(pieces[0][at : at + len(mark)] == mark for at, mark in _MEDIA):
+        return "picture or sound"
+    return "text" if all(map(_is_plain, pieces)) else ""
 
 
-def _is_plain(beginning: bytes) -> bool:
-    """Whether bytes are text: UTF-8 without control characters; the last character may be cut."""
-    text = beginning.decode("utf-8", "ignore")
-    cut = len(text.encode()) + 3 < len(beginning)
+def _is_plain(piece: bytes) -> bool:
+    """Whether bytes are text: UTF-8 without control characters; the first and the last character may be cut."""
+    text = piece.decode("utf-8", "ignore")
+    cut = len(text.encode()) + 6 < len(piece)
     return bool(text) and not cut and not any(ord(c) < 32 and c not in "\t\n\r\f" for c in text)
 
 
 def _is_text(name: str, size: int) -> bool:
     """Whether a file on the Hub is text or a picture as far as its name and size go, or belongs to a tokenizer."""
-    last = PurePosixPath(name)
-    return (last.suffix.lower() in _NO_WEIGHTS and size < MAX_TEXT) or last.name in tokenizer_files([last.name])
+    return (PurePosixPath(name).suffix.lower() in _NO_WEIGHTS and size < MAX_TEXT) or _is_tokenizer(name)
+
+
+def _excused(name: str, size: int, room: int) -> bool:
+    """Whether a file on the Hub holds no weights by its name. room: negative if all that is excused could hold some."""
+    return _is_text(name, size) and (room >= 0 or _is_tokenizer(name))
+
+
+def _is_tokenizer(name: str) -> bool:
+    """Whether a file is one of a tokenizer by its name."""
+    return bool(tokenizer_files([PurePosixPath(name).name]))
 
 
 def remarks(read: Collection[str]) -> tuple[Reason, ...]:

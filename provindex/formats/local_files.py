@@ -92,16 +92,23 @@ def names(folder: Folder) -> list[str]:
         return []
 
 
-def beginning(folder: Folder, name: str, size: int) -> bytes:
-    """The first bytes of a file; none of one that may not be read, or leaves the folder."""
+def pieces(folder: Folder, name: str, size: int) -> tuple[bytes, bytes, bytes]:
+    """The first bytes of a file, some from its middle, and the last ones; none of one that may not be read, or leaves
+    the folder.
+    """
     try:
         path = find(folder, name)
         if path is None:
-            return b""
+            return b"", b"", b""
         with opened(path) as file:
-            return file.read(size)
+            length = os.fstat(file.fileno()).st_size
+            found = []
+            for start in (0, length // 2, max(length - size, 0)):
+                file.seek(start)
+                found.append(file.read(size))
+            return found[0], found[1], found[2]
     except (ModelError, PermissionError):
-        return b""
+        return b"", b"", b""
 
 
 def snapshot_in(path: Path) -> Path:

@@ -14,11 +14,12 @@ from zoo import container
 
 from provindex.api import Index, Resolved, compare_resolved, gate, query, resolve
 from provindex.common.reasons import Code
+from provindex.formats.folder import left_out, unnamed
 from provindex.report.document import query_document
 from provindex.roles import names
 from provindex.verdict.pair import compare
 
-CLEAN, STOLEN, KNOWN = zoo.llama(1), zoo.llama(2), zoo.llama(3)
+CLEAN, STOLEN, KNOWN = (zoo.spoken(zoo.llama(seed), seed) for seed in (1, 2, 3))
 STATE = dict(CLEAN.tensors)
 
 
@@ -76,6 +77,31 @@ def test_files_beside_are_named(name: str, tmp_path: Path, index: Index) -> None
     assert status(made, index) == 3
     pair = compare_resolved(resolve(made), Resolved(index["org/known"], "org/known"), index=index)
     assert pair.verdict == "inconclusive" and pair.reasons[0].code is Code.LEFT_OUT
+
+
+WEIGHTS, PNG, WORDS = b"\x80\x3f\x00\x01" * 200, b"\x89PNG\r\n", b"plain words. " * 60
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces", "megabytes", "told"),
+    [
+        ("logo.png", (PNG, WEIGHTS, WEIGHTS), 2, False),
+        ("logo.png", (PNG, WEIGHTS, WEIGHTS), 20, True),  # a model behind what a picture begins with
+        ("notes.md", (WORDS, WORDS, WORDS), 2, False),
+        ("notes.md", (WORDS, WORDS, WORDS), 20, True),  # one that is written as text
+        ("notes.md", (WORDS, WEIGHTS, WORDS), 2, True),
+        ("notes.md", (WORDS, WORDS, WEIGHTS), 2, True),
+        ("tokenizer.json", (WORDS, WORDS, WORDS), 20, False),
+        ("tokenizer.json", (WORDS, WORDS, WORDS), 100, True),
+    ],
+)
+def test_text_and_pictures_are_excused_up_to_what_a_small_model_takes(
+    name: str, pieces: tuple[bytes, bytes, bytes], megabytes: int, *, told: bool
+) -> None:
+    sizes = {name: megabytes << 20, "config.json": 600}
+    assert unnamed(sizes, lambda _: pieces) == ({name: None} if told else {})
+    on_the_hub = left_out(sizes, [])
+    assert bool(on_the_hub) == (megabytes > 8 and name != "tokenizer.json")
 
 
 def test_the_same_weights_beside_are_no_loss(tmp_path: Path, index: Index) -> None:
