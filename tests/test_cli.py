@@ -418,6 +418,23 @@ runpy.run_module("provindex", run_name="__main__")
 """
 
 
+NO_PANDAS = """
+import atexit, runpy, sys
+atexit.register(lambda: print("loaded", "pyarrow" in sys.modules, "pandas" in sys.modules, file=sys.stderr))
+sys.argv = ["provindex", "fingerprint", *sys.argv[1:]]
+runpy.run_module("provindex", run_name="__main__")
+"""
+
+
+def test_a_fingerprint_is_kept_without_pandas(tmp_path: Path) -> None:
+    """Which pyarrow imports to ask whether an array is a series: a third of a second of each first run."""
+    folder = zoo.write(zoo.llama(1), tmp_path / "m")
+    env = environment(PROVINDEX_CACHE=str(tmp_path / "cache"))
+    command = [sys.executable, "-c", NO_PANDAS, str(folder), "-q"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    assert ran.stderr.endswith("loaded True False\n") and list((tmp_path / "cache").rglob("*.parquet"))
+
+
 @pytest.mark.parametrize(("set_to", "found"), [(None, "1"), ("3", "3")])
 def test_blas_gets_one_thread_unless_told_otherwise(index: Path, set_to: str | None, found: str) -> None:
     """Its panels are small: with threads of its own it spins for longer than it computes."""

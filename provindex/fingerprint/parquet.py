@@ -68,7 +68,7 @@ def write(path: Path, rows: Sequence[Row], wanted: Any, group: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {f.name: pa.array([_plain(r[f.name]) for r in rows], type=f.type) for f in wanted}
+    columns = {f.name: _column([r[f.name] for r in rows], f.type) for f in wanted}
     strings = [f.name for f in wanted if f.type == pa.string()]
     split = {
         f"{f.name}.list.element": "BYTE_STREAM_SPLIT"
@@ -82,8 +82,52 @@ def write(path: Path, rows: Sequence[Row], wanted: Any, group: int) -> None:
     )  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _column(values: Sequence[Any], kind: Any) -> Any:
+    """Values as an Arrow array, None as null. `pyarrow.array` would import pandas to ask whether they are a series."""
+    import pyarrow as pa
+
+    there = np.ones(0) if isinstance(values, np.ndarray) else np.array([value is not None for value in values])
+    valid = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
+        lists = [() if value is None else value for value in values]
+        flat = [one for value in lists for one in value] if pa.types.is_string(kind.value_type) else _joined(lists)
+        child = _column(flat, kind.value_type)
+        sizes = [] if pa.types.is_fixed_size_list(kind) else [_offsets(list(map(len, lists)))]
+        return pa.Array.from_buffers(kind, len(values), [valid, *sizes], children=[child])
+    if pa.types.is_string(kind):
+        texts = [b"" if value is None else str(value).encode() for value in values]
+        return pa.Array.from_buffers(
+            kind, len(values), [valid, _offsets(list(map(len, texts))), pa.py_buffer(b"".join(texts))]
+        )
+    dtype = np.dtype(_NUMBERS[str(kind)])
+    numbers = (
+        values
+        if isinstance(values, np.ndarray)
+        else np.array([0 if value is None else value for value in values], None if len(values) else dtype)
+    )
+    held = np.ascontiguousarray(numbers.astype(dtype, casting="same_kind", copy=False))
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(held)])
+
+
+_NUMBERS = {
+    "int64": "<i8", "int32": "<i4", "int8": "i1", "uint64": "<u8", "halffloat": "<f2", "float": "<f4", "double": "<f8",
+}  # fmt: skip
+
+
+def _joined(lists: Sequence[Any]) -> Any:
+    """The numbers of some lists, one after another."""
+    full = [np.asarray(one) for one in lists if len(one)]
+    return np.concatenate(full) if full else []
+
+
+def _offsets(sizes: Sequence[int]) -> Any:
+    """Where values of some sizes begin, and the end of the last, as an Arrow buffer; OverflowError past 2 GB."""
+    import pyarrow as pa
+
+    stops = np.cumsum([0, *sizes])
+    if stops[-1] >= 1 << 31:
+        raise OverflowError(f"{stops[-1]:,} values or bytes in one column")
+    return pa.py_buffer(stops.astype("<i4"))
 
 
 @dataclass(frozen=True)
