@@ -411,7 +411,7 @@ def test_a_gate_does_not_pass_on_a_row_that_sees_plain_order_only(
     Index.build([native], name="mine").save(tmp_path / "both")
     both = import_database(database, tmp_path / "both").index
     child = prints.fingerprint(zoo.finetune_noise(models["llama"], 0.95, 7), "child")
-    stranger = prints.fingerprint(KINDS["llama"](2), "stranger")
+    stranger = prints.fingerprint(zoo.spoken(KINDS["llama"](2), 2), "stranger")
     for index, asked, status, code in (
         (alone, child, 1, Code.DENIED_LINKED),
         (alone, stranger, 3, Code.DENIED_PLAIN_ORDER),

@@ -150,16 +150,21 @@ def state_of(pair: Pair, query: Fingerprint) -> tuple[str, Reason]:
     """The state of a pair by itself, A being the model in question: `denied` wherever the two are linked."""
     if pair.verdict == "linked":
         return "denied", Reason.of(Code.DENIED_LINKED, relation=pair.relation or "")
-    if STRINGS in query.absences:  # what rests on the tokenizer would not have seen a copy whose ids were renumbered
-        return "inconclusive", Reason.of(Code.DENIED_UNTESTED, because=(query.absences[STRINGS], *pair.reasons))
-    if pair.verdict == "unrelated" and not pair.plain_order_only:
+    apart = query.absences.get(STRINGS)  # then what rests on the tokenizer would not have seen a copy
+    if pair.verdict == "unrelated" and not pair.plain_order_only and apart is None:
         return "cleared", Reason.of(Code.DENIED_UNRELATED, because=pair.reasons)
-    if pair.kinds_differ and {reason.code for reason in pair.reasons} <= OF_TWO_KINDS and not _may_imitate(query):
+    if (
+        apart is None
+        and pair.kinds_differ
+        and {reason.code for reason in pair.reasons} <= OF_TWO_KINDS
+        and not _may_imitate(query)
+    ):
         if alike := _layers_alike(pair):
             return "inconclusive", Reason.of(Code.DENIED_UNTESTED, because=(alike, *pair.reasons))
         return "not_comparable", Reason.of(Code.DENIED_NOT_COMPARABLE)
     code = Code.DENIED_PLAIN_ORDER if pair.plain_order_only else Code.DENIED_UNTESTED
-    return "inconclusive", Reason.of(code, because=pair.reasons)
+    because = pair.reasons if apart is None else (apart, *pair.reasons)
+    return "inconclusive", Reason.of(code, because=because)
 
 
 def with_towers(
