@@ -35,12 +35,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one of another width without tokenizer.
     """
     folder = tmp_path_factory.mktemp("cli") / "models"
-    parent = zoo.llama(1)
+    parent = zoo.spoken(zoo.llama(1), 1)
     family = {
         "parent": parent,
         "child": zoo.finetune_noise(parent, 0.98, 2),
-        "stranger": zoo.llama(3),
-        "narrow": zoo.gpt2(5, hidden=32, heads=2),
+        "stranger": zoo.spoken(zoo.llama(3), 3),
+        "narrow": zoo.spoken(zoo.gpt2(5, hidden=32, heads=2), 5),
         "mute": replace(zoo.llama(6, hidden=32, heads=2, kv_heads=1), tokenizer=None),
     }
     for name, checkpoint in family.items():

@@ -32,11 +32,11 @@ Publish = Callable[..., str]
 
 
 def encoder(seed: int = 1) -> zoo.Checkpoint:
-    return zoo.bert(seed, hidden=384, layers=6, heads=12, intermediate=1536)
+    return zoo.spoken(zoo.bert(seed, hidden=384, layers=6, heads=12, intermediate=1536), seed)
 
 
 def decoder(seed: int = 1, **options: Any) -> zoo.Checkpoint:
-    return zoo.llama(seed, layers=4, hidden=128, intermediate=512, **options)
+    return zoo.spoken(zoo.llama(seed, layers=4, hidden=128, intermediate=512, **options), seed)
 
 
 def folded(checkpoint: zoo.Checkpoint) -> zoo.Checkpoint:
@@ -176,7 +176,7 @@ def test_a_base_that_has_no_safetensors(hub: Hub, other: Index, tmp_path: Path, 
 
 
 def test_a_limit_in_bytes_is_never_exceeded(hub: Hub, publish: Publish, other: Index, tmp_path: Path) -> None:
-    base = zoo.llama(1, layers=16, hidden=128, intermediate=512)
+    base = zoo.spoken(zoo.llama(1, layers=16, hidden=128, intermediate=512), 1)
     names = [publish(f"fetch/limit{i}", base) for i in range(3)]
     child = asked(decoder(), tmp_path / "child", *names)  # of four layers: the estimates are too low
     norms = api.query_fetching(other, child, 3, limit=100 * MB)[3]
