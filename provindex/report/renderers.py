@@ -18,8 +18,10 @@ class Renderer(Protocol):
 
 
 def _text(document: Document, *, width: int | None, color: bool) -> str:
-    from provindex.report import text
+    from provindex.report import audit_text, text
 
+    if document["schema"].startswith("provindex.audit/"):
+        return audit_text.render(document, width=text.PLAIN_WIDTH if width is None else width, color=color)
     return text.render(document, width=text.PLAIN_WIDTH if width is None else width, color=color)
 
 
