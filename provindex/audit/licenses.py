@@ -39,9 +39,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class License:
-    """A row of the table. id: the tag of the Hub. looked: the day on which its text was read. cells: by CELLS."""
+    """A row of the table. id: the tag of the Hub. spdx: SPDX id, "" if it has none. looked: the day on which its text
+    was read. cells: by CELLS.
+    """
 
     id: str
+    spdx: str
     name: str
     text: str
     looked: str
@@ -179,11 +182,11 @@ def _plain(name: str) -> str:
 
 
 def _license(row: Mapping[str, Any]) -> License:
-    if row.keys() - {"id", "name", "text", "looked", "aliases", *CELLS}:
+    if row.keys() - {"id", "spdx", "name", "text", "looked", "aliases", *CELLS}:
         raise ValueError(f"the license {row['id']} has a key that no license has")
     cells = {name: _cell(row["id"], name, row[name], row["text"]) for name in CELLS if name in row}
-    looked = row["looked"].isoformat()
-    return License(row["id"], row["name"], row["text"], looked, tuple(row.get("aliases", ())), cells)
+    looked, aliases = row["looked"].isoformat(), tuple(row.get("aliases", ()))
+    return License(row["id"], row.get("spdx", ""), row["name"], row["text"], looked, aliases, cells)
 
 
 def _cell(license_id: str, name: str, said: Mapping[str, Any], text: str) -> Cell:

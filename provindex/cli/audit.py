@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +23,7 @@ from provindex.cli.options import (
 )
 from provindex.cli.query import CANDIDATES, TOP
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
+from provindex.cli.reports import ReportOption, checked, write_reports
 
 if TYPE_CHECKING:
     from provindex.api import Audit, Index
@@ -39,17 +42,19 @@ def audit(
     fetch: FetchOption = None,
     max_mb: MaxMbOption = None,
     jsonl: JsonlOption = False,
+    report: ReportOption = None,
     *,
     common: Common,
 ) -> None:
     """Hold what models say of themselves against their weights, and list the licenses above them."""
     models = listed(model)
+    reports = checked(report, len(models))
     limit = bytes_of(fetch, max_mb, common)
     opened = open_index(index, common)
     say_if_old(opened, common)
     work = partial(
         audited, opened=opened, common=common, trust_index=trust_index, mode=mode, fetch=fetch, limit=limit, top=top,
-        candidates=candidates, strict=strict,
+        candidates=candidates, strict=strict, reports=reports,
     )  # fmt: skip
     answer_each(models, work, common, jsonl=jsonl)
 
@@ -66,6 +71,7 @@ def audited(
     top: int,
     candidates: int,
     strict: bool,
+    reports: Sequence[Path],
 ) -> tuple[dict[str, Any], int]:
     """The document of one model, and its exit status."""
     from provindex import api
@@ -84,7 +90,9 @@ def audited(
     if fetch is not None:
         say_fetched(spent, common)
     say_findings(found, common)
-    return audit_document(found, strict=strict), found.exit_status(strict=strict)
+    document = audit_document(found, strict=strict)
+    write_reports(document, reports, common)
+    return document, found.exit_status(strict=strict)
 
 
 def say_findings(found: Audit, common: Common) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from provindex.common.errors import printable
 from provindex.report import text as texts
 from provindex.report.facts import basis
 
@@ -18,20 +19,24 @@ def render(document: Document, *, width: int, color: bool) -> str:
 
 
 def _audit(d: Document, width: int, color: bool) -> list[str]:
-    lines = texts._heading(_verdict(d), width, color)
+    lines = texts._heading(verdict(d), width, color)
     lines += ["", *_claims(d, width, color), *_chain(d, width, color)]
     for finding in d["findings"]:
         lines += texts._wrapped(f"{finding['severity']}: {finding['code']}: {finding['text']}.", width)
         lines += [INDENT + finding["clause_url"]] if finding["clause_url"] else []
     ahead = dict.fromkeys(claim["next_step"] for claim in d["claims"] if claim["next_step"])
     after = [*(f"Next: {step}." for step in ahead), *texts._left_out(d), *texts._read(d["model"])]
-    rests = "; ".join(f"{name} {value}" for name, value in basis(d).items())
-    for line in (*after, f"Rests on: {rests}.", d["note"]):
-        lines += texts._wrapped(line, width)
-    return lines
+    lines += [line for sentence in after for line in texts._wrapped(sentence, width)]
+    return [*lines, rests_on(d, width).rstrip("\n"), d["note"]]
 
 
-def _verdict(d: Document) -> str:
+def rests_on(document: Document, width: int) -> str:
+    """What an answer rests on, in lines of at most `width`: index, tool, digests, day."""
+    rests = "; ".join(f"{name} {printable(value)}" for name, value in basis(document).items())
+    return "\n".join(texts._wrapped(f"Rests on: {rests}.", width)) + "\n"
+
+
+def verdict(d: Document) -> str:
     """What was found, in one line: how many findings of each severity, and how many claims were tested."""
     counts = [(sum(f["severity"] == one for f in d["findings"]), one) for one in ORDER]
     found = ", ".join(texts._plural(count, one) for count, one in counts if count) or "nothing found"

@@ -547,7 +547,7 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.LICENSE_NOT_STATED: Sentence("no license of {model} is known"),
     C.LICENSE_NOT_IN_TABLE: Sentence("the license of {model}, {license}, is not in the table of licenses"),
     C.TEXT_MISSING: Sentence(
-        "no file with a license or a notice lies beside the weights, and {license} of {models} asks for one X"
+        "no file with a license or a notice lies beside the weights, and {license} of {models} asks for one{where}"
     ),
     C.NAME_LACKS: Sentence(
         "its name, {name}, does not begin with {naming}, which {license} of {models} asks for{where}"
