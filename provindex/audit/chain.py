@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from provindex.audit.claims import CONTRADICTED, MOST_LINEAGE, SAME_WEIGHTS, Ancestor, Judged
+from provindex.audit.claims import CONTRADICTED, INCOMPLETE, MOST_LINEAGE, SAME_WEIGHTS, Ancestor, Judged
 from provindex.audit.licenses import Terms, terms_of
 from provindex.catalogue.table import known, license_of
-from provindex.common.claims import BASES, Stated
+from provindex.common.claims import Stated
 from provindex.common.reasons import Code, Reason
 from provindex.fingerprint.record import Fingerprint
 from provindex.index.collection import Index
@@ -71,7 +71,7 @@ def license_chain(
             relation in SAME_WEIGHTS, basis,
         )  # fmt: skip
         found.setdefault(link.model_id.lower(), link)
-    for claim in (one.claim for one in judged if one.claim.kind in BASES and one.status != CONTRADICTED):
+    for claim in (one.claim for one in judged if one.status not in (CONTRADICTED, INCOMPLETE)):
         rows = index.spelled(claim.value)
         record = known(claim.value)
         model_id = rows[0].model_id if rows else record.model_id if record is not None else claim.value

@@ -19,6 +19,7 @@ from datetime import date
 
 from provindex.audit.gate import Towers, gate
 from provindex.audit.policy import Policy
+from provindex.audit.relative import is_relative
 from provindex.audit.rules import Rule
 from provindex.catalogue.table import known
 from provindex.common.claims import BASES, Claim, Stated
@@ -36,7 +37,9 @@ CONFIRMED, CONTRADICTED, INCOMPLETE, NOT_TESTABLE = STATUSES = (
 OF_ANOTHER_TYPE = frozenset(
     {Code.NO_SCHEME, Code.SCHEME_GUESSED, Code.ROLES_INFERRED, Code.HEADS_DOUBTED, Code.LAYERS_MISSING}
 )
+COMMON_ORIGIN = frozenset({"shared-ancestor", "related", "shared-init"})  # relations of which neither is the other's
 SAME_WEIGHTS = frozenset({"identical", "recast"})  # relations of a pair that is one model
+HELD = 0.5  # share of a change that a model holds which was made after it: 1, of a model that branched off before: 0
 MOST_LINEAGE = 16  # steps up in what rows and the catalogue say
 
 
@@ -145,6 +148,11 @@ def ancestors(result: QueryResult, judged: Sequence[Judged]) -> tuple[Ancestor, 
     return tuple(found.values())
 
 
+def open_links(result: QueryResult) -> tuple[Match, ...]:
+    """Linked rows that may be ancestors: closest first, those of which the weights do not say which came first."""
+    return tuple(m for m in result.linked if role(m) == "unknown" and m.pair.relation not in COMMON_ORIGIN)
+
+
 def is_root(match: Match) -> bool:
     """Whether the row, or the catalogue, says of a linked model that it is the root of its family."""
     model_id, record = match.entry.model_id, known(match.entry.model_id)
@@ -162,7 +170,7 @@ def unclaimed(
         names = {one.match.entry.model_id.lower(), *(e.model_id.lower() for e in one.match.copies)}
         if names & claimed or _is_itself(one, query):
             continue
-        if any(_explains(value, one, index) for value in dict.fromkeys(tested)):
+        if any(_explains(value, one, query, index) for value in dict.fromkeys(tested)):
             continue
         if any(one.match.entry.model_id.lower() in _lineage(value, index) for value in claimed):
             continue
@@ -172,24 +180,30 @@ def unclaimed(
 
 def _is_itself(one: Ancestor, query: Fingerprint) -> bool:
     """Whether a row is the model under its own name, which a folder has as its last part."""
-    last = one.match.entry.model_id.rpartition("/")[2].lower()
-    return one.match.pair.relation in SAME_WEIGHTS and last == query.model_id.rpartition("/")[2].lower()
+    names = (one.match.entry.model_id, query.model_id)
+    theirs, ours = ("".join(filter(str.isalnum, name.rpartition("/")[2].lower())) for name in names)
+    return one.match.pair.relation in SAME_WEIGHTS and theirs == ours
 
 
-def _explains(claimed: str, other: Ancestor, index: Index) -> bool:
+def _explains(claimed: str, other: Ancestor, query: Fingerprint, index: Index) -> bool:
     """Whether a linked model is above a claimed one, so that naming the claimed one is enough.
 
     A parent of a merge is not: it has to be named itself. Nor is a model that was made of the claimed one and stands
-    between it and the query. Where the weights do not tell which of the two came first, nothing is held against the
-    claim.
+    between it and the query: then the query holds what training changed from the one to the other. Where neither is
+    seen, nothing is held against the claim.
     """
     if other.match.pair.relation == "merge":
         return False
     row = other.match.entry.load()
     for entry in index.spelled(claimed):
-        pair = compare(entry.load(), row, models=len(index), calibration=index.calibration)
-        if pair.verdict == "linked":
-            return pair.direction != "ancestor"
+        base = entry.load()
+        pair = compare(base, row, models=len(index), calibration=index.calibration)
+        if pair.verdict != "linked":
+            continue
+        if pair.direction == "unknown" and not other.presumed:
+            _, share = is_relative(query, base, row)
+            return share is None or share < HELD
+        return pair.direction != "ancestor"
     return False
 
 

@@ -347,6 +347,7 @@ class Code(StrEnum):
     BASE_RELATIVE = "base-relative"
     BASE_UNCLAIMED = "base-unclaimed"
     BASE_UNCLAIMED_OPEN = "base-unclaimed-open"
+    BASE_UNCLAIMED_UNTESTED = "base-unclaimed-untested"
     BASE_UNNAMED = "base-unnamed"
     CLAIM_UNTESTED = "claim-untested"
     CLASH_COMMERCIAL = "clash-commercial"

@@ -6,7 +6,7 @@ from typing import Any
 
 from provindex.common.errors import printable
 from provindex.report import text as texts
-from provindex.report.facts import basis
+from provindex.report.facts import basis, label, links_of
 
 Document = dict[str, Any]
 ORDER = ("error", "warning", "note")  # of severities
@@ -20,7 +20,7 @@ def render(document: Document, *, width: int, color: bool) -> str:
 
 def _audit(d: Document, width: int, color: bool) -> list[str]:
     lines = texts._heading(verdict(d), width, color)
-    lines += ["", *_claims(d, width, color), *_chain(d, width, color)]
+    lines += ["", *_claims(d, width, color), *_links(d, width, color), *_chain(d, width, color)]
     for finding in d["findings"]:
         lines += texts._wrapped(f"{finding['severity']}: {finding['code']}: {finding['text']}.", width)
         lines += [INDENT + finding["clause_url"]] if finding["clause_url"] else []
@@ -60,6 +60,20 @@ def _claims(d: Document, width: int, color: bool) -> list[str]:
     for row in shown:
         lines += texts._wrapped(f"  {row['value']}: {row['reasons'][0]}.", width)
     return [*lines, ""]
+
+
+def _links(d: Document, width: int, color: bool) -> list[str]:
+    """The linked models: what the findings rest on."""
+    rows = links_of(d)
+    if not rows:
+        return []
+    columns: list[texts.Column] = [
+        ("LINKED BY WEIGHTS", [label(row) for row in rows], 0, False),
+        ("RELATION", [row["relation"] or "" for row in rows], 1, False),
+        ("ROLE", [row["direction"] or "" for row in rows], 2, False),
+        ("LOG10 E", [f"{row['log10_e']:.0f}" for row in rows], 4, True),
+    ]
+    return [*texts._table(columns, width, color), ""]
 
 
 def _chain(d: Document, width: int, color: bool) -> list[str]:

@@ -526,10 +526,11 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.BASE_CONTRADICTED: Sentence("it claims to be made of {model} ({source}), and its weights are not: {because}"),
     C.BASE_RELATIVE: Sentence("it claims to be made of {model} ({source}), and is only a relative: {because}"),
     C.BASE_UNCLAIMED: Sentence("it was made of {models} as well or instead, which it does not name: {because}"),
-    C.BASE_UNCLAIMED_OPEN: Sentence(
-        "it does not name {models}: {because}; what it names ({claimed}) could not be tested, or explains no such link"
+    C.BASE_UNCLAIMED_OPEN: Sentence("it does not name {models}, and {claimed} does not explain that: {because}"),
+    C.BASE_UNCLAIMED_UNTESTED: Sentence(
+        "it does not name {models}, and what it names ({claimed}) could not be tested: {because}"
     ),
-    C.BASE_UNNAMED: Sentence("it names no base model, and its weights have one: {because}"),
+    C.BASE_UNNAMED: Sentence("it names no base model: {because}"),
     C.CLAIM_UNTESTED: Sentence("{kind} {value} ({source}) is not tested: {because}"),
     C.CLASH_COMMERCIAL: Sentence(
         "{below} allows commercial use that {above} of {model} does not allow{where}; {because}"
