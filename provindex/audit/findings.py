@@ -165,7 +165,8 @@ def _hidden(bases: Sequence[Judged], left: Sequence[Ancestor]) -> list[Finding]:
         return [Finding("base-model-missing", Reason.of(Code.BASE_UNNAMED, because=because), ids)]
     if certain and tested:
         return [Finding("base-model-incomplete", Reason.of(Code.BASE_UNCLAIMED, because=because, models=named), ids)]
-    claimed = ", ".join(dict.fromkeys(one.claim.value for one in bases))
+    named_ones = (one for one in bases if tested or one.status == NOT_TESTABLE)
+    claimed = ", ".join(dict.fromkeys(one.claim.value for one in named_ones))
     code = Code.BASE_UNCLAIMED_OPEN if tested else Code.BASE_UNCLAIMED_UNTESTED
     reason = Reason.of(code, because=because, models=named, claimed=claimed)
     return [Finding("base-model-missing", reason, ids)]

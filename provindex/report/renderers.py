@@ -21,7 +21,7 @@ def _text(document: Document, *, width: int | None, color: bool) -> str:
     from provindex.report import audit_text, text
 
     fitted = text.PLAIN_WIDTH if width is None else width
-    if document["schema"].startswith("provindex.audit/"):
+    if "license_chain" in document:
         return audit_text.render(document, width=fitted, color=color)
     written = text.render(document, width=fitted, color=color)
     return written + audit_text.rests_on(document, fitted) if "date" in document else written
