@@ -39,6 +39,12 @@ def _markdown(document: Document, *, width: int | None, color: bool) -> str:
     return markdown.render(document)
 
 
+def _html(document: Document, *, width: int | None, color: bool) -> str:
+    from provindex.report import html
+
+    return html.render(document)
+
+
 def _cyclonedx(document: Document, *, width: int | None, color: bool) -> str:
     from provindex.report import cyclonedx
 
@@ -61,6 +67,7 @@ RENDERERS: Mapping[str, Renderer] = {
     "text": _text,  # the default of --format
     "json": _json,
     "markdown": _markdown,
+    "html": _html,
     "cyclonedx": _cyclonedx,
     "sarif": _sarif,
     "intoto": _intoto,
@@ -68,6 +75,7 @@ RENDERERS: Mapping[str, Renderer] = {
 UNDATED = ("text", "json")  # printed without a date and what they rest on: the same input gives the same bytes
 SUFFIXES: Mapping[str, str] = {  # of a report's file: its format; the longest that fits
     ".md": "markdown",
+    ".html": "html",
     ".json": "json",
     ".cdx.json": "cyclonedx",
     ".sarif": "sarif",
