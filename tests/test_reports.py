@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +166,7 @@ def test_texts_of_strangers_stay_texts(documents: dict[str, dict[str, Any]], for
         return
     written = render(format, document.dated(documents[kind]))
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", written), "nothing that a terminal obeys"
-    if format not in ("text", "markdown"):
+    if format not in ("text", "markdown", "html"):
         json.loads(written)
     if format == "markdown" and kind not in ("fingerprint", "index", "empty"):
         assert not re.search(r"(?<!\\)<(?!https://)|(?<!\\)`|(?<!\\)\]\(|(?<!\\)\*\*bold", written)
@@ -260,3 +263,92 @@ def test_text_in_a_file_says_what_it_rests_on(place: Path, tmp_path: Path) -> No
     ran = run("query", place / "child", "--index", place / "index", "-q", "-o", tmp_path / "a.txt")
     assert ran.status == 0 and "Rests on: index" in (tmp_path / "a.txt").read_text()
     assert "Rests on" not in run("query", place / "child", "--index", place / "index", "-q").out
+
+
+# --- the page ---
+
+VOID = {"meta", "br"}
+ALLOWED = {
+    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "section", "div", "table", "thead", "tbody",
+    "tr", "th", "td", "a", "figure", "figcaption", "dl", "dt", "dd", "pre", "svg", "g", "text", "rect", "path",
+    "polygon", "circle", "br",
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Tags that are open, all tags and attributes, and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.said: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_loads_nothing_and_what_strangers_wrote_stays_text(
+    documents: dict[str, dict[str, Any]], kind: str
+) -> None:
+    written = render("html", document.dated(documents[kind]))
+    page = Page(written)
+    assert not page.open and set(page.tags) <= ALLOWED and "\x1b" not in written and "\u202e" not in written
+    assert {name for name, _ in page.attributes}.isdisjoint({"src", "style", "onerror", "onload", "srcset", "action"})
+    assert all(re.match(r"https?://", value) for name, value in page.attributes if name == "href")
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
+    said = " ".join(page.said)
+    basis = facts.basis(document.dated(documents[kind]))
+    assert all(value in said for value in basis.values()) and written == render("html", document.dated(documents[kind]))
+
+
+def test_the_page_of_an_audit_says_what_the_document_says(documents: dict[str, dict[str, Any]]) -> None:
+    d = documents["audit"]
+    page = Page(render("html", d))
+    said = " ".join(page.said)
+    assert d["findings"] and d["claims"] and d["license_chain"] and d["matches"]
+    assert all(f["code"] in said and f["text"] in said for f in d["findings"])
+    assert all(facts.label(match) in said for match in d["matches"])
+    drawn = [value for name, value in page.attributes if name == "class"]
+    assert sum(value in ("box", "box own") for value in drawn) >= 1 + len(d["matches"]) and "map" in drawn
+    signals = [signal for signal in d["matches"][0]["signals"].values() if signal["value"] is not None]
+    assert drawn.count("dot") == len(signals)
+
+
+def browser() -> str:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+
+
+@pytest.mark.skipif(not browser(), reason="no Chromium here")
+@pytest.mark.parametrize("kind", ["audit", "query", "linked"])
+def test_a_browser_shows_the_page_and_asks_nobody(
+    documents: dict[str, dict[str, Any]], kind: str, tmp_path: Path
+) -> None:
+    page, log = tmp_path / "report.html", tmp_path / "net.json"
+    page.write_text(render("html", documents[kind]), encoding="utf-8")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+               "--disable-background-networking", "--disable-component-update", "--no-first-run",
+               f"--log-net-log={log}", "--window-size=400,900")  # fmt: skip
+    command = [browser(), *options, "--dump-dom", page.as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "What this rests on" in ran.stdout and ran.stdout.count("<svg") >= 2
+    asked = set(re.findall(r'"url":"((?:https?|wss?)://[^"]+)"', log.read_text(encoding="utf-8")))
+    linked = set(re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8")))
+    assert not {url for url in asked if any(url.startswith(one.split("#")[0]) for one in linked)}, asked

@@ -61,7 +61,7 @@ def facts_of(document: Document) -> list[Fact]:
     ]
     if kind_of(document) != "audit":
         found += [
-            Fact("linked", "note", _linked(link), (link["model_id"],)) for link in links_of(document)
+            Fact("linked", "note", linked(link), (link["model_id"],)) for link in links_of(document)
         ]  # fmt: skip
     found += _gate(document)
     found += [Fact("index-damaged", "error", f"{p['where']}: {p['what']}") for p in document.get("problems", ())]
@@ -87,7 +87,8 @@ def _gate(document: Document) -> list[Fact]:
     ]  # fmt: skip
 
 
-def _linked(link: Document) -> str:
+def linked(link: Document) -> str:
+    """One link in words."""
     role = {"ancestor": "its ancestor", "descendant": "its descendant"}.get(
         link["direction"], "which came first is open"
     )

@@ -27,7 +27,8 @@ HEAD = """<!doctype html>
 :root {{ --ink:#1b1f24; --soft:#57606a; --page:#fff; --panel:#f6f8fa; --line:#d0d7de; --link:#0757b8;
   --error:#b3261e; --warning:#8a5a00; --note:#57606a; --good:#1a7f37; --band:#b6c3d1; }}
 @media (prefers-color-scheme: dark) {{ :root {{ --ink:#e6edf3; --soft:#9aa5b1; --page:#0d1117; --panel:#161b22;
-  --line:#30363d; --link:#78b2ff; --error:#ff8a80; --warning:#e3b341; --note:#9aa5b1; --good:#56d364; --band:#3d4b5c; }} }}
+  --line:#30363d; --link:#78b2ff; --error:#ff8a80; --warning:#e3b341; --note:#9aa5b1; --good:#56d364;
+  --band:#3d4b5c; }} }}
 @media print {{ :root {{ --ink:#000; --soft:#444; --page:#fff; --panel:#fff; --line:#999; --link:#000; --error:#8c1d18;
   --warning:#6b4600; --note:#444; --good:#116329; --band:#ccc; }} section, figure, tr {{ break-inside:avoid; }} }}
 * {{ box-sizing:border-box; }}
@@ -39,7 +40,7 @@ h2 {{ font-size:1.1rem; margin:2rem 0 .5rem; }}
 .scroll {{ overflow-x:auto; }}
 table {{ border-collapse:collapse; width:100%; font-size:.92rem; }}
 th, td {{ text-align:left; vertical-align:top; padding:.35rem .6rem; border-bottom:1px solid var(--line); }}
-td {{ min-width:5rem; }}
+td {{ overflow-wrap:break-word; }} td a {{ overflow-wrap:anywhere; }}
 th {{ color:var(--soft); font-weight:600; white-space:nowrap; }}
 td.n {{ text-align:right; font-variant-numeric:tabular-nums; min-width:0; }}
 .error {{ color:var(--error); font-weight:600; }} .warning {{ color:var(--warning); font-weight:600; }}
@@ -108,7 +109,7 @@ def _audit(d: Document) -> list[str]:
         for r in d["license_chain"]
     ]  # fmt: skip
     return [
-        _verdict(audit_text.verdict(d)),
+        _verdict(audit_text.verdict(d), *(facts.linked(link) for link in facts.links_of(d)[:1])),
         *_found(d),
         *_table("Claims", ("Claim", "Kind", "Said by", "Status", "Why", "Next step"), claims),
         *_table("License chain", ("Model", "Role", "License", "Said by"), chain),
@@ -135,8 +136,8 @@ def _compare(d: Document) -> list[str]:
     return [_verdict(said), why, *_found(d), *_signals(d, facts.label(d["b"])), *measured, *_left_out(d)]
 
 
-def _verdict(said: str) -> str:
-    return f'<p class="verdict">{shown(said)}</p>'
+def _verdict(*said: str) -> str:
+    return f'<p class="verdict">{"<br>".join(map(shown, said))}</p>'
 
 
 def _found(d: Document) -> list[str]:
@@ -221,6 +222,11 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> l
     ]
     table = [f"<table><thead><tr>{named}</tr></thead><tbody>", *lines, "</tbody></table>"]
     return ["<section>", f"<h2>{shown(title)}</h2>", '<div class="scroll">', *table, "</div>", "</section>"]
+
+
+def _cell(cell: Cell) -> str:
+    kind, said = cell
+    return f'<td class="{kind}">{said}</td>' if kind else f"<td>{said}</td>"
 
 
 def _figure(title: str, drawn: str, caption: str) -> list[str]:

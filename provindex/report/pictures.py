@@ -30,15 +30,18 @@ def family(own: str, links: Sequence[Document]) -> str:
     parts += ends.drawn
     parts.append(_box(own, "", (width - BOX) / 2, middle, "box own"))
     x = width / 2
-    parts += [_arrow(at, bottom, x, middle) for at, _, bottom in ends.places]
-    y = middle + HEIGHT + RISE
-    for group, arrows in ((below, True), (rest, False)):
-        start = y
-        y, ends = _boxes(group, start, width)
+    parts += [_arrow(at, bottom, x, middle) for at, _, bottom in ends.places if bottom + RISE >= middle]
+    y = middle + HEIGHT + (RISE if below or rest else 0)
+    for group in (below, rest):
+        first = y
+        y, ends = _boxes(group, y, width)
+        if group is rest and rest and below:  # a line would pass through what stands between
+            parts.append(f'<text class="soft" x="0" y="{first - 10:g}">Related, and which came first is open:</text>')
+            ends.places.clear()
+        draw = _line if group is rest else _arrow
+        parts += [draw(x, middle + HEIGHT, at, top) for at, top, _ in ends.places if top == first]
         parts += ends.drawn
-        draw = _arrow if arrows else _line
-        parts += [draw(x, middle + HEIGHT, at, top) for at, top, _ in ends.places]
-    return _svg(width, y - RISE if y > middle + HEIGHT + RISE else middle + HEIGHT, parts, f"Family of {own}")
+    return _svg(width, y - (RISE if below or rest else 0), parts, f"Family of {own}")
 
 
 class _Drawn:
@@ -90,7 +93,7 @@ def _arrow(x: float, y: float, to_x: float, to_y: float) -> str:
 def layers(found: Sequence[Document]) -> str:
     """Bands between the layers of two models that correspond, a pair of bars for each stack."""
     stacks = sorted({one["stack"] for one in found})
-    parts, x = [], 0.0
+    parts, x, height = list[str](), 0.0, 0.0
     for stack in stacks:
         ranges = [one for one in found if one["stack"] == stack]
         last = max(max(one["from"][1], one["to"][1]) for one in ranges)
@@ -98,6 +101,7 @@ def layers(found: Sequence[Document]) -> str:
         parts.append(f'<text class="soft" x="{x:g}" y="14">{_shown(stack)}</text>')
         for side, left in (("from", x), ("to", x + 180)):
             tall = (max(one[side][1] for one in ranges) + 1) * step
+            height = max(height, tall)
             parts.append(f'<rect class="box" x="{left:g}" y="24" width="24" height="{tall:g}"/>')
         for one in ranges:
             a, b, c, d = (24 + step * n for n in (one["from"][0], one["from"][1] + 1, one["to"][0], one["to"][1] + 1))
@@ -106,7 +110,7 @@ def layers(found: Sequence[Document]) -> str:
             parts.append(f'<polygon class="map" points="{points}"><title>{_shown(told)}</title></polygon>')
             parts.append(f'<text class="soft" x="{x + 210:g}" y="{(c + d) / 2 + 4:g}">{_shown(told)}</text>')
         x += 420
-    return _svg(x, 24 + 320 + 8, parts, "Layers that correspond") if parts else ""
+    return _svg(x, 24 + height + 4, parts, "Layers that correspond") if parts else ""
 
 
 def strips(signals: Mapping[str, Document]) -> str:
