@@ -3,6 +3,7 @@
     models       resolve, fingerprint, weights_of, write_fingerprint     reference -> fingerprint
     answers      query, compare, compare_in_stages, compare_resolved
     gates        gate, expect, policy_for, check_rules, excluding
+    audits       audit, audit_fetching
     fetching     query_fetching, compare_fetching, add_fetching, claimed_bases, outdated_fetched
     indexes      Index, fill_index, import_database, fetch_deep_signals
     the Hub      pull, look, push
@@ -22,15 +23,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from provindex.audit import findings
 from provindex.audit import gate as gates
+from provindex.audit.claims import claimed_rows
+from provindex.audit.findings import Audit
 from provindex.audit.gate import Gate, check_rules
 from provindex.audit.policy import Policy
 from provindex.audit.policy_file import policy_for
 from provindex.catalogue.alike import Look, Neighbour, named
 from provindex.catalogue.table import Shape
 from provindex.common import places
+from provindex.common.claims import BASES, Claim, Stated
 from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
-from provindex.common.files import FileFact
+from provindex.common.files import FileFact, now
 from provindex.common.hub_ids import is_hub_id
 from provindex.common.reasons import BESIDE, Code, Reason
 from provindex.common.threads import one_blas_thread
@@ -60,6 +65,7 @@ from provindex.index.fill import Built, fill
 from provindex.index.pulled import fetched_folder, is_reference, parse
 from provindex.models.claims import claims_of
 from provindex.models.copies import without_copies
+from provindex.models.digests import file_digests
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.peers.cisco_signals import SLICED, WHOLE
@@ -74,11 +80,11 @@ Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
 
 __all__ = [
-    "Built", "Comparison", "Fingerprint", "Gate", "Index", "Pair", "Plan", "Policy", "QueryResult", "Resolved",
-    "Spent", "add_fetching", "check_rules", "claimed_bases", "compare", "compare_fetching", "compare_in_stages",
-    "compare_resolved", "excluding", "expect", "fetch_deep_signals", "fill_index", "fingerprint", "gate",
-    "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching", "resolve",
-    "weights_of", "write_fingerprint",
+    "Audit", "Built", "Comparison", "Fingerprint", "Gate", "Index", "Pair", "Plan", "Policy", "QueryResult",
+    "Resolved", "Spent", "add_fetching", "audit", "audit_fetching", "check_rules", "claimed_bases", "compare",
+    "compare_fetching", "compare_in_stages", "compare_resolved", "excluding", "expect", "fetch_deep_signals",
+    "fill_index", "fingerprint", "gate", "import_database", "look", "outdated_fetched", "policy_for", "pull", "push",
+    "query", "query_fetching", "resolve", "weights_of", "write_fingerprint",
 ]  # fmt: skip
 
 
@@ -365,6 +371,58 @@ def expect(
     states = {"linked": {"denied": "passed", "cleared": "failed", "not_comparable": "failed"},
               "unrelated": {"denied": "failed", "cleared": "passed", "not_comparable": "passed"}}  # fmt: skip
     return states[expected].get(found[0], "inconclusive"), *found
+
+
+def audit(
+    index: Index,
+    asked: Resolved,
+    top: int = 10,
+    candidates: int = 50,
+    *,
+    reading: Progress | None = None,
+    progress: Progress | None = None,
+) -> tuple[Resolved, Audit]:
+    """What a resolved model says of itself, held against its weights, and the licenses above it.
+
+    asked: resolved with `own_bytes=True`; else a row stands for the model, and the audit says so. Claimed models that
+    the index has are compared whatever the search says, and read further where they do not link. The rest is as for
+    `query`.
+    """
+    stated = _stated(asked)
+    claimed = claimed_rows(stated, index)
+    more: dict[str, Any] = {"reading": reading, "progress": progress}
+    read, result = query(index, asked, top, candidates, **more)
+    linked = {entry.model_id for match in result.linked for entry in (match.entry, *match.copies)}
+    if set(claimed) - linked:
+        read, result = query(index, read, top, candidates, also=claimed, **more)
+    return read, _audited(result, stated, index, read)
+
+
+def audit_fetching(index: Index, asked: Resolved, count: int, **more: Any) -> tuple[Index, Resolved, Audit, Spent]:
+    """`audit`, after reading parts of claimed models, and of those that look like ancestors, from the Hub.
+
+    The rest is as for `query_fetching`.
+    """
+    stated = _stated(asked)
+    wanted = [value for value in stated.values(*BASES) if is_hub_id(value)]
+    extended, read, result, spent = query_fetching(index, asked, count, also=wanted, **more)
+    return extended, read, _audited(result, stated, extended, read), spent
+
+
+def _audited(result: QueryResult, stated: Stated, index: Index, read: Resolved) -> Audit:
+    own_bytes = read.model is not None
+    files = file_digests(read.model) if read.model is not None else read.fingerprint.files
+    towers_kept = _towers(read, ())
+    return findings.audit(result, stated, index, now().date(), towers=towers_kept, own_bytes=own_bytes, files=files)
+
+
+def _stated(asked: Resolved) -> Stated:
+    """What a model says of itself; of one of which only a row is at hand, what the row says."""
+    if asked.model is not None:
+        return asked.model.stated
+    row = asked.fingerprint
+    said = [Claim("base_model", parent, "row") for parent in row.parents]
+    return Stated((*said, *([Claim("license", row.license, "row")] if row.license else [])))
 
 
 def _towers(asked: Resolved, exclude: Sequence[str]) -> list[tuple[str, tuple[Fingerprint, ...]]]:

@@ -319,9 +319,21 @@ def metadata(made: Made) -> dict[str, Any]:
     return general | dict(made.metadata)
 
 
-def write_gguf(path: Path, made: Made, arrays: Mapping[str, F32], dtype: str = "F16", **writer_options: Any) -> None:
-    """As the converter does: matrices in `dtype`, vectors in float32."""
+def write_gguf(
+    path: Path,
+    made: Made,
+    arrays: Mapping[str, F32],
+    dtype: str = "F16",
+    more: Mapping[str, str | int] | None = None,
+    **writer_options: Any,
+) -> None:
+    """As the converter does: matrices in `dtype`, vectors in float32. more: other metadata, by whole keys."""
     writer = gguf.GGUFWriter(path, made.arch, **writer_options)
+    for key, said in (more or {}).items():
+        if isinstance(said, str):
+            writer.add_string(key, said)
+        else:
+            writer.add_uint32(key, said)
     for key, value in metadata(made).items():
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
         add(f"{made.arch}.{key}", value)

@@ -21,6 +21,7 @@ INSIDE_FUNCTIONS = {
     "pyarrow",
     "threadpoolctl",
     "huggingface_hub",
+    "license_expression",
     "tokenizers",
     "gguf",
 }

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from provindex.cli.audit import audit
 from provindex.cli.compare import compare
 from provindex.cli.fingerprint import fingerprint
 from provindex.cli.hook import hook
@@ -41,6 +42,7 @@ index_app = typer.Typer(help="Build, extend and check indexes.", no_args_is_help
 VERBS: tuple[tuple[str, Callable[..., None], typer.Typer], ...] = (  # name, function, group; in the order of --help
     ("query", query, app),
     ("compare", compare, app),
+    ("audit", audit, app),
     ("fingerprint", fingerprint, app),
     ("push", push, app),
     ("hook", hook, app),

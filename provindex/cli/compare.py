@@ -11,6 +11,7 @@ from provindex.cli.fetching import bytes_of, say_fetched, say_plan
 from provindex.cli.gating import ExcludeOption, TrustOption
 from provindex.cli.options import AutoModeOption, Common, IndexOption, MaxMbOption
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
+from provindex.cli.reports import ReportOption, checked, write_reports
 from provindex.common.errors import UsageError
 from provindex.common.reasons import Code, Reason
 
@@ -38,6 +39,7 @@ def compare(
     mode: AutoModeOption = None,
     fetch: Annotated[int | None, typer.Option("--fetch", metavar="N", min=1, help=FETCH_HELP)] = None,
     max_mb: MaxMbOption = None,
+    report: ReportOption = None,
     *,
     common: Common,
 ) -> None:
@@ -45,7 +47,7 @@ def compare(
     from provindex import api
     from provindex.report.document import compare_document
 
-    limit = bytes_of(fetch, max_mb, common)
+    limit, reports = bytes_of(fetch, max_mb, common), checked(report)
     if b is None and expect == "unrelated":
         raise UsageError(
             "--expect unrelated without B would compare A with a model of its own choice.", "Name the model B."
@@ -72,7 +74,9 @@ def compare(
     settings = {"mode": mode or next((m for m in ("norms", "sampled") if m in used), "exact"), "expect": expect}
     answer = api.Comparison(one, other, pair, opened.info, settings | ({"deep": True} if deep else {}))
     outcome = api.expect(pair, expect, sides[0], other, index=opened, exclude=exclude or ()) if expect else None
-    common.answer(compare_document(answer, spent, outcome))
+    document = compare_document(answer, spent, outcome)
+    write_reports(document, reports, common)
+    common.answer(document)
     if outcome is not None and outcome[0] != "passed":
         _fail(pair, str(expect), outcome, common)
 

@@ -24,8 +24,11 @@ def say(line: str) -> None:
 
 def print_answer(document: dict[str, Any], format: str, output: Path | None) -> None:
     """Render a document, then print it or write it to a file. The file is replaced as a whole or left as it was."""
-    from provindex.report.renderers import render
+    from provindex.report.document import dated
+    from provindex.report.renderers import UNDATED, render
 
+    report = format not in UNDATED or (format == "text" and output is not None)
+    document = dated(document) if report else document
     terminal = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None
     written = render(format, document, width=width, color=terminal and places.color())
@@ -70,10 +73,10 @@ def is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def check_writable(output: Path | None) -> None:
-    """Raise UsageError before the work if the output file cannot be written after it."""
+def check_writable(output: Path | None, option: str = "--output") -> None:
+    """Raise UsageError before the work if the file that an option names cannot be written after it."""
     if output is not None and output.is_dir():
-        raise UsageError(f"{output} is a folder; --output needs a file.")
+        raise UsageError(f"{output} is a folder; {option} needs a file.")
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"{output} cannot be written: there is no folder {output.parent}.", "Make it first.")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +31,7 @@ from provindex.cli.options import (
     ModelsArgument,
 )
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
+from provindex.cli.reports import ReportOption, checked, write_reports
 from provindex.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,11 +55,13 @@ def query(
     fetch: FetchOption = None,
     max_mb: MaxMbOption = None,
     jsonl: JsonlOption = False,
+    report: ReportOption = None,
     *,
     common: Common,
 ) -> None:
     """Find the likely ancestors of models; with rules, fail if one is not allowed."""
     models = listed(model)
+    reports = checked(report, len(models))
     rules = chosen_policy(models, policy, common).with_more(
         deny or (), allow or (), exclude or (), related=deny_related
     )
@@ -70,7 +75,8 @@ def query(
     say_if_old(opened, common)
     work = partial(
         answered, opened=opened, rules=rules, common=common, trust_index=trust_index, mode=mode, fetch=fetch,
-        limit=limit, top=top, candidates=candidates, in_full=jsonl or common.json or common.format != "text",
+        limit=limit, top=top, candidates=candidates, reports=reports,
+        in_full=jsonl or common.json or common.format != "text" or bool(reports),
     )  # fmt: skip
     if fetch is None:
         from provindex.api import check_rules
@@ -92,8 +98,11 @@ def answered(
     top: int = TOP,
     candidates: int = CANDIDATES,
     in_full: bool = True,
+    reports: Sequence[Path] = (),
 ) -> tuple[dict[str, Any], int]:
-    """The document of one model, and its exit status. in_full: with the outcome of each test, which text leaves out."""
+    """The document of one model, and its exit status. in_full: with the outcome of each test, which text leaves out.
+    reports: files that it is written into as well.
+    """
     from provindex import api
     from provindex.report.document import query_document
 
@@ -112,8 +121,10 @@ def answered(
     say_if_read_further(asked, read, common)
     if fetched is not None:
         say_fetched(fetched, common)
-    if not rules.asks:
-        return query_document(result, None, fetched, evidence=in_full), 0
-    gate = api.gate(result, rules, opened, read, excluded=excluded)
+    gate = api.gate(result, rules, opened, read, excluded=excluded) if rules.asks else None
+    document = query_document(result, gate, fetched, evidence=in_full)
+    write_reports(document, reports, common)
+    if gate is None:
+        return document, 0
     say_gate(gate, common)
-    return query_document(result, gate, fetched, evidence=in_full), gate.exit_status
+    return document, gate.exit_status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -55,6 +56,8 @@ _MEDIA = (
     (0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"GIF8"), (0, b"RIFF"), (4, b"ftyp"), (0, b"%PDF-"), (0, b"OggS"),
     (0, b"ID3"),
 )  # fmt: skip
+_LICENSE = re.compile(r"(.*[-_. ])?(licen[sc]es?|copying|notices?)([-_. ].*)?", re.IGNORECASE)
+_NO_TEXT = (".json", ".py", ".safetensors", ".bin", ".gguf", ".png", ".jpg", ".svg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,16 @@ class Weights:
 
     files: tuple[str, ...] = ()
     index: str | None = None
+
+
+def license_files(names: Iterable[str]) -> tuple[str, ...]:
+    """Files of the folder itself that are called a license or a notice, as far as their names say.
+
+    >>> license_files(["LICENSE", "NOTICE.txt", "model.safetensors", "sub/LICENSE", "LICENSE-MODEL", "licensed.py"])
+    ('LICENSE', 'NOTICE.txt', 'LICENSE-MODEL')
+    """
+    here = (name for name in names if "/" not in name and not name.lower().endswith(_NO_TEXT))
+    return tuple(itertools.islice((name for name in here if _LICENSE.fullmatch(name)), LISTED))
 
 
 def weight_files(names: Collection[str], label: str) -> Weights:

@@ -24,8 +24,6 @@ MAX_COMMITS = 1000  # of one repository in a Hub cache
 _CACHE_REPO = re.compile(r"models--(?P<id>[\w.-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FIELD = re.compile(r"(?P<key>license|base_model)\s*:\s*(?P<value>.*)")
-_ITEM = re.compile(r"\s*-\s+(?P<value>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,49 +209,3 @@ def read_config(folder: Folder, name: str) -> tuple[Mapping[str, Any], Reason | 
         return load_object(read_bounded(path, MAX_CONFIG)), None
     except JsonError as fault:
         raise ModelError(f"{path} cannot be used: {fault}.", "Download it again.") from None
-
-
-def read_card(folder: Folder, name: str) -> tuple[str | None, tuple[str, ...]]:
-    """License and base models that the card states in its YAML front matter; (None, ()) where it says
-    nothing.
-
-    Only the two fields are looked for, in the forms that cards use (`key: value`, `key: [a, b]`, a list of `-
-    value` lines): a card is a claim to show, not worth a YAML parser's attack surface.
-    """
-    path = find(folder, name)
-    if path is None:
-        return None, ()
-    with opened(path) as file:
-        text = file.read(MAX_CARD).decode("utf-8-sig", errors="replace")
-    fields = dict(_front_matter(text))
-    return next(iter(fields.get("license", ())), None), fields.get("base_model", ())
-
-
-def _front_matter(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    lines = text.splitlines()
-    if not lines or lines[0].rstrip() != "---":
-        return
-    body = lines[1 : next((i for i, line in enumerate(lines) if i and line.rstrip() == "---"), 1)]
-    for number, line in enumerate(body):
-        match = _FIELD.fullmatch(line.rstrip())
-        if not match:
-            continue
-        value = match["value"]
-        if not _plain(value):
-            items: list[str] = []
-            for following in body[number + 1 :]:
-                item = _ITEM.fullmatch(following.rstrip())
-                if not item:
-                    break
-                items.append(item["value"])
-        else:
-            items = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
-        yield match["key"], tuple(plain for plain in map(_plain, items) if plain)
-
-
-def _plain(value: str) -> str:
-    """A scalar without its quotes and trailing comment, cut to a line's length."""
-    value = re.sub(r"(^|\s)#.*", "", value).strip()
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        value = value[1:-1]
-    return value[:200]

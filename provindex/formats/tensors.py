@@ -171,7 +171,8 @@ class Contents:
     tensors: in the order of their bytes, under the names that transformers gives them, in canonical orientation where
     the format has another one. config: as config.json has it, where the file carries it, else None. tokenizer: files
     by name (tokenizer.json ...), where the file carries them. warnings: what a reader should know. claims: models that
-    the file names as what it was made of.
+    the file names as what it was made of. stated: what it says of its license, name and maker, by license,
+    license_name, license_link, name, quantized_by.
     """
 
     tensors: tuple[Tensor, ...]
@@ -179,6 +180,7 @@ class Contents:
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)
     warnings: tuple[Reason, ...] = ()
     claims: tuple[str, ...] = ()
+    stated: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

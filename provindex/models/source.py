@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from provindex.common.bounded_json import shown
+from provindex.common.claims import Stated
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, UnreadFormatError
 from provindex.common.files import FileFact, allow_most, without_path
 from provindex.common.reasons import Code, Reason
@@ -31,7 +32,8 @@ from provindex.formats.ranged import Mapped, RangedFile, Reading, prune, settled
 from provindex.formats.reader import WeightFile
 from provindex.formats.tensors import Contents, Extent, OpenFile, check_count
 from provindex.models import adapters, hub_listings
-from provindex.models.claims import Claims, claims_of
+from provindex.models.card import read_card
+from provindex.models.claims import Claims, claims_of, stated_by
 from provindex.models.tokenizer import read_tokenizer
 from provindex.roles.architectures import ALIASES, KINDS
 
@@ -73,6 +75,7 @@ class Model:
     reads: tuple[Reading, ...] = ()
     variant: str = ""
     claims: Claims = field(default_factory=dict)
+    stated: Stated = field(default_factory=Stated)
     opened: list[Tokenizer | TokenizerAbsence] = field(default_factory=list, compare=False, repr=False)
 
     @property
@@ -354,9 +357,11 @@ def _open_files(
     tensors, joined = parametrized.assemble(tensors)
     flattened.refuse(tensors)
     warnings += notes + joined
-    license_name, base_models = local_files.read_card(place, layout.CARD)
+    card = read_card(place, layout.CARD)
+    base_models = card.base_models
     claim = adapters.read_claim(place) if layout.only_adapters(promised) else None
-    claims = claims_of(place.model_id, base_models, claim.base if claim else "", config, said.claims)
+    claims = claims_of(place.model_id, base_models, claim.base if claim else "", config, said.claims, card.parents)
+    stated = stated_by(claims, card, config, said.stated, _license_files(place))
     if claim is not None:
         warnings += (claim.reason,)
         base_models = tuple(dict.fromkeys((*([claim.base] if claim.base else []), *base_models)))
@@ -373,12 +378,25 @@ def _open_files(
         tensors=tensors,
         tokenizer_files=tokenizer,
         files=tuple(FileFact(file.name, file.reading.extent.size, file.sha256) for file in opened),
-        license=license_name,
+        license=next(iter(card.licenses), None),
         base_models=base_models,
         warnings=warnings,
         reads=reads,
         claims=claims,
+        stated=stated,
     )
+
+
+def _license_files(place: Folder) -> tuple[str, ...] | None:
+    """Files with a license beside the weights. Of a model in a Hub cache, which holds what was asked for, those that
+    the Hub listed; None where no run wrote that down.
+    """
+    here = local_files.names(place)
+    if place.revision is None:
+        return layout.license_files(here)
+    listed = hub_listings.kept(place.model_id, place.revision)
+    found = layout.license_files([*here, *(name for name in listed if name not in here)])
+    return found if found or listed else None
 
 
 def _check_elements(place: Folder, tensors: Collection[Tensor], size: int) -> None:

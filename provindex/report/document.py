@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from provindex.audit import licenses
+from provindex.audit.findings import Audit
 from provindex.audit.gate import Denial, Gate
 from provindex.catalogue.alike import Neighbour
 from provindex.catalogue.table import Known, family_of, license_of
 from provindex.common.bounded_json import visible
-from provindex.common.files import without_path
+from provindex.common.files import FileFact, now, without_path
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.common.score import Chance, Outcome, Score
 from provindex.common.version import __version__
@@ -43,6 +45,7 @@ from provindex.verdict.relation import LOG10_P_LINKED
 
 Document = dict[str, Any]
 
+NO_ADVICE = "Findings are facts to look at, not legal advice."
 PEER_NOTE = "peer-compatible (cisco model-provenance-kit 1.0.0), not decisive"
 
 
@@ -263,6 +266,67 @@ def compare_document(
         "fetched": None if fetched is None else fetched_document(fetched),
         **_pair(answer.pair, answer.pair.direction),
     }
+
+
+def audit_document(found: Audit, *, strict: bool = False) -> Document:
+    """provindex.audit/1: what a model says of itself, what its weights say of that, and what follows."""
+    result, fp = found.result, found.result.query
+    trusted = [] if found.own_bytes else [Reason.of(Code.ROW_TRUSTED)]
+    return {
+        **_head("provindex.audit/1", result.index, {**result.settings, "strict": strict}, result.status),
+        **_warnings(distinct([*trusted, *notes(fp), *result.warnings])),
+        "date": found.day.isoformat(),
+        "model": {
+            **model_facts(fp),
+            "own_bytes": found.own_bytes,
+            "fingerprint_version": fp.version,
+            "row_sha256": to_row(fp)["row_sha256"],
+            "files": [_file(file) for file in found.files],
+            "stated": {
+                "names": list(found.stated.names), "base_model_relation": found.stated.relation or None,
+                "license_name": found.stated.license_name or None, "license_link": found.stated.license_link or None,
+                "datasets": list(found.stated.datasets), "quantized_by": found.stated.quantized_by or None,
+                "license_files": None if found.stated.license_files is None else list(found.stated.license_files),
+            },
+        },
+        "matches": [_match(m, True) for m in result.matches],
+        "claims": [
+            {
+                "kind": one.claim.kind, "value": one.claim.value, "source": one.claim.source, "status": one.status,
+                "reasons": list(texts(one.reasons)), "reason_codes": all_coded(one.reasons),
+                "next_step": None if one.next_step is None else text(one.next_step),
+            }
+            for one in found.claims
+        ],
+        "license_chain": [
+            {
+                "model_id": link.model_id, "license": link.license, "source": link.source or None, "role": link.role,
+                "by": link.by or None, "relation": link.relation or None, "direction": link.direction or None,
+                "known_as": licenses.names(link.terms),
+            }
+            for link in found.chain
+        ],
+        "findings": [
+            {
+                "code": one.code, "severity": one.severity, "text": text(one.reason),
+                "model_ids": list(one.model_ids), "clause_url": one.clause_url or None,
+                "reason_code": coded(one.reason),
+            }
+            for one in found.findings
+        ],
+        "left_out": _left_out(fp),
+        "coverage": _coverage(result),
+        "note": NO_ADVICE,
+    }  # fmt: skip
+
+
+def _file(file: FileFact) -> Document:
+    return {"name": file.name, "bytes": file.size, "sha256": file.sha256}
+
+
+def dated(document: Document) -> Document:
+    """A document for a report, with the day on which it was made; SOURCE_DATE_EPOCH fixes the day."""
+    return document if "date" in document else {**document, "date": f"{now():%Y-%m-%d}"}
 
 
 def _expected(b: Fingerprint, status: str, state: str, reason: Reason) -> Document:

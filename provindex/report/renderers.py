@@ -18,9 +18,13 @@ class Renderer(Protocol):
 
 
 def _text(document: Document, *, width: int | None, color: bool) -> str:
-    from provindex.report import text
+    from provindex.report import audit_text, text
 
-    return text.render(document, width=text.PLAIN_WIDTH if width is None else width, color=color)
+    fitted = text.PLAIN_WIDTH if width is None else width
+    if "license_chain" in document:
+        return audit_text.render(document, width=fitted, color=color)
+    written = text.render(document, width=fitted, color=color)
+    return written + audit_text.rests_on(document, fitted) if "date" in document else written
 
 
 def _json(document: Document, *, width: int | None, color: bool) -> str:
@@ -29,10 +33,61 @@ def _json(document: Document, *, width: int | None, color: bool) -> str:
     return dumps(document)
 
 
+def _markdown(document: Document, *, width: int | None, color: bool) -> str:
+    from provindex.report import markdown
+
+    return markdown.render(document)
+
+
+def _html(document: Document, *, width: int | None, color: bool) -> str:
+    from provindex.report import html
+
+    return html.render(document)
+
+
+def _cyclonedx(document: Document, *, width: int | None, color: bool) -> str:
+    from provindex.report import cyclonedx
+
+    return cyclonedx.render(document)
+
+
+def _sarif(document: Document, *, width: int | None, color: bool) -> str:
+    from provindex.report import sarif
+
+    return sarif.render(document)
+
+
+def _intoto(document: Document, *, width: int | None, color: bool) -> str:
+    from provindex.report import intoto
+
+    return intoto.render(document)
+
+
 RENDERERS: Mapping[str, Renderer] = {
     "text": _text,  # the default of --format
     "json": _json,
+    "markdown": _markdown,
+    "html": _html,
+    "cyclonedx": _cyclonedx,
+    "sarif": _sarif,
+    "intoto": _intoto,
 }
+UNDATED = ("text", "json")  # printed without a date and what they rest on: the same input gives the same bytes
+SUFFIXES: Mapping[str, str] = {  # of a report's file: its format; the longest that fits
+    ".md": "markdown",
+    ".html": "html",
+    ".json": "json",
+    ".cdx.json": "cyclonedx",
+    ".sarif": "sarif",
+    ".intoto.json": "intoto",
+    ".txt": "text",
+}
+
+
+def format_of(name: str) -> str | None:
+    """The format that the suffix of a file asks for; None if it is none of ours."""
+    fitting = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    return SUFFIXES[max(fitting, key=len)] if fitting else None
 
 
 def line(document: Document) -> str:

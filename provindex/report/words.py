@@ -510,6 +510,56 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.NOTHING_FOUND: Sentence("nothing is linked, and whether there is an ancestor was not decided"),
     C.ROW_TRUSTED: Sentence("its own weights were not read: a row of the index or a fingerprint file stands for them"),
     C.EXCLUDED: Sentence("left out as asked ({glob}): {because}"),
+    # An audit: claims
+    C.CLAIM_LINKED: Sentence("the weights are linked to {model} ({relation}), and it is the ancestor"),
+    C.CLAIM_LINKED_ONLY: Sentence("the weights are linked to {model} ({relation}); they do not say which came first"),
+    C.CLAIM_SAME_WEIGHTS: Sentence("the weights are those of {model} ({relation})"),
+    C.CLAIM_DESCENDANT: Sentence("the weights are linked to {model} ({relation}), but say that it came later"),
+    C.CLAIM_NO_ID: Sentence("{name} is no id of the Hub"),
+    C.CLAIM_LICENSE_FITS: Sentence("it goes together with what the license of {models} asks"),
+    C.CLAIM_LICENSE_ALONE: Sentence("no ancestor is known that it could be held against"),
+    C.CLAIM_LICENSE_OPEN: Sentence("what it is held against is not known: {because}"),
+    C.CLAIM_ARCHITECTURE_FITS: Sentence("names and shapes of the tensors are those of {architecture}"),
+    C.CLAIM_ARCHITECTURE_OPEN: Sentence("names and shapes of the tensors do not show it: {because}"),
+    C.NEXT_FETCH: Sentence("run it again with --fetch {n}, which reads a few MB of {model} from the Hub"),
+    C.NEXT_COMPARE: Sentence("`provindex compare MODEL {model}` shows which tests could run"),
+    C.NEXT_ID: Sentence("run `provindex compare MODEL org/name` with the model that is meant"),
+    C.NEXT_LICENSE: Sentence("look at the license of {model}"),
+    C.NEXT_MERGE: Sentence("merge the adapter into its base (with peft: merge_and_unload) and audit the merged model"),
+    # An audit: findings
+    C.BASE_CONTRADICTED: Sentence("it claims to be made of {model} ({source}), and its weights are not: {because}"),
+    C.BASE_RELATIVE: Sentence("it claims to be made of {model} ({source}), and is only a relative: {because}"),
+    C.BASE_UNCLAIMED: Sentence("it was made of {models} as well or instead, which it does not name: {because}"),
+    C.BASE_UNCLAIMED_OPEN: Sentence("it does not name {models}, and {claimed} does not explain that: {because}"),
+    C.BASE_UNCLAIMED_UNTESTED: Sentence(
+        "it does not name {models}, and what it names ({claimed}) could not be tested: {because}"
+    ),
+    C.BASE_UNNAMED: Sentence("it names no base model: {because}"),
+    C.CLAIM_UNTESTED: Sentence("{kind} {value} ({source}) is not tested: {because}"),
+    C.CLASH_COMMERCIAL: Sentence(
+        "{below} allows commercial use that {above} of {model} does not allow{where}; {because}"
+    ),
+    C.CLASH_SHARE_ALIKE: Sentence(
+        "{above} of {model} asks that what is made of it stays under it or a license that it names{where}, "
+        "and this is under {below}; {because}"
+    ),
+    C.CLASH_RESTRICTIONS: Sentence(
+        "{above} of {model} asks that its restrictions of use are passed on{where}, and {below} has none; {because}"
+    ),
+    C.CLASH_DERIVATIVES: Sentence(
+        "{above} of {model} does not allow that what is made of it is passed on{where}; {because}"
+    ),
+    C.LICENSE_NOT_STATED: Sentence("no license of {model} is known"),
+    C.LICENSE_NOT_IN_TABLE: Sentence("the license of {model}, {license}, is not in the table of licenses"),
+    C.TEXT_MISSING: Sentence(
+        "no file with a license or a notice lies beside the weights, and {license} of {models} asks for one{where}"
+    ),
+    C.NAME_LACKS: Sentence(
+        "its name, {name}, does not begin with {naming}, which {license} of {models} asks for{where}"
+    ),
+    C.BY_WEIGHTS: Sentence("{model} is an ancestor by the weights ({relation})"),
+    C.BY_CLAIM: Sentence("{model} is an ancestor by what the model itself says ({source}), not tested"),
+    C.BY_CATALOGUE: Sentence("{model} is an ancestor of {child}, says {source}"),
     # A contribution
     C.NO_LICENSE: Sentence("{model} states no license, and the row will state none"),
     C.NO_HUB_ID: Sentence("{model} is no Hub id: the row will be known by that name"),

@@ -36,6 +36,7 @@ from provindex.index import dataset
 from provindex.index import pulled as store
 from provindex.index.search import vector
 from provindex.index.verify import verify_rows
+from provindex.models import card
 from provindex.models.source import open_model
 from provindex.models.tokenizer import read_tokenizer
 from provindex.peers import archive, cisco, cisco_signals, long_form
@@ -109,8 +110,9 @@ def _config_and_card(data: bytes) -> None:
     for name, raw in parts(data, ("config.json", "README.md")).items():
         (here / name).write_bytes(raw)
     place = local_files.look_at(here)
-    license_name, parents = local_files.read_card(place, "README.md")
-    assert all(len(text) <= 200 for text in (license_name or "", *parents))
+    read = card.read_card(place, "README.md")
+    lists = (read.licenses, read.base_models, read.datasets, read.parents)
+    assert all(len(texts) <= card.MOST and all(len(text) <= 200 for text in texts) for texts in lists)
     local_files.read_config(place, "config.json")
 
 

@@ -38,6 +38,11 @@ KEYS: Mapping[str, str] = {
 }
 MAX_BASES = 16  # base models that are looked at
 SOURCES = ("source.repo_url", "source.huggingface.repository", "source.url", "repo_url")  # of what was converted
+STATED = {
+    "license": "license", "license_name": "license.name", "license_link": "license.link", "name": "name",
+    "quantized_by": "quantized_by",
+}  # fmt: skip
+MAX_STATED = 200  # characters
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 _ROTARY_SHARE = {"gptneox": "rotary_pct", "phi2": "partial_rotary_factor", "stablelm": "partial_rotary_factor"}
 
@@ -108,6 +113,12 @@ def claims(metadata: Mapping[str, Value]) -> tuple[str, ...]:
     named += ["/".join(_text(metadata, f"{base}.{part}") for part in ("organization", "name")) for base in bases]
     named += [_text(metadata, f"general.{key}") for key in SOURCES]
     return tuple(dict.fromkeys(found for text in named if (found := id_of(text.replace(" ", "-")))))
+
+
+def stated(metadata: Mapping[str, Value]) -> dict[str, str]:
+    """What the file says of license, name and maker, cut to a line's length; without what it does not say."""
+    found = {name: _text(metadata, f"general.{key}").strip()[:MAX_STATED] for name, key in STATED.items()}
+    return {name: text for name, text in found.items() if text}
 
 
 def _text(metadata: Mapping[str, Value], key: str) -> str:

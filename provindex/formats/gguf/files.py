@@ -60,7 +60,8 @@ def read_parts(files: Sequence[tuple[Extent, str]]) -> Contents:
     unread = sum(header.unread for header in headers)
     if unread:
         notes = (Reason.of(Code.BYTES_NOT_READ, bytes=unread), *notes)
-    return Contents(tuple(_named(stored, naming)), config, tokenizer, notes, gguf_config.claims(metadata))
+    claims, stated = gguf_config.claims(metadata), gguf_config.stated(metadata)
+    return Contents(tuple(_named(stored, naming)), config, tokenizer, notes, claims, stated)
 
 
 def _check_parts(headers: Sequence[Header], labels: Sequence[str]) -> None:
