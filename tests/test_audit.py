@@ -119,7 +119,7 @@ def test_a_model_nobody_is_related_to_has_no_finding_of_descent(rows: Rows, tmp_
 @pytest.mark.parametrize(
     ("above", "own", "code"),
     [
-        ("llama3.1", "apache-2.0", Code.CLASH_COMMERCIAL),
+        ("llama3.1", "apache-2.0", Code.CLASH_LIMITED),
         ("cc-by-nc-4.0", "mit", Code.CLASH_COMMERCIAL),
         ("gpl-3.0", "mit", Code.CLASH_SHARE_ALIKE),
         ("gemma", "mit", Code.CLASH_RESTRICTIONS),
@@ -149,6 +149,8 @@ def test_obligations_of_name_and_text(rows: Rows, tmp_path: Path) -> None:
     assert codes(kept) == []
     named = made.write(tmp_path / "support", "left", fields + "\nmodel_name: Llama Support")
     assert codes(made.audited(named, index)) == []
+    copy = made.write(tmp_path / "mirror", "base", fields)
+    assert codes(made.audited(copy, index)) == [], "a name is asked of what is made of a model, not of its copy"
 
 
 def test_a_merge_of_two_licenses(rows: Rows, tmp_path: Path) -> None:
@@ -205,6 +207,7 @@ def test_gguf_metadata(tmp_path: Path) -> None:
     assert {c.claim.source for c in found.claims if c.claim.kind == "base_model"} == {"gguf"}
     assert (found.stated.quantized_by, found.stated.names) == ("somebody", ("Quick 1B",))
     assert codes(found) == ["license-conflict", "obligation-missing", "obligation-missing"]
+    assert audit_document(found)["model"]["license"] == "mit"
 
 
 def test_an_adapter_is_not_testable_and_says_how_it_would_be(rows: Rows, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def audit(
     others = (_other(claim, result, stated, chain) for claim in stated.claims if claim.kind not in BASES)
     claims = (*incomplete(bases, reason), *others)
     found = [
-        *_contradicted(bases), *hidden, *conflicts, *_unknown(chain), *_missing(chain, stated, result),
+        *_contradicted(bases), *hidden, *conflicts, *_unknown(chain), *_missing(chain, stated),
         *(_not_tested(one) for one in claims if one.status == NOT_TESTABLE),
     ]  # fmt: skip
     order = list(SEVERITIES)
@@ -195,8 +195,9 @@ def _conflicts(chain: Sequence[Link]) -> Iterator[Finding]:
 def _clash(clash: Clash, link: Link) -> Reason:
     cell = clash.above.cells[clash.cell]
     because = () if link.basis is None else (link.basis,)
+    code = Code.CLASH_LIMITED if cell.value == "limited" else CLASHES[clash.cell]
     return Reason.of(
-        CLASHES[clash.cell], because=because, above=clash.above.name, below=clash.below.name, model=link.model_id,
+        code, because=because, above=clash.above.name, below=clash.below.name, model=link.model_id,
         where=_where(cell),
     )  # fmt: skip
 
@@ -216,16 +217,16 @@ def _unknown(chain: Sequence[Link]) -> Iterator[Finding]:
         yield Finding("license-unknown", reason, (link.model_id,))
 
 
-def _missing(chain: Sequence[Link], stated: Stated, result: QueryResult) -> Iterator[Finding]:
+def _missing(chain: Sequence[Link], stated: Stated) -> Iterator[Finding]:
     """What licenses above the model ask of its files and its name; one finding a license. Where nobody knows which
     files there are, nothing is said of them.
     """
     asking: dict[tuple[str, str], tuple[License, list[str]]] = {}
-    for link in chain[1:]:
-        for cell in ("notice", "naming"):
+    for link in chain[1:]:  # a name is asked of what is made of a model, not of its copy
+        for cell in ("notice",) if link.same_weights else ("notice", "naming"):
             for one in asked_by(link.terms, cell):
                 asking.setdefault((cell, one.id), (one, []))[1].append(link.model_id)
-    own = result.query.model_id.rpartition("/")[2]
+    own = chain[0].model_id.rpartition("/")[2]
     for (cell, _), (one, ids) in asking.items():
         asked = one.cells[cell]
         models = ", ".join(ids)

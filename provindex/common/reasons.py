@@ -351,6 +351,7 @@ class Code(StrEnum):
     BASE_UNNAMED = "base-unnamed"
     CLAIM_UNTESTED = "claim-untested"
     CLASH_COMMERCIAL = "clash-commercial"
+    CLASH_LIMITED = "clash-limited"
     CLASH_SHARE_ALIKE = "clash-share-alike"
     CLASH_RESTRICTIONS = "clash-restrictions"
     CLASH_DERIVATIVES = "clash-derivatives"

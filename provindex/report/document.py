@@ -278,6 +278,7 @@ def audit_document(found: Audit, *, strict: bool = False) -> Document:
         "date": found.day.isoformat(),
         "model": {
             **model_facts(fp),
+            "license": found.chain[0].license,  # a GGUF file states one too
             "own_bytes": found.own_bytes,
             "fingerprint_version": fp.version,
             "row_sha256": to_row(fp)["row_sha256"],

@@ -535,6 +535,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.CLASH_COMMERCIAL: Sentence(
         "{below} allows commercial use that {above} of {model} does not allow{where}; {because}"
     ),
+    C.CLASH_LIMITED: Sentence(
+        "{below} allows commercial use of any size, and {above} of {model} only up to one{where}; {because}"
+    ),
     C.CLASH_SHARE_ALIKE: Sentence(
         "{above} of {model} asks that what is made of it stays under it or a license that it names{where}, "
         "and this is under {below}; {because}"
