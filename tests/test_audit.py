@@ -395,8 +395,17 @@ def test_a_fingerprint_file_is_no_model_to_audit(place: Path, tmp_path: Path) ->
     made_file = tmp_path / "x.parquet"
     assert run("fingerprint", place / "true", "-q", "-o", made_file).status == 0
     refused = run("audit", made_file, "--index", place / "index")
-    assert refused.status == 2 and "own weights" in refused.err
+    assert refused.status == 2 and "Only a model's own weights count here" in refused.err
     assert run("audit", made_file, "--index", place / "index", "--trust-index", "-q").status == 0
+
+
+def test_sampled_reading_has_file_digests_and_says_how_it_was_read(place: Path, tmp_path: Path) -> None:
+    statement = tmp_path / "s.intoto.json"
+    ran = run("audit", place / "true", "--index", place / "index", "--mode", "sampled", "-q", "--report", statement)
+    subject = json.loads(statement.read_text())["subject"]
+    digest = hashlib.sha256((place / "true" / "model.safetensors").read_bytes()).hexdigest()
+    assert (ran.status, subject) == (0, [{"name": "true/model.safetensors", "digest": {"sha256": digest}}])
+    assert "fingerprint sha256" in ran.out and "read sampled" in ran.out.replace("\n", " ")
 
 
 def test_fetch_reads_what_is_claimed(hub: Hub, place: Path, tmp_path: Path, rows: Rows) -> None:
