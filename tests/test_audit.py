@@ -70,8 +70,22 @@ def test_naming_the_parent_is_enough_and_naming_the_grandparent_is_not(rows: Row
     parent = made.write(tmp_path / "parent", "grandchild", "license: mit\nbase_model: org/left")
     assert codes(made.audited(parent, index)) == []
     root = made.audited(made.write(tmp_path / "root", "grandchild", "license: mit\nbase_model: org/base"), index)
-    assert codes(root) == ["base-model-incomplete"] and about(root, "base-model-incomplete") == {"org/left"}
-    assert statuses(root)["org/base"] == "incomplete" and root.exit_status() == 1
+    assert codes(root) == ["base-model-missing"] and about(root, "base-model-missing") == {"org/left"}
+    assert root.exit_status() == 0, "other relatives tell which came first: a warning, and no accusation"
+    strict = indexed(rows, base="mit", left="cc-by-nc-4.0")
+    open_one = made.audited(made.write(tmp_path / "open", "grandchild", "license: mit\nbase_model: org/base"), strict)
+    assert codes(open_one) == ["base-model-missing", "not-testable"] and open_one.exit_status(strict=True) == 3
+    assert statuses(open_one) == {"org/base": "confirmed", "mit": "not_testable"}
+
+
+def test_another_upload_of_the_claimed_base_is_explained(rows: Rows, tmp_path: Path) -> None:
+    """Copies of the base, at half precision and on a grid, are linked as well, and nobody has to name them."""
+    index = indexed(rows, base="mit", half="mit", int8="mit")
+    for number, name in enumerate(("left", "grandchild")):
+        folder = made.write(tmp_path / str(number), name, "license: mit\nbase_model: org/base")
+        found = made.audited(folder, index)
+        assert {match.entry.model_id for match in found.result.linked} == {"org/base", "org/half", "org/int8"}
+        assert codes(found) == []
 
 
 def test_a_lying_card_is_contradicted_by_a_test_with_power(rows: Rows, tmp_path: Path) -> None:
@@ -184,7 +198,9 @@ def test_a_quantized_upload_and_the_same_weights_under_another_name(rows: Rows, 
 def test_a_sibling_is_not_what_it_claims(rows: Rows, tmp_path: Path) -> None:
     index = indexed(rows, base="mit", left="gpl-3.0")
     found = made.audited(made.write(tmp_path / "right", "right", "license: mit\nbase_model: org/left"), index)
-    assert set(codes(found)) == {"base-model-incomplete"} and statuses(found)["org/left"] == "incomplete"
+    assert codes(found) == ["base-model-incomplete", "base-model-missing"] and found.exit_status() == 1
+    assert about(found, "base-model-incomplete") == {"org/left"} and about(found, "base-model-missing") == {"org/base"}
+    assert statuses(found)["org/left"] == "incomplete"
     assert "org/left" not in [link.model_id for link in found.chain], "its license does not bind a sibling"
 
 

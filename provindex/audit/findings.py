@@ -28,6 +28,7 @@ from provindex.audit.claims import (
     Judged,
     ancestors,
     incomplete,
+    is_told_apart,
     judged_architecture,
     judged_bases,
     link_reason,
@@ -155,7 +156,7 @@ def _hidden(bases: Sequence[Judged], left: Sequence[Ancestor]) -> list[Finding]:
     """
     if not left:
         return []
-    certain = [one for one in left if not one.presumed]
+    certain = [one for one in left if not one.presumed and is_told_apart(one.match)]
     tested = bool(bases) and all(one.status != NOT_TESTABLE for one in bases)
     shown = certain if certain and tested else list(left)
     ids = tuple(one.match.entry.model_id for one in shown)
@@ -188,7 +189,7 @@ def _conflicts(chain: Sequence[Link]) -> Iterator[Finding]:
     """Licenses above the model that ask for what its own drops."""
     own, *above = chain
     for link in above:
-        for clash in clashes(link.terms, own.terms, same_weights=link.same_weights):
+        for clash in clashes(link.terms, own.terms, same_weights=link.same_weights) if link.sure else ():
             yield Finding("license-conflict", _clash(clash, link), (link.model_id,), clash.url)
 
 
@@ -258,12 +259,15 @@ def _license(claim: Claim, stated: Stated, chain: Sequence[Link]) -> Judged:
     own, *above = chain
     terms = terms_of(claim.value, stated.license_name)
     against = [
-        _clash(clash, link)
+        (link.sure, _clash(clash, link))
         for link in above
         for clash in clashes(link.terms, terms, same_weights=link.same_weights)
-    ]  # fmt: skip
+    ]
+    if any(sure for sure, _ in against):
+        return Judged(claim, CONTRADICTED, tuple(reason for sure, reason in against if sure))
     if against:
-        return Judged(claim, CONTRADICTED, tuple(against))
+        reason = Reason.of(Code.CLAIM_LICENSE_OPEN, because=[reason for _, reason in against])
+        return Judged(claim, NOT_TESTABLE, (reason,), Reason.of(Code.NEXT_LICENSE, model=above[0].model_id))
     if not above:
         return Judged(claim, NOT_TESTABLE, (Reason.of(Code.CLAIM_LICENSE_ALONE),))
     open_ones = list(_unknown((replace(own, terms=terms), *above)))

@@ -360,6 +360,7 @@ class Code(StrEnum):
     TEXT_MISSING = "text-missing"
     NAME_LACKS = "name-lacks"
     BY_WEIGHTS = "by-weights"
+    BY_RELATIVES = "by-relatives"
     BY_CLAIM = "by-claim"
     BY_CATALOGUE = "by-catalogue"
     # A contribution

@@ -557,6 +557,9 @@ SENTENCES: Mapping[Code, Sentence] = {
         "its name, {name}, does not begin with {naming}, which {license} of {models} asks for{where}"
     ),
     C.BY_WEIGHTS: Sentence("{model} is an ancestor by the weights ({relation})"),
+    C.BY_RELATIVES: Sentence(
+        "{model} is linked ({relation}), and only the way in which other relatives lie says that it came first"
+    ),
     C.BY_CLAIM: Sentence("{model} is an ancestor by what the model itself says ({source}), not tested"),
     C.BY_CATALOGUE: Sentence("{model} is an ancestor of {child}, says {source}"),
     # A contribution
