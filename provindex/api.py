@@ -244,14 +244,14 @@ def resolve(
 def _from_own_bytes(
     text: str, path: Path, mode: str | None, stage: int, offline: bool, progress: Progress | None, local: bool
 ) -> Resolved:
-    """`resolve` for a gate."""
+    """`resolve` for a gate or an audit."""
     trust = "Name its folder, its weight file or org/name on the Hub; or add --trust-index."
     if local and path.suffix == ".parquet" and path.is_file():
-        raise UsageError(f"A gate reads a model's own weights, and {path.name} is a fingerprint.", trust)
+        raise UsageError(f"Only a model's own weights count here, and {path.name} is a fingerprint.", trust)
     try:
         return _from_weights(text, None, mode, stage, offline, progress, local)
     except (ModelNotFoundError, NetworkError) as error:
-        message = f"A gate reads a model's own weights, and they cannot be had: {error.message}"
+        message = f"Only a model's own weights count here, and they cannot be had: {error.message}"
         raise type(error)(message, trust) from error
 
 

@@ -32,7 +32,7 @@ LEFT, RIGHT = trained(BASE, 11), trained(BASE, 12)
 MERGED = replace(BASE, tensors={n: (LEFT.tensors[n] + RIGHT.tensors[n]) / 2 for n in BASE.tensors})
 CHECKPOINTS = {
     "base": BASE, "left": LEFT, "right": RIGHT, "stranger": STRANGER, "grandchild": trained(LEFT, 13), "merged": MERGED,
-    "int8": zoo.quantize(BASE, 8),
+    "int8": zoo.quantize(BASE, 8), "half": zoo.cast(BASE, "BF16"),
 }  # fmt: skip
 
 

@@ -70,8 +70,22 @@ def test_naming_the_parent_is_enough_and_naming_the_grandparent_is_not(rows: Row
     parent = made.write(tmp_path / "parent", "grandchild", "license: mit\nbase_model: org/left")
     assert codes(made.audited(parent, index)) == []
     root = made.audited(made.write(tmp_path / "root", "grandchild", "license: mit\nbase_model: org/base"), index)
-    assert codes(root) == ["base-model-incomplete"] and about(root, "base-model-incomplete") == {"org/left"}
-    assert statuses(root)["org/base"] == "incomplete" and root.exit_status() == 1
+    assert codes(root) == ["base-model-missing"] and about(root, "base-model-missing") == {"org/left"}
+    assert root.exit_status() == 0, "other relatives tell which came first: a warning, and no accusation"
+    strict = indexed(rows, base="mit", left="cc-by-nc-4.0")
+    open_one = made.audited(made.write(tmp_path / "open", "grandchild", "license: mit\nbase_model: org/base"), strict)
+    assert codes(open_one) == ["base-model-missing", "not-testable"] and open_one.exit_status(strict=True) == 3
+    assert statuses(open_one) == {"org/base": "confirmed", "mit": "not_testable"}
+
+
+def test_another_upload_of_the_claimed_base_is_explained(rows: Rows, tmp_path: Path) -> None:
+    """Copies of the base, at half precision and on a grid, are linked as well, and nobody has to name them."""
+    index = indexed(rows, base="mit", half="mit", int8="mit")
+    for number, name in enumerate(("left", "grandchild")):
+        folder = made.write(tmp_path / str(number), name, "license: mit\nbase_model: org/base")
+        found = made.audited(folder, index)
+        assert {match.entry.model_id for match in found.result.linked} == {"org/base", "org/half", "org/int8"}
+        assert codes(found) == []
 
 
 def test_a_lying_card_is_contradicted_by_a_test_with_power(rows: Rows, tmp_path: Path) -> None:
@@ -119,7 +133,7 @@ def test_a_model_nobody_is_related_to_has_no_finding_of_descent(rows: Rows, tmp_
 @pytest.mark.parametrize(
     ("above", "own", "code"),
     [
-        ("llama3.1", "apache-2.0", Code.CLASH_COMMERCIAL),
+        ("llama3.1", "apache-2.0", Code.CLASH_LIMITED),
         ("cc-by-nc-4.0", "mit", Code.CLASH_COMMERCIAL),
         ("gpl-3.0", "mit", Code.CLASH_SHARE_ALIKE),
         ("gemma", "mit", Code.CLASH_RESTRICTIONS),
@@ -149,6 +163,8 @@ def test_obligations_of_name_and_text(rows: Rows, tmp_path: Path) -> None:
     assert codes(kept) == []
     named = made.write(tmp_path / "support", "left", fields + "\nmodel_name: Llama Support")
     assert codes(made.audited(named, index)) == []
+    copy = made.write(tmp_path / "mirror", "base", fields)
+    assert codes(made.audited(copy, index)) == [], "a name is asked of what is made of a model, not of its copy"
 
 
 def test_a_merge_of_two_licenses(rows: Rows, tmp_path: Path) -> None:
@@ -182,7 +198,9 @@ def test_a_quantized_upload_and_the_same_weights_under_another_name(rows: Rows, 
 def test_a_sibling_is_not_what_it_claims(rows: Rows, tmp_path: Path) -> None:
     index = indexed(rows, base="mit", left="gpl-3.0")
     found = made.audited(made.write(tmp_path / "right", "right", "license: mit\nbase_model: org/left"), index)
-    assert set(codes(found)) == {"base-model-incomplete"} and statuses(found)["org/left"] == "incomplete"
+    assert codes(found) == ["base-model-incomplete", "base-model-missing"] and found.exit_status() == 1
+    assert about(found, "base-model-incomplete") == {"org/left"} and about(found, "base-model-missing") == {"org/base"}
+    assert statuses(found)["org/left"] == "incomplete"
     assert "org/left" not in [link.model_id for link in found.chain], "its license does not bind a sibling"
 
 
@@ -205,6 +223,7 @@ def test_gguf_metadata(tmp_path: Path) -> None:
     assert {c.claim.source for c in found.claims if c.claim.kind == "base_model"} == {"gguf"}
     assert (found.stated.quantized_by, found.stated.names) == ("somebody", ("Quick 1B",))
     assert codes(found) == ["license-conflict", "obligation-missing", "obligation-missing"]
+    assert audit_document(found)["model"]["license"] == "mit"
 
 
 def test_an_adapter_is_not_testable_and_says_how_it_would_be(rows: Rows, tmp_path: Path) -> None:
@@ -392,8 +411,17 @@ def test_a_fingerprint_file_is_no_model_to_audit(place: Path, tmp_path: Path) ->
     made_file = tmp_path / "x.parquet"
     assert run("fingerprint", place / "true", "-q", "-o", made_file).status == 0
     refused = run("audit", made_file, "--index", place / "index")
-    assert refused.status == 2 and "own weights" in refused.err
+    assert refused.status == 2 and "Only a model's own weights count here" in refused.err
     assert run("audit", made_file, "--index", place / "index", "--trust-index", "-q").status == 0
+
+
+def test_sampled_reading_has_file_digests_and_says_how_it_was_read(place: Path, tmp_path: Path) -> None:
+    statement = tmp_path / "s.intoto.json"
+    ran = run("audit", place / "true", "--index", place / "index", "--mode", "sampled", "-q", "--report", statement)
+    subject = json.loads(statement.read_text())["subject"]
+    digest = hashlib.sha256((place / "true" / "model.safetensors").read_bytes()).hexdigest()
+    assert (ran.status, subject) == (0, [{"name": "true/model.safetensors", "digest": {"sha256": digest}}])
+    assert "fingerprint sha256" in ran.out and "read sampled" in ran.out.replace("\n", " ")
 
 
 def test_fetch_reads_what_is_claimed(hub: Hub, place: Path, tmp_path: Path, rows: Rows) -> None:

@@ -125,7 +125,9 @@ def test_deny_is_a_gate(models: Path, index: Path) -> None:
     own = run(*asked, "--trust-index", cwd=models.parent)
     assert (own.status, own.err) == (1, "denied stranger: it is the model itself\n")
     unread = run(*asked, "--offline", cwd=models.parent)
-    assert unread.status == 2 and "A gate reads a model's own weights" in unread.err and "--trust-index" in unread.err
+    assert (
+        unread.status == 2 and "Only a model's own weights count here" in unread.err and "--trust-index" in unread.err
+    )
 
 
 def test_a_gate_that_fails_says_why_even_if_quiet(models: Path, index: Path) -> None:

@@ -194,7 +194,7 @@ def test_only_the_models_own_bytes_count(
     assert resolve("evil/clean", index=index).fingerprint.content_sha256 == clean.content_sha256, "the row answers"
     read = resolve("evil/clean", index=index, own_bytes=True)
     assert read.fingerprint.content_sha256 == rows["left"].content_sha256
-    with pytest.raises((ModelNotFoundError, NetworkError), match="A gate reads a model's own weights"):
+    with pytest.raises((ModelNotFoundError, NetworkError), match="Only a model's own weights count here"):
         resolve("org/base", index=index, own_bytes=True, offline=True)
     path = tmp_path / "clean.parquet"
     api.write_fingerprint(clean, path)

@@ -416,7 +416,7 @@ def test_a_gate_reads_the_models_own_bytes_unless_the_index_is_trusted(kin: Zoo,
         return run("query", model, "--index", kin.index_folder, *rules, *more, cwd=tmp_path)
 
     row = asked("acme/base")
-    assert row.status == 2 and "A gate reads a model's own weights" in row.err
+    assert row.status == 2 and "Only a model's own weights count here" in row.err
     trusted = asked("acme/base", "--trust-index")
     assert trusted.status == 0 and json.loads(trusted.out)["gate"]["own_bytes"] is False
     assert run("fingerprint", kin.child, "-o", tmp_path / "child.parquet", "-q").status == 0

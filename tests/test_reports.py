@@ -18,6 +18,9 @@ import pytest
 from commands import run
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from provindex import api
 from provindex.api import Index, compare, resolve
@@ -28,6 +31,7 @@ from provindex.index.entries import Problem
 from provindex.report import document, facts, markdown
 from provindex.report.renderers import RENDERERS, SUFFIXES, format_of, render
 
+ROW = "| a | b |\n|---|---|\n| %s | x |"
 DATA = Path(__file__).parent / "data"
 EVIL = 'a|b` <img src=x onerror=alert(1)> [x](javascript:y) \x1b[2J\u202egnp.exe **bold** {{7*7}} "q" \\'
 FIELDS = "license: apache-2.0\nbase_model: org/stranger\nmodel_name: '{}'\nlicense_name: '{}'\ndatasets: [org/d, '{}']"
@@ -184,6 +188,16 @@ def test_markdown_shows_what_was_written() -> None:
     assert markdown.escaped("1. x") == "1\\. x" and markdown.escaped("- x") == "\\- x"
     assert markdown.escaped("a|b <c> `d`") == "a\\|b \\<c\\> \\`d\\`"
     assert markdown.escaped("https://evil @all") == "https:\\//evil \\@all"
+
+
+@given(
+    st.text(st.sampled_from("ab1 |`*_[]()<>#!~&$@\\/:.-+=\n\"'^{}\t"), min_size=1, max_size=25),
+    st.sampled_from(["%s", "- %s", ROW]),
+)
+def test_no_text_makes_markup(value: str, around: str) -> None:
+    made_of = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(around % markdown.escaped(value))
+    tags = set(re.findall(r"<(\w+)", made_of)) - {"p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}
+    assert not tags and made_of.count("<td") == (2 if around is ROW else 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,6 +29,7 @@ class Link:
     license: as it is said; None if nobody says one. source: "card", "gguf" or "index", else the page that the catalogue
     has it from, "" if nobody says one. role: "model", "ancestor" or "root". by: what makes it an ancestor. terms: what
     the license means by the table. same_weights: it is the model itself, under another name. basis: `by` in words.
+    sure: more than the way in which other relatives lie says that it came first.
     """
 
     model_id: str
@@ -41,6 +42,7 @@ class Link:
     direction: str = ""
     same_weights: bool = False
     basis: Reason | None = None
+    sure: bool = True
 
 
 def own_link(query: Fingerprint, stated: Stated) -> Link:
@@ -63,12 +65,13 @@ def license_chain(
     for one in above:
         row, pair = one.match.entry.row, one.match.pair
         relation = pair.relation or ""
-        basis = Reason.of(Code.BY_WEIGHTS, model=one.match.entry.label, relation=relation)
+        code = Code.BY_WEIGHTS if one.sure else Code.BY_RELATIVES
+        basis = Reason.of(code, model=one.match.entry.label, relation=relation)
         direction = "unknown" if one.presumed else "ancestor"
         name, source = _license(row["model_id"], row["license"])
         link = Link(
             row["model_id"], name, source, "ancestor", "weights", terms_of(name or ""), relation, direction,
-            relation in SAME_WEIGHTS, basis,
+            relation in SAME_WEIGHTS, basis, one.sure,
         )  # fmt: skip
         found.setdefault(link.model_id.lower(), link)
     for claim in (one.claim for one in judged if one.status not in (CONTRADICTED, INCOMPLETE)):

@@ -39,6 +39,8 @@ OF_ANOTHER_TYPE = frozenset(
 )
 COMMON_ORIGIN = frozenset({"shared-ancestor", "related", "shared-init"})  # relations of which neither is the other's
 SAME_WEIGHTS = frozenset({"identical", "recast"})  # relations of a pair that is one model
+# What tells a direction by the way other relatives lie: right for most pairs, and no ground for an accusation.
+BY_RELATIVES = frozenset({Code.BRANCHED, Code.WITNESSES, Code.PATH, Code.SIBLINGS})
 HELD = 0.5  # share of a change that a model holds which was made after it: 1, of a model that branched off before: 0
 MOST_LINEAGE = 16  # steps up in what rows and the catalogue say
 
@@ -56,11 +58,13 @@ class Judged:
 @dataclass(frozen=True)
 class Ancestor:
     """A linked row that counts as an ancestor. presumed: the weights do not say which came first, and the public record
-    has it as the root of its family, or the model claims it, or both hold the same weights.
+    has it as the root of its family, or the model claims it, or both hold the same weights. sure: none of that, and
+    more than the way in which other relatives lie says that it came first; or one of that.
     """
 
     match: Match
     presumed: bool
+    sure: bool
 
 
 def claimed_rows(stated: Stated, index: Index) -> tuple[str, ...]:
@@ -143,9 +147,17 @@ def ancestors(result: QueryResult, judged: Sequence[Judged]) -> tuple[Ancestor, 
             continue
         certain = role(match) == "ancestor"
         names = {model_id.lower(), *(e.model_id.lower() for e in match.copies)}
-        if certain or names & claimed or match.pair.relation in SAME_WEIGHTS or is_root(match):
-            found.setdefault(model_id.lower(), Ancestor(match, not certain))
+        known_otherwise = bool(names & claimed) or match.pair.relation in SAME_WEIGHTS or is_root(match)
+        if certain or known_otherwise:
+            sure = known_otherwise or is_told_apart(match)
+            found.setdefault(model_id.lower(), Ancestor(match, not certain, sure))
     return tuple(found.values())
+
+
+def is_told_apart(match: Match) -> bool:
+    """Whether the direction of a match rests on more than the way in which other relatives lie."""
+    told = {reason.code for reason in match.pair.direction_reasons}
+    return match.pair.relation == "merge" or not told or bool(told - BY_RELATIVES)
 
 
 def open_links(result: QueryResult) -> tuple[Match, ...]:
@@ -200,6 +212,8 @@ def _explains(claimed: str, other: Ancestor, query: Fingerprint, index: Index) -
         pair = compare(base, row, models=len(index), calibration=index.calibration)
         if pair.verdict != "linked":
             continue
+        if pair.relation in SAME_WEIGHTS:
+            return True
         if pair.direction == "unknown" and not other.presumed:
             _, share = is_relative(query, base, row)
             return share is None or share < HELD

@@ -28,6 +28,7 @@ from provindex.audit.claims import (
     Judged,
     ancestors,
     incomplete,
+    is_told_apart,
     judged_architecture,
     judged_bases,
     link_reason,
@@ -126,7 +127,7 @@ def audit(
     others = (_other(claim, result, stated, chain) for claim in stated.claims if claim.kind not in BASES)
     claims = (*incomplete(bases, reason), *others)
     found = [
-        *_contradicted(bases), *hidden, *conflicts, *_unknown(chain), *_missing(chain, stated, result),
+        *_contradicted(bases), *hidden, *conflicts, *_unknown(chain), *_missing(chain, stated),
         *(_not_tested(one) for one in claims if one.status == NOT_TESTABLE),
     ]  # fmt: skip
     order = list(SEVERITIES)
@@ -155,7 +156,7 @@ def _hidden(bases: Sequence[Judged], left: Sequence[Ancestor]) -> list[Finding]:
     """
     if not left:
         return []
-    certain = [one for one in left if not one.presumed]
+    certain = [one for one in left if not one.presumed and is_told_apart(one.match)]
     tested = bool(bases) and all(one.status != NOT_TESTABLE for one in bases)
     shown = certain if certain and tested else list(left)
     ids = tuple(one.match.entry.model_id for one in shown)
@@ -188,15 +189,16 @@ def _conflicts(chain: Sequence[Link]) -> Iterator[Finding]:
     """Licenses above the model that ask for what its own drops."""
     own, *above = chain
     for link in above:
-        for clash in clashes(link.terms, own.terms, same_weights=link.same_weights):
+        for clash in clashes(link.terms, own.terms, same_weights=link.same_weights) if link.sure else ():
             yield Finding("license-conflict", _clash(clash, link), (link.model_id,), clash.url)
 
 
 def _clash(clash: Clash, link: Link) -> Reason:
     cell = clash.above.cells[clash.cell]
     because = () if link.basis is None else (link.basis,)
+    code = Code.CLASH_LIMITED if cell.value == "limited" else CLASHES[clash.cell]
     return Reason.of(
-        CLASHES[clash.cell], because=because, above=clash.above.name, below=clash.below.name, model=link.model_id,
+        code, because=because, above=clash.above.name, below=clash.below.name, model=link.model_id,
         where=_where(cell),
     )  # fmt: skip
 
@@ -216,16 +218,16 @@ def _unknown(chain: Sequence[Link]) -> Iterator[Finding]:
         yield Finding("license-unknown", reason, (link.model_id,))
 
 
-def _missing(chain: Sequence[Link], stated: Stated, result: QueryResult) -> Iterator[Finding]:
+def _missing(chain: Sequence[Link], stated: Stated) -> Iterator[Finding]:
     """What licenses above the model ask of its files and its name; one finding a license. Where nobody knows which
     files there are, nothing is said of them.
     """
     asking: dict[tuple[str, str], tuple[License, list[str]]] = {}
-    for link in chain[1:]:
-        for cell in ("notice", "naming"):
+    for link in chain[1:]:  # a name is asked of what is made of a model, not of its copy
+        for cell in ("notice",) if link.same_weights else ("notice", "naming"):
             for one in asked_by(link.terms, cell):
                 asking.setdefault((cell, one.id), (one, []))[1].append(link.model_id)
-    own = result.query.model_id.rpartition("/")[2]
+    own = chain[0].model_id.rpartition("/")[2]
     for (cell, _), (one, ids) in asking.items():
         asked = one.cells[cell]
         models = ", ".join(ids)
@@ -257,12 +259,15 @@ def _license(claim: Claim, stated: Stated, chain: Sequence[Link]) -> Judged:
     own, *above = chain
     terms = terms_of(claim.value, stated.license_name)
     against = [
-        _clash(clash, link)
+        (link.sure, _clash(clash, link))
         for link in above
         for clash in clashes(link.terms, terms, same_weights=link.same_weights)
-    ]  # fmt: skip
+    ]
+    if any(sure for sure, _ in against):
+        return Judged(claim, CONTRADICTED, tuple(reason for sure, reason in against if sure))
     if against:
-        return Judged(claim, CONTRADICTED, tuple(against))
+        reason = Reason.of(Code.CLAIM_LICENSE_OPEN, because=[reason for _, reason in against])
+        return Judged(claim, NOT_TESTABLE, (reason,), Reason.of(Code.NEXT_LICENSE, model=above[0].model_id))
     if not above:
         return Judged(claim, NOT_TESTABLE, (Reason.of(Code.CLAIM_LICENSE_ALONE),))
     open_ones = list(_unknown((replace(own, terms=terms), *above)))

@@ -352,6 +352,7 @@ class Code(StrEnum):
     BASE_UNNAMED = "base-unnamed"
     CLAIM_UNTESTED = "claim-untested"
     CLASH_COMMERCIAL = "clash-commercial"
+    CLASH_LIMITED = "clash-limited"
     CLASH_SHARE_ALIKE = "clash-share-alike"
     CLASH_RESTRICTIONS = "clash-restrictions"
     CLASH_DERIVATIVES = "clash-derivatives"
@@ -360,6 +361,7 @@ class Code(StrEnum):
     TEXT_MISSING = "text-missing"
     NAME_LACKS = "name-lacks"
     BY_WEIGHTS = "by-weights"
+    BY_RELATIVES = "by-relatives"
     BY_CLAIM = "by-claim"
     BY_CATALOGUE = "by-catalogue"
     # A contribution

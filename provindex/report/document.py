@@ -278,6 +278,7 @@ def audit_document(found: Audit, *, strict: bool = False) -> Document:
         "date": found.day.isoformat(),
         "model": {
             **model_facts(fp),
+            "license": found.chain[0].license,  # a GGUF file states one too
             "own_bytes": found.own_bytes,
             "fingerprint_version": fp.version,
             "row_sha256": to_row(fp)["row_sha256"],
@@ -302,7 +303,7 @@ def audit_document(found: Audit, *, strict: bool = False) -> Document:
             {
                 "model_id": link.model_id, "license": link.license, "source": link.source or None, "role": link.role,
                 "by": link.by or None, "relation": link.relation or None, "direction": link.direction or None,
-                "known_as": licenses.names(link.terms),
+                "sure": link.sure, "known_as": licenses.names(link.terms),
             }
             for link in found.chain
         ],

@@ -27,7 +27,7 @@ RULES = {  # what a rule says, for a reader who sees only its code
     "not-testable": "A claim could not be tested.",
     "linked": "The weights are linked to a published model.",
 }
-OTHER = "See provindex/report/README.md."
+OTHER = "provindex/audit/README.md and provindex/report/README.md describe the codes."
 
 
 def render(document: Document) -> str:

@@ -539,6 +539,9 @@ SENTENCES: Mapping[Code, Sentence] = {
     C.CLASH_COMMERCIAL: Sentence(
         "{below} allows commercial use that {above} of {model} does not allow{where}; {because}"
     ),
+    C.CLASH_LIMITED: Sentence(
+        "{below} allows commercial use of any size, and {above} of {model} only up to one{where}; {because}"
+    ),
     C.CLASH_SHARE_ALIKE: Sentence(
         "{above} of {model} asks that what is made of it stays under it or a license that it names{where}, "
         "and this is under {below}; {because}"
@@ -558,6 +561,9 @@ SENTENCES: Mapping[Code, Sentence] = {
         "its name, {name}, does not begin with {naming}, which {license} of {models} asks for{where}"
     ),
     C.BY_WEIGHTS: Sentence("{model} is an ancestor by the weights ({relation})"),
+    C.BY_RELATIVES: Sentence(
+        "{model} is linked ({relation}), and only the way in which other relatives lie says that it came first"
+    ),
     C.BY_CLAIM: Sentence("{model} is an ancestor by what the model itself says ({source}), not tested"),
     C.BY_CATALOGUE: Sentence("{model} is an ancestor of {child}, says {source}"),
     # A contribution
