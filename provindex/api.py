@@ -4,7 +4,7 @@
     answers      query, compare, compare_in_stages, compare_resolved
     gates        gate, expect, policy_for, check_rules, excluding
     fetching     query_fetching, compare_fetching, add_fetching, claimed_bases, outdated_fetched
-    indexes      Index, fill_index, import_database, fetch_deep_signals
+    indexes      Index, fill_index, sync_index, remove_rows, export_index, import_database, fetch_deep_signals
     the Hub      pull, look, push
 
 A reference is a folder, a weight file, `org/name[/file][@revision]`, a fingerprint file, or the id of an indexed model.
@@ -13,8 +13,12 @@ Every failure that a user can act on is a ProvindexError.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
@@ -29,10 +33,11 @@ from provindex.audit.policy_file import policy_for
 from provindex.catalogue.alike import Look, Neighbour, named
 from provindex.catalogue.table import Shape
 from provindex.common import places
-from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
-from provindex.common.files import FileFact
+from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, ProvindexError, UsageError, printable
+from provindex.common.files import FileFact, is_there
 from provindex.common.hub_ids import is_hub_id
 from provindex.common.reasons import BESIDE, Code, Reason
+from provindex.common.suggest import alike, did_you_mean
 from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
 from provindex.fingerprint import cache, parquet
@@ -53,11 +58,14 @@ from provindex.hub.pull import Pulled, fetch_file, look, pull_made
 from provindex.hub.pull import pull as pull_dataset
 from provindex.hub.push import push
 from provindex.index import answer, collection
+from provindex.index import sync as keeping
 from provindex.index.answer import Comparison
 from provindex.index.collection import READ_ON, calibration_of
 from provindex.index.dataset import VECTOR, older_manifest, schema
 from provindex.index.fill import Built, fill
+from provindex.index.links import update_families
 from provindex.index.pulled import fetched_folder, is_reference, parse
+from provindex.models import tree
 from provindex.models.claims import claims_of
 from provindex.models.copies import without_copies
 from provindex.models.listing import expand
@@ -77,8 +85,8 @@ __all__ = [
     "Built", "Comparison", "Fingerprint", "Gate", "Index", "Pair", "Plan", "Policy", "QueryResult", "Resolved",
     "Spent", "add_fetching", "check_rules", "claimed_bases", "compare", "compare_fetching", "compare_in_stages",
     "compare_resolved", "excluding", "expect", "fetch_deep_signals", "fill_index", "fingerprint", "gate",
-    "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching", "resolve",
-    "weights_of", "write_fingerprint",
+    "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching",
+    "remove_rows", "resolve", "sync_index", "weights_of", "write_fingerprint",
 ]  # fmt: skip
 
 
@@ -260,12 +268,22 @@ def _from_weights(
             return Resolved(known, known.label, elsewhere=text)
     model = open_model(text, offline=offline, mode=mode, found=found_there, local=local)
     mode = mode or ("sampled" if model.ranged else "exact")
+    here = local and Path(text).exists()
+    model, made = _through_cache(model, mode, Path(text) if here else None, stage, progress)
+    return Resolved(made, text if here else made.label, model)
+
+
+def _through_cache(
+    model: Model, mode: str, path: Path | None, stage: int = 2, progress: Progress | None = None
+) -> tuple[Model, Fingerprint]:
+    """The fingerprint of an open model, from the cache if it was made before. path: where the model is, if it is here:
+    files in its folder that hold the same weights are then no longer named as left out.
+    """
     digests: dict[str, str] = {}
-    if mode == "exact" and local and Path(text).is_dir():
-        model = without_copies(model, local_files.snapshot_in(Path(text)))
+    if mode == "exact" and path is not None and path.is_dir():
+        model = without_copies(model, local_files.snapshot_in(path))
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
-    made = cache.through(model, mode, make, digests)
-    return Resolved(made, text if local and Path(text).exists() else made.label, model)
+    return model, cache.through(model, mode, make, digests)
 
 
 def _known_files(there: Remote, index: Index) -> Fingerprint | None:
@@ -672,6 +690,132 @@ def fill_index(
         return [made]
 
     return fill(folder, list(expand(sources)), read, create=create, report=report)
+
+
+def sync_index(
+    folder: Path,
+    sources: Sequence[str],
+    *,
+    mode: str = "exact",
+    prune: bool = False,
+    processes: int = 1,
+    report: Callable[[str], None] = lambda _: None,
+    reading: Progress = lambda _, __: None,
+    linking: Progress = lambda _, __: None,
+) -> Built:
+    """Make the rows of the models below some folders those of the index in a folder; it is made if there is none.
+
+    sources: folders, whose models are called as their paths below it, or `name=path` of a model or of a folder of
+    models. prune: remove the rows of models that are gone. processes: how many read models at once. report: is called
+    with one line a model; reading, linking: with models that were read, or whose links were looked for, and with all.
+
+    One failed model never stops the rest. Families follow from the links of the rows. Raises UsageError for a source
+    that is no folder or holds no models: an unmounted drive looks like an empty one, and nothing is removed then.
+    """
+    found = _sources(sources)
+    models = {name: one for name, one in found.items() if isinstance(one, tree.Found)}
+    refused = {name: (str(one.path), one.why) for name, one in found.items() if isinstance(one, tree.Refused)}
+    now = {
+        name: keeping.Source(str(one.root.resolve()), str(one.path), one.stamp if one.settled else "")
+        for name, one in models.items()
+    }
+    read = partial(_read_all, models, mode, processes)
+    built = keeping.sync(
+        folder, now, read, mode=mode, refused=refused, prune=prune, report=report, progress=reading,
+    )  # fmt: skip
+    return built if not len(built.index) else replace(built, index=update_families(folder, linking))
+
+
+def _sources(sources: Sequence[str]) -> dict[str, tree.Found | tree.Refused]:
+    """The models of some sources by their names; UsageError for a source without models, and for a name given twice."""
+    found: dict[str, tree.Found | tree.Refused] = {}
+    for source in sources:
+        name, path = _named_path(source)
+        below = tree.below(path, name)
+        if not below:
+            raise UsageError(
+                f"{path} holds no models, so nothing was changed.",
+                "Is the drive mounted? `provindex index remove` removes rows by their ids.",
+            )
+        for one in below:
+            if one.name in found:
+                raise UsageError(
+                    f"{found[one.name].path} and {one.path} are both called {one.name}.",
+                    "Give one of them a name of its own: name=path.",
+                )
+            found[one.name] = one
+    return found
+
+
+def _named_path(source: str) -> tuple[str, Path]:
+    """What a source is called, "" if that follows from its path, and where it is."""
+    name, given, path = source.partition("=")
+    if not given or is_there(source):
+        name, path = "", source
+    if not (is_there(path) and path):
+        raise UsageError(f"{source} is no folder and no weight file.", "Name a folder of models, or name=path.")
+    return name.strip("/"), Path(path)
+
+
+def _read_all(
+    models: Mapping[str, tree.Found], mode: str, processes: int, names: Sequence[str]
+) -> Iterator[tuple[str, Fingerprint | str]]:
+    """The fingerprint of each of some models, or why there is none, in their order."""
+    read = partial(_read_one, mode)
+    wanted = [models[name] for name in names]
+    if processes < 2 or len(wanted) < 2:
+        yield from ((one.name, read(one)) for one in wanted)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that our threads hold
+    with ProcessPoolExecutor(min(processes, len(wanted)), mp_context=spawn, initializer=_die_when_interrupted) as pool:
+        try:
+            for one, made in zip(wanted, pool.map(read, wanted), strict=True):
+                yield one.name, made
+        except BrokenProcessPool as error:
+            raise ModelError(
+                "A process that read models was killed, perhaps because memory ran out; what was done is saved.",
+                "Run the command again, with fewer --processes.",
+            ) from error
+        except BaseException:  # interrupted: at once
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def _die_when_interrupted() -> None:
+    """In a process that reads models: an interrupt ends it without a word; the first process says so once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    places.limit_blas_threads()
+
+
+def _read_one(mode: str, found: tree.Found) -> Fingerprint | str:
+    """The fingerprint of a model below a folder, called as it is there; or why there is none."""
+    try:
+        opened = open_model(found.path, mode=mode, offline=True, within=found.root)
+        _, made = _through_cache(opened, mode, found.path)
+        return made if found.own_id else replace(made, model_id=found.name)
+    except ProvindexError as error:
+        return str(error)
+    except OSError as error:
+        return printable(f"{error.strerror or error}.")
+
+
+def remove_rows(folder: Path, ids: Sequence[str]) -> Built:
+    """Remove the rows of some ids (`model_id[@revision][#variant]`) from the index in a folder, all of them or none.
+
+    ModelNotFoundError, with suggestions, for an id that has no row.
+    """
+    built = keeping.remove(folder, ids, not_indexed)
+    return replace(built, index=update_families(folder) if len(built.index) else built.index)
+
+
+def not_indexed(index: collection.Index, reference: str) -> ModelNotFoundError:
+    """The error for an id that has no row in an index, with ids that look like it."""
+    return ModelNotFoundError(
+        f"{reference} is not in the index {index.info.id}.",
+        did_you_mean(alike(reference, sorted({entry.model_id for entry in index})))
+        or "`provindex index list` lists its ids.",
+    )
 
 
 def add_fetching(

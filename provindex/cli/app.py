@@ -15,7 +15,9 @@ from provindex.cli.index_build import index_build
 from provindex.cli.index_import import index_import
 from provindex.cli.index_list import index_list
 from provindex.cli.index_pull import index_pull
+from provindex.cli.index_remove import index_remove
 from provindex.cli.index_status import index_status
+from provindex.cli.index_sync import index_sync
 from provindex.cli.index_verify import index_verify
 from provindex.cli.options import with_common
 from provindex.cli.push import push
@@ -50,6 +52,8 @@ VERBS: tuple[tuple[str, Callable[..., None], typer.Typer], ...] = (  # name, fun
     ("verify", index_verify, index_app),
     ("build", index_build, index_app),
     ("add", index_add, index_app),
+    ("sync", index_sync, index_app),
+    ("remove", index_remove, index_app),
     ("import", index_import, index_app),
 )
 for name, verb, group in VERBS:

@@ -43,7 +43,7 @@ LISTED = 100  # files that are named as not read
 
 _NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
 SHARD = re.compile(rf"(?P<stem>.+?)[-_.](?P<number>\d{{1,6}})[-_]of[-_](?P<count>\d{{1,6}})({_NUMBERED})")
-_GGUF_BESIDE = re.compile(r"mmproj|(^|[._-])imatrix", re.IGNORECASE)
+GGUF_BESIDE = re.compile(r"mmproj|(^|[._-])imatrix", re.IGNORECASE)
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
 # What trainers keep beside the weights, in the same format.
 _TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")
@@ -100,7 +100,7 @@ def _safetensors(here: list[str], names: Collection[str], label: str) -> Weights
 
 def _gguf(here: list[str], names: Collection[str], label: str) -> Weights | None:
     """The one GGUF file, or all parts of it; the projector of a multimodal model and an importance matrix are none."""
-    files = [name for name in _named(GGUF, here) if not _GGUF_BESIDE.search(name)]
+    files = [name for name in _named(GGUF, here) if not GGUF_BESIDE.search(name)]
     return Weights(_one_gguf(files, label)) if files else None
 
 

@@ -205,6 +205,8 @@ class Index:
 
         The spelling of reports, `model_id [variant]`, is understood too.
         """
+        if reference in self._by_id:  # ids of local models may hold "@" and "#"
+            return sorted(self._by_id[reference], key=lambda e: (e.variant, e.revision is None, e.key))
         if reference.endswith("]"):
             reference = reference[:-1].replace(" [", "#", 1)
         name, _, variant = reference.partition("#")
@@ -405,6 +407,20 @@ class Index:
         own row is left out.
         """
         return self._nearest(fp, self.own(fp), count, also)
+
+    def near(self, entry: Entry, count: int) -> list[Entry]:
+        """The rows whose vectors are most like a row's, not ranked again by layers; [] for a row without a vector."""
+        entries, _, searcher = self._searcher()
+        asked_with = searches(np.asarray(entry.vector, np.float32))
+        if not entry.vector.any():
+            return []
+        found = []
+        for one, scores, places_of in zip(
+            asked_with, *searcher.search(asked_with, min(count, len(entries))), strict=True
+        ):
+            kept = places_of >= 0
+            found.append((places_of[kept], scores[kept] / max(float(one @ one), 1e-9)))
+        return [entries[i] for i in in_turn(found) if entries[i] is not entry][:count]
 
     def _candidates(
         self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str], claimed: Sequence[Entry]

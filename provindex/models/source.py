@@ -100,12 +100,14 @@ def open_model(
     mode: str | None = None,
     found: Remote | None = None,
     local: bool = True,
+    within: Path | None = None,
 ) -> Model:
     """Open a folder, a weight file, or `org/name[/file][@revision]` (from the Hub cache, else from the Hub).
 
     offline: never ask the Hub. mode: how it will be read. Weights on the Hub are downloaded for "exact", read by ranges
     for "sampled" and "norms", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference. local:
-    whether it may name a path; if not, a folder of that name here is not looked at.
+    whether it may name a path; if not, a folder of that name here is not looked at. within: a folder around the model's
+    own, into which links of its files may lead.
     ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be read, NetworkError if the
     Hub was needed and did not answer.
     """
@@ -115,7 +117,7 @@ def open_model(
     path = Path(reference)
     with local_files.refusals_told(reference):
         if local and _is_usable(path) and path.exists():
-            return _open_folder(path) if path.is_dir() else _open_file(path)
+            return _open_folder(path, within=within) if path.is_dir() else _open_file(path)
         return _open_hub(reference, offline, mode, found)
 
 
@@ -161,10 +163,14 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _open_folder(path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[str, int] = _NONE) -> Model:
-    """listed: bytes of the files that the Hub has, also those that are not here, by name."""
+def _open_folder(
+    path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[str, int] = _NONE, within: Path | None = None
+) -> Model:
+    """listed: bytes of the files that the Hub has, also those that are not here, by name. within: see `open_model`."""
     path = local_files.snapshot_in(path)
     place = local_files.look_at(path)
+    if within is not None:
+        place = replace(place, allowed=(*place.allowed, within.resolve()))
     sizes = local_files.list_sizes(place)
     chosen = layout.weight_files(sizes, str(path))
     if chosen.index:

@@ -414,10 +414,9 @@ def index_document(
         found["problems"] = [{"where": p.where, "what": p.what} for p in problems]
     if built is not None:
         found["added"], found["present"] = list(built.added), list(built.present)
-        found["failed"] = [
-            {"source": Path(source).name, "reason": without_path(why, source, Path(source).name)}
-            for source, why in built.failed
-        ]
+        found["replaced"], found["removed"] = list(built.replaced), list(built.removed)
+        found["gone"] = list(built.gone)
+        found["failed"] = [_failed(built, source, why) for source, why in built.failed]
     if pulled is not None:
         found["pulled"] = {
             **_origin(pulled.current), "changed": pulled.changed, "files_fetched": pulled.fetched,
@@ -431,6 +430,12 @@ def index_document(
     if listed:
         found["listed"] = _counts(index, found["models"])
     return found
+
+
+def _failed(built: Built, source: str, why: str) -> Document:
+    """A model that could not be read: its name below the folder that was named, else that of its file or folder."""
+    name = source if source in built.paths else Path(source).name
+    return {"source": name, "reason": without_path(why, built.paths.get(source, source), name)}
 
 
 def _counts(index: Index, models: Sequence[Document]) -> Document:

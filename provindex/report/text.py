@@ -627,15 +627,24 @@ def _problems(d: Document) -> list[str]:
 
 
 def _built(d: Document) -> list[str]:
-    """What a build did; what failed is told on standard error, with its reason."""
-    said = [f"added {name}" for name in d["added"]]
+    """What a build did; what failed is named on standard error, with its path and its reason."""
+    lines = []
+    for kind in ("added", "replaced", "removed"):
+        lines += [f"{kind} {name}" for name in d[kind][:MOST_ROWS]]
+        more = len(d[kind]) - MOST_ROWS
+        lines += [f"{kind} {more:,} more; --json lists them all"] if more > 0 else []
     if d["present"]:
-        said.append(f"{_plural(len(d['present']), 'model')} already there")
-    if not said and not d["failed"]:
-        said.append("nothing to add")
-    if d["failed"]:
-        said.append(f"{len(d['failed'])} failed: {', '.join(f['source'] for f in d['failed'])}")
-    return said
+        lines.append(f"{_plural(len(d['present']), 'model')} already there")
+    if d["gone"]:
+        gone = f"{', '.join(d['gone'][:NAMED])}{_and_more(d['gone'])}"
+        lines.append(f"{_plural(len(d['gone']), 'model')} no longer found, rows kept (--prune removes them): {gone}")
+    if not lines and not d["failed"]:
+        lines.append("nothing to add")
+    return [*lines, *([f"{len(d['failed'])} failed"] if d["failed"] else [])]
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
 
 
 # --- push ---
