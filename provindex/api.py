@@ -62,6 +62,7 @@ from provindex.index import sync as keeping
 from provindex.index.answer import Comparison
 from provindex.index.collection import READ_ON, calibration_of
 from provindex.index.dataset import VECTOR, older_manifest, schema
+from provindex.index.export import export
 from provindex.index.fill import Built, fill
 from provindex.index.links import update_families
 from provindex.index.pulled import fetched_folder, is_reference, parse
@@ -84,8 +85,8 @@ Reference = str | os.PathLike[str]
 __all__ = [
     "Built", "Comparison", "Fingerprint", "Gate", "Index", "Pair", "Plan", "Policy", "QueryResult", "Resolved",
     "Spent", "add_fetching", "check_rules", "claimed_bases", "compare", "compare_fetching", "compare_in_stages",
-    "compare_resolved", "excluding", "expect", "fetch_deep_signals", "fill_index", "fingerprint", "gate",
-    "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching",
+    "compare_resolved", "excluding", "expect", "export_index", "fetch_deep_signals", "fill_index", "fingerprint",
+    "gate", "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching",
     "remove_rows", "resolve", "sync_index", "weights_of", "write_fingerprint",
 ]  # fmt: skip
 
@@ -807,6 +808,22 @@ def remove_rows(folder: Path, ids: Sequence[str]) -> Built:
     """
     built = keeping.remove(folder, ids, not_indexed)
     return replace(built, index=update_families(folder) if len(built.index) else built.index)
+
+
+def export_index(
+    output: Path,
+    references: Sequence[Reference] = (),
+    ids: Sequence[str] = (),
+    *,
+    progress: Progress = lambda _, __: None,
+) -> Built:
+    """Write indexes, or the rows of some ids of them, to one place that can be carried to another machine.
+
+    output: a new folder, which is an index, or a file.parquet of fingerprints, for few models. references: as for
+    `Index.load`. Families are written into the rows, and no path of this machine. UsageError if the place is taken,
+    ModelNotFoundError, with suggestions, for an id that has no row.
+    """
+    return export(Index.load(*references), output, ids, not_indexed, progress)
 
 
 def not_indexed(index: collection.Index, reference: str) -> ModelNotFoundError:

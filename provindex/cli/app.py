@@ -12,6 +12,7 @@ from provindex.cli.fingerprint import fingerprint
 from provindex.cli.hook import hook
 from provindex.cli.index_add import index_add
 from provindex.cli.index_build import index_build
+from provindex.cli.index_export import index_export
 from provindex.cli.index_import import index_import
 from provindex.cli.index_list import index_list
 from provindex.cli.index_pull import index_pull
@@ -54,6 +55,7 @@ VERBS: tuple[tuple[str, Callable[..., None], typer.Typer], ...] = (  # name, fun
     ("add", index_add, index_app),
     ("sync", index_sync, index_app),
     ("remove", index_remove, index_app),
+    ("export", index_export, index_app),
     ("import", index_import, index_app),
 )
 for name, verb, group in VERBS:

@@ -5,7 +5,9 @@ A row is compared with the few that are nearest to it and not yet known to be of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from provindex.catalogue.table import family_of
@@ -19,6 +21,9 @@ from provindex.index.families import Components, Families, Link, Member
 from provindex.verdict.pair import compare
 
 NEAREST = 8  # rows that are compared with a row and turn out not to be linked to it
+FURTHER = 2  # the same, after one was linked: another family may still be
+OF_FAMILY = 2  # of them, members of one other family
+HELD = 16  # fingerprints that are kept at hand, up to a few MB each
 PROPOSED = 64  # rows that retrieval proposes
 Progress = Callable[[int, int], None]
 
@@ -44,40 +49,48 @@ def links(index: Index, kept: Families, progress: Progress = lambda _, __: None)
     components = Components(found)
     compared: set[frozenset[str]] = set()
     new = [one for one in sorted(by_hash, key=lambda one: by_hash[one][0].key) if one not in kept.looked]
+    linked = {end for link in found for end in link[:2]}
+    held = lru_cache(HELD)(lambda one: by_hash[one][0].load())
     with one_blas_thread():
         for count, one in enumerate(new, 1):
-            entry, fp = by_hash[one][0], None
-            others = 0
+            left, misses = (FURTHER if one in linked else NEAREST), Counter[str]()
             for other in _proposed(index, by_hash[one]):
-                pair = frozenset((one, other.row_sha256))
-                if len(pair) < 2 or pair in compared or components.of(one) == components.of(other.row_sha256):
+                theirs = components.of(other)
+                pair = frozenset((one, other))
+                if pair in compared or components.of(one) == theirs or misses[theirs] >= OF_FAMILY:
                     continue
-                fp = fp or entry.load()
-                link = _link(index, fp, one, other)
+                link = _link(index, held(one), one, held(other), other, by_hash[other][0].load)
                 compared.add(pair)
                 if link is not None:
                     found.append(link)
-                    components.join(one, other.row_sha256)
-                elif (others := others + 1) >= NEAREST:
+                    components.join(one, other)
+                    linked |= pair
+                    left = min(left, FURTHER)
+                else:
+                    misses[theirs] += 1
+                    left -= 1
+                if not left:
                     break
             progress(count, len(new))
     return Families(frozenset(by_hash), tuple(sorted(found)), {})
 
 
-def _proposed(index: Index, rows: list[Entry]) -> list[Entry]:
-    """Rows that may be relatives: what these claim as parents, then the nearest."""
+def _proposed(index: Index, rows: list[Entry]) -> list[str]:
+    """Hashes of rows that may be relatives: what these claim as parents, then the nearest."""
     claimed = [other for entry in rows for name in entry.row["parents"] for other in index.spelled(name)]
-    return [*claimed, *index.near(rows[0], PROPOSED)]
+    return list(dict.fromkeys(other.row_sha256 for other in (*claimed, *index.near(rows[0], PROPOSED))))
 
 
-def _link(index: Index, fp: Fingerprint, one: str, other: Entry) -> Link | None:
+def _link(
+    index: Index, fp: Fingerprint, one: str, against: Fingerprint, other: str, again: Callable[[], Fingerprint]
+) -> Link | None:
     """The link of two rows, the ancestor first if it is known which that is; None if they are not linked."""
-    pair = compare(fp, other.load(), models=len(index), calibration=index.calibration, again=other.load)
+    pair = compare(fp, against, models=len(index), calibration=index.calibration, again=again)
     if pair.verdict != "linked":
         return None
     if pair.direction == "descendant":
-        return other.row_sha256, one, True
-    return one, other.row_sha256, pair.direction == "ancestor"
+        return other, one, True
+    return one, other, pair.direction == "ancestor"
 
 
 def _by_hash(index: Index) -> dict[str, list[Entry]]:

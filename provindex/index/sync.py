@@ -27,7 +27,7 @@ from provindex.index.replace import change_rows, name_of
 
 NOTES = ".sync.json"
 MOST_NOTES = 1 << 27  # bytes
-TAKEN = "The index has {name} from {path}. Give one of them a name of its own: name=path."
+TAKEN = "{name} is in the index from another folder. Give one of them a name of its own: name=path."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class Note:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a sync has to do, names in order. read: new or perhaps changed; same; gone: with a row, and no files;
-    taken: names that models of another folder have, and where those are.
+    taken: names that models of another folder have.
     """
 
     read: tuple[str, ...]
     same: tuple[str, ...]
     gone: tuple[str, ...]
-    taken: Mapping[str, str]
+    taken: tuple[str, ...]
 
 
 def how_made(mode: str) -> str:
@@ -79,13 +79,13 @@ def planned(
     there: keys of the rows of the index. unknown: names that could not be looked at; whether they, and what is below
     them, are gone is not known. is_there: whether a path exists.
     """
-    read, same, taken = [], [], {}
+    read, same, taken = [], [], []
     for name, source in sources.items():
         note = notes.get(name)
         if note is None or note.key not in there:
             read.append(name)
         elif note.source.root != source.root and note.source.path != source.path and is_there(note.source.path):
-            taken[name] = note.source.path
+            taken.append(name)
         elif source.stamp and note.source.stamp == source.stamp and note.how == how:
             same.append(name)
         else:
@@ -96,7 +96,7 @@ def planned(
         for name, note in notes.items()
         if name not in sources and note.source.root in roots and note.key in there and not _within(name, unknown)
     ]
-    return Plan(tuple(read), tuple(same), tuple(gone), taken)
+    return Plan(tuple(read), tuple(same), tuple(gone), tuple(taken))
 
 
 def _within(name: str, above: Collection[str]) -> bool:
@@ -128,7 +128,7 @@ def sync(
     how = how_made(mode)
     plan = planned(sources, notes, there, how, refused, lambda path: Path(path).exists())
     failed = {name: why for name, (_, why) in refused.items()}
-    failed |= {name: TAKEN.format(name=name, path=path) for name, path in plan.taken.items()}
+    failed |= {name: TAKEN.format(name=name) for name in plan.taken}
     added: list[str] = []
     replaced: list[str] = []
     present: list[str] = list(plan.same)

@@ -22,7 +22,7 @@ DEPTH = 24  # folders below the root that are entered
 MOST = 1_000_000  # entries of folders that are looked at in all
 MAX_NAME = 200  # characters of a name, as of a Hub id with room for a revision
 SETTLED = 2_000_000_000  # nanoseconds: a file that was written since may be written again within one tick of the clock
-OUTSIDE = "is a link to a place outside {root}, and is not followed. Name it as a source of its own: name=path."
+OUTSIDE = "is a link out of the folder that was named, and is not followed. Name it as a source of its own: name=path."
 MANIFEST = "manifest.json"  # with `data` beside it: an index, which holds no models
 
 
@@ -118,8 +118,7 @@ class _Walk:
                     path = Path(item.path)
                     real = path.resolve() if item.is_symlink() else None
                     if real is not None and not real.is_relative_to(self.real):
-                        why = OUTSIDE.format(root=self.root)
-                        refused.append(Refused(_below(name, item.name), path, why))
+                        refused.append(Refused(_below(name, item.name), path, OUTSIDE))
                     elif real is None or not folder.resolve().is_relative_to(real):  # no link to where we come from
                         folders.append((item.name, path))
         return _Folder(tuple(files), tuple(folders), tuple(refused))

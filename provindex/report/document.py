@@ -440,7 +440,7 @@ def _failed(built: Built, source: str, why: str) -> Document:
 
 def _counts(index: Index, models: Sequence[Document]) -> Document:
     """How many of what there are. families: lineages, stated by rows or the catalogue; brands: what other tools say."""
-    known = [m["stated_family"] or m["catalogue_family"] for m in models]
+    known = [m["stated_family"] or m["catalogue_family"] or m["linked_family"] for m in models]
     publishers = Counter(m["publisher"] for m in models if m["publisher"])
     brands = Counter((m["brand"]["by"], m["brand"]["id"], m["brand"]["name"]) for m in models if m["brand"])
     return {
@@ -464,6 +464,7 @@ def _entry(entry: Entry, built: str) -> Document:
         "parameters": row["parameters"],
         "mode": row["mode"], "row_sha256": entry.row_sha256, "source": row["source"],
         "stated_family": entry.stated_family, "catalogue_family": family_of(entry.model_id, None),
+        "linked_family": entry.linked_family,
         "brand": _brand(brand),
         "publisher": organisation(entry.model_id) or (brand.publisher if brand else None),
         "made": entry.rows.made or built[:10] or None,

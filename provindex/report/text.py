@@ -551,7 +551,7 @@ def _listed(d: Document, width: int, color: bool) -> list[str]:
     rows, counts = d["models"], d["listed"]
     columns: list[Column] = [
         ("MODEL", [_label(m) for m in rows], 0, False),
-        ("FAMILY", [m["stated_family"] or m["catalogue_family"] or _brand(m) for m in rows], 2, False),
+        ("FAMILY", [_lineage(m) or _brand(m) for m in rows], 2, False),
         ("PUBLISHER", [m["publisher"] or "-" for m in rows], 3, False),
         ("LICENSE", [m["license"] or "-" for m in rows], 4, False),
         ("MODE", [m["mode"] for m in rows], 5, False),
@@ -569,6 +569,11 @@ def _listed(d: Document, width: int, color: bool) -> list[str]:
         )
     said = [line for text in total for line in _wrapped(text, width)]
     return ["", *_table(columns, width, color), "", *said] if rows else ["", *said]
+
+
+def _lineage(m: Document) -> str:
+    """The root of a row's family, if anything says one."""
+    return str(m["stated_family"] or m["catalogue_family"] or m["linked_family"] or "")
 
 
 def _brand(m: Document) -> str:
