@@ -79,9 +79,10 @@ def test_query_prints_the_answer_alone_and_talks_on_stderr(models: Path, index: 
     assert "index " not in ran.out.split("\n")[0] and ran.out.split()[:4] == [
         "MODEL",
         "RELATION",
-        "DIRECTION",
-        "E-VALUE",
+        "ROLE",
+        "CERTAINTY",
     ]
+    assert "WVC" not in ran.out and "WVC" in run("query", models / "child", "--index", index, "--signals").out
 
 
 def test_json_is_the_contract_and_repeats_byte_for_byte(models: Path, index: Path) -> None:
@@ -176,10 +177,13 @@ def test_inconclusive_says_what_could_not_be_computed_line_by_line(models: Path,
     lines = ran.out.splitlines()
     assert lines[:4] == [
         "Not decided: 0 of 1 model could be tested. This index has no llama model; it clears nothing.",
-        "1 of 1 could not be tested: residual widths differ; neuron_signs: the MLPs are of different kinds.",
+        "1 of 1 could not be tested (-v lists them): residual widths differ; the MLPs are of different kinds.",
         NOTHING_ALIKE, "",
     ]  # fmt: skip
-    assert "which is no evidence of descent" in lines[4] and lines[6].split()[0] == "narrow"
+    assert "which is no evidence of descent" in lines[4] and lines[4].endswith(": narrow.")
+    listed = run("query", models / "child", "--index", tmp_path / "one", "-q", "-v", "--signals").out.splitlines()
+    assert listed[2].startswith("  narrow: residual widths differ (64 and 32); neuron_signs: the MLPs are of different")
+    assert listed[-2].split()[0] == "narrow" and listed[-3].split()[0] == "SIGNALS"
 
 
 def test_compare_names_both_sides(models: Path) -> None:
@@ -473,5 +477,5 @@ def test_other_weights_under_a_name_that_is_taken_are_refused(tmp_path: Path) ->
     for seed in (1, 2):
         zoo.write(zoo.llama(seed), tmp_path / str(seed) / "model")
     ran = run("index", "build", tmp_path / "1" / "model", tmp_path / "2" / "model", "-o", tmp_path / "index")
-    assert ran.status == 2 and "Other weights are in the index as model" in ran.err
+    assert ran.status == 1 and "Other weights are in the index as model" in ran.err
     assert run("index", "status", "--index", tmp_path / "index", "--json").out.count('"model_id": "model"') == 1

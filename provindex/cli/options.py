@@ -40,6 +40,9 @@ ModelsArgument = Annotated[
     ),
 ]
 JsonlOption = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON a model, with its exit status.")]
+SignalsOption = Annotated[
+    bool, typer.Option("--signals", help="Also show the eight signals and what unrelated models reach; JSON has them.")
+]
 IndexOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,7 +99,7 @@ class Common:
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only errors and failed gates on standard error.")
     ] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more on standard error.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more, on standard error too.")] = False
 
     def answer(self, document: dict[str, Any]) -> None:
         """Print a document in the format, and to the place, that the options name."""

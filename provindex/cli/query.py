@@ -27,6 +27,7 @@ from provindex.cli.options import (
     JsonlOption,
     MaxMbOption,
     ModelsArgument,
+    SignalsOption,
 )
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
 
@@ -51,6 +52,7 @@ def query(
     fetch: FetchOption = None,
     max_mb: MaxMbOption = None,
     jsonl: JsonlOption = False,
+    signals: SignalsOption = False,
     *,
     common: Common,
 ) -> None:
@@ -65,6 +67,7 @@ def query(
     work = partial(
         answered, opened=opened, rules=rules, common=common, trust_index=trust_index, mode=mode, fetch=fetch,
         limit=limit, top=top, candidates=candidates, in_full=jsonl or common.json or common.format != "text",
+        signals=signals,
     )  # fmt: skip
     if fetch is None:
         from provindex.api import check_rules
@@ -86,8 +89,11 @@ def answered(
     top: int = TOP,
     candidates: int = CANDIDATES,
     in_full: bool = True,
+    signals: bool = False,
 ) -> tuple[dict[str, Any], int]:
-    """The document of one model, and its exit status. in_full: with the outcome of each test, which text leaves out."""
+    """The document of one model, and its exit status. in_full: with the outcome of each test, which text leaves out.
+    signals: whether a text shows them.
+    """
     from provindex import api
     from provindex.report.document import query_document
 
@@ -106,8 +112,13 @@ def answered(
     say_if_read_further(asked, read, common)
     if fetched is not None:
         say_fetched(fetched, common)
+    wanted = {"signals": signals, "untested": common.verbose}
+    document = partial(
+        query_document, result, fetched=fetched, evidence=in_full,
+        shown=[] if in_full else [name for name, asked_for in wanted.items() if asked_for],
+    )  # fmt: skip
     if not rules.asks:
-        return query_document(result, None, fetched, evidence=in_full), 0
+        return document(), 0
     gate = api.gate(result, rules, opened, read, excluded=excluded)
     say_gate(gate, common)
-    return query_document(result, gate, fetched, evidence=in_full), gate.exit_status
+    return document(gate), gate.exit_status

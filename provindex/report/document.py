@@ -17,7 +17,7 @@ import numpy as np
 
 from provindex.audit.gate import Denial, Gate
 from provindex.catalogue.alike import Neighbour
-from provindex.catalogue.table import Known, family_of, license_of
+from provindex.catalogue.table import Known, family_of, known, license_of
 from provindex.common.bounded_json import visible
 from provindex.common.files import without_path
 from provindex.common.reasons import Code, Reason, distinct
@@ -43,6 +43,7 @@ from provindex.verdict.relation import LOG10_P_LINKED
 
 Document = dict[str, Any]
 
+BEYOND_DOUBT, VERY_STRONG = -30, -9  # log10 of E-values; `words.CERTAINTIES` says them
 PEER_NOTE = "peer-compatible (cisco model-provenance-kit 1.0.0), not decisive"
 
 
@@ -111,16 +112,24 @@ def notes(fp: Fingerprint) -> list[Reason]:
 
 
 def query_document(
-    result: QueryResult, gate: Gate | None = None, fetched: Spent | None = None, *, evidence: bool = True
+    result: QueryResult,
+    gate: Gate | None = None,
+    fetched: Spent | None = None,
+    *,
+    evidence: bool = True,
+    shown: Sequence[str] = (),
 ) -> Document:
     """provindex.query/1; gate: what a policy made of the answer; fetched: what --fetch read. evidence: False for text,
-    which shows no outcome of a test: those that decided nothing are then not made.
+    which shows no outcome of a test: those that decided nothing are then not made. shown: what a text shows besides:
+    "signals", "untested".
     """
     denied = () if gate is None else gate.denied
     rules = [] if gate is None else [rule.text for rule in gate.policy.deny]
     trusted = [] if gate is None or gate.own_bytes else [Reason.of(Code.ROW_TRUSTED)]
     return {
-        **_head("provindex.query/1", result.index, {**result.settings, "deny": rules}, result.status),
+        **_head(
+            "provindex.query/1", result.index, {**result.settings, "deny": rules, "shown": list(shown)}, result.status
+        ),
         **_warnings(distinct([*trusted, *notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
         "left_out": _left_out(result.query),
@@ -283,11 +292,32 @@ def _match(match: Match, evidence: bool) -> Document:
         "parents": list(row["parents"]),
         "license": license_name,
         "license_source": license_source,
+        "claimed_parents": _claimed_parents(row["model_id"], row["parents"]),
         "id_certainty": row["id_certainty"],
         "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
         "copies": [entry.label for entry in match.copies],
         **_pair(match.pair, match.direction, evidence=evidence),
     }
+
+
+def _claimed_parents(model_id: str, stated: Sequence[str]) -> list[Document]:
+    """Models that a row claims as its parents, and the catalogue's. source: "model" for what its own files say."""
+    found = [{"model_id": name, "source": "model"} for name in stated]
+    entry = known(model_id)
+    if entry is not None and entry.parent and entry.parent not in stated:
+        found.append({"model_id": entry.parent, "source": entry.parent_source})
+    return found
+
+
+def _certainty(pair: Pair) -> str | None:
+    """How certain a link is, as a code of `words.CERTAINTIES`; None without a link."""
+    if pair.verdict != "linked":
+        return None
+    if pair.log10_e is None or pair.log10_e > LOG10_E_LINKED:
+        return "by-rank"
+    return (
+        "beyond-doubt" if pair.log10_e <= BEYOND_DOUBT else "very-strong" if pair.log10_e <= VERY_STRONG else "strong"
+    )
 
 
 def _pair(pair: Pair, direction: str | None, *, evidence: bool = True) -> Document:
@@ -299,6 +329,7 @@ def _pair(pair: Pair, direction: str | None, *, evidence: bool = True) -> Docume
         "direction_reason_codes": all_coded(pair.direction_reasons),
         "undone": [text(Reason(code)) for code in pair.undone],
         "undone_codes": list(map(str, pair.undone)),
+        "certainty": _certainty(pair),
         "confidence": pair.confidence,
         "log10_p": _rounded(pair.log10_p),
         "e_value": None if pair.e_value is None else float(f"{pair.e_value:.6g}"),

@@ -518,7 +518,22 @@ WAYS = {  # in which an imported row was taken otherwise than a row of ours (sig
     "sliced": "32 rows of each matrix",
     "towers": "the layers of several towers under one number",
 }
+ROLES = {  # of a candidate, by the direction of its pair
+    "ancestor": "is its ancestor",
+    "descendant": "descends from it",
+    "unknown": "which came first is open",
+    "identical": "has the same weights",
+}
+CERTAINTIES = {  # by code: in words, and the E-values for which it stands
+    "beyond-doubt": ("beyond doubt", "E-value of 1e-30 or less"),
+    "very-strong": ("very strong", "E-value of 1e-9 or less"),
+    "strong": ("strong", "E-value of 1e-3 or less, the limit for a link"),
+    "by-rank": ("by rank", "no E-value: above all but 1 in 1,000 pairs of unrelated models, in two tests"),
+}
 BRIEF_WITHIN = frozenset({Code.UNTESTED})  # summaries: each distinct kind of reason once, without figures
+
+
+OF_A_TEST = frozenset({Code.NOT_RANKED})  # what these say besides the reasons that they rest on is the name of a test
 
 
 class _Filled(string.Formatter):
@@ -573,6 +588,12 @@ def joined(reasons: Sequence[Reason]) -> str:
 def summary(reasons: Sequence[Reason]) -> str:
     """What many pairs have in common: each distinct brief text once."""
     return "; ".join(dict.fromkeys(map(brief, reasons)))
+
+
+def without_tests(reasons: Sequence[Reason]) -> list[str]:
+    """Why pairs could not be tested: each kind of reason once, without names of tests and figures of one pair."""
+    inner = [one for reason in reasons for one in (reason.because if reason.code in OF_A_TEST else (reason,))]
+    return list(dict.fromkeys(map(brief, inner)))
 
 
 def document(reason: Reason) -> dict[str, Any]:
