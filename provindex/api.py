@@ -32,10 +32,11 @@ from provindex.audit.policy import Policy
 from provindex.audit.policy_file import policy_for
 from provindex.catalogue.alike import Look, Neighbour, named
 from provindex.catalogue.table import Shape
+from provindex.catalogue.table import models as catalogue
 from provindex.common import places
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, ProvindexError, UsageError, printable
 from provindex.common.files import FileFact, is_there
-from provindex.common.hub_ids import is_hub_id
+from provindex.common.hub_ids import is_address_of_dataset, is_hub_id, without_address
 from provindex.common.reasons import BESIDE, Code, Reason
 from provindex.common.suggest import alike, did_you_mean
 from provindex.common.threads import one_blas_thread
@@ -226,6 +227,9 @@ def resolve(
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
     text = os.fspath(reference)
+    if is_address_of_dataset(text):
+        raise UsageError(f"{text[:200]} is a dataset, and no model.", "An index of it: --index org/name.")
+    text = without_address(text)
     path = Path(text)
     if own_bytes:
         return _from_own_bytes(text, path, mode, stage, offline, progress, local)
@@ -236,12 +240,37 @@ def resolve(
     for entry in found:
         if entry.row["mode"] != IMPORTED and not (entry.row["mode"] == "norms" and mode in ("exact", "sampled")):
             return Resolved(entry.load(), entry.label)
+    if not found and not (local and path.exists()):
+        _check_variant(text, index)
     try:
         return _from_weights(text, index, mode, stage, offline, progress, local)
-    except (ModelNotFoundError, NetworkError):
+    except ModelNotFoundError as error:
+        if not found:
+            raise _with_suggestions(error, text, index) from error
+        return Resolved(found[0].load(), found[0].label)
+    except NetworkError:
         if not found:
             raise
         return Resolved(found[0].load(), found[0].label)
+
+
+def _check_variant(text: str, index: collection.Index | None) -> None:
+    """ModelNotFoundError if an index has the id of `model_id[@revision]#variant`, and not that variant of it."""
+    whole = text.removesuffix("]").replace(" [", "#", 1) if text.endswith("]") else text
+    model_id, asked, variant = whole.partition("#")
+    rows = index.find(model_id) if asked and index is not None else []
+    if rows:
+        names = sorted({row.variant for row in rows} - {""})
+        has = f"It has {', '.join(f'{model_id}#{name}' for name in names)}." if names else f"It has {model_id} alone."
+        raise ModelNotFoundError(f"The index has no variant {variant} of {model_id}.", has)
+
+
+def _with_suggestions(error: ModelNotFoundError, text: str, index: collection.Index | None) -> ModelNotFoundError:
+    """The same error; where a name without an organisation was given, with ids that end so."""
+    if "/" in text or os.sep in text:
+        return error
+    ids = sorted({*(entry.model_id for entry in index or ()), *catalogue()})
+    return ModelNotFoundError(error.message, did_you_mean(alike(text, ids)) or error.next_step)
 
 
 def _from_own_bytes(

@@ -18,6 +18,7 @@ from provindex.cli import output as printing
 from provindex.common.progress import Bar
 from provindex.report.renderers import RENDERERS
 
+INTERRUPTED = "provindex: Interrupted."
 Mode = Literal["exact", "sampled", "norms"]
 if TYPE_CHECKING:
     Format = str
@@ -128,7 +129,11 @@ def with_common(verb: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         common = Common(**{option.name: values.pop(option.name) for option in added})
         printing.check_writable(common.output)
-        verb(**values, common=common)
+        try:
+            verb(**values, common=common)
+        except KeyboardInterrupt as interrupt:
+            printing.say(INTERRUPTED)
+            raise typer.Exit(130) from interrupt
 
     shown = [*(parameter for name, parameter in own.items() if name != "common"), *added]
     run.__dict__["__signature__"] = inspect.Signature(shown)

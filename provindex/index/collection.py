@@ -25,7 +25,7 @@ from provindex.catalogue.alike import Look, Neighbour, may_descend, neighbours
 from provindex.common import places
 from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError
 from provindex.common.files import locked, now
-from provindex.common.hub_ids import is_hub_id
+from provindex.common.hub_ids import is_address_of_dataset, is_hub_id, without_address
 from provindex.common.threads import one_blas_thread
 from provindex.fingerprint.record import FINGERPRINT_VERSION, IMPORTED, NORMS, Fingerprint
 from provindex.fingerprint.rows import context, to_row
@@ -665,7 +665,8 @@ def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _folder(reference: str) -> Path:
-    if reference == EMBEDDED and not Path(reference).exists():
+    reference = without_address(reference) if is_address_of_dataset(reference) else reference
+    if reference in (EMBEDDED, SEED.name) and not Path(reference).exists():
         return SEED
     if reference == FETCHED and not Path(reference).exists():
         return places.fetched_index()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from provindex.common.bounded_json import shown
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, UnreadFormatError
 from provindex.common.files import FileFact, allow_most, without_path
+from provindex.common.hub_ids import without_address
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
@@ -188,6 +189,10 @@ def _open_folder(
 
 def _open_file(path: Path) -> Model:
     """One weight file; the config and tokenizer beside it are used."""
+    if layout.is_beside(path.name):
+        raise ModelError(
+            f"{path} lies beside a model's weights, and holds none itself.", f"Name its folder: {path.parent}."
+        )
     place = local_files.look_at(path.parent)
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
@@ -210,6 +215,7 @@ class HubId(NamedTuple):
 
 
 def _hub_id(reference: str) -> HubId:
+    reference = without_address(reference)
     match = _HUB_ID.fullmatch(reference)
     if not match or ".." in reference or max(map(len, reference.split("/"))) > MAX_NAME:
         raise ModelNotFoundError(
@@ -221,6 +227,7 @@ def _hub_id(reference: str) -> HubId:
 def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | None) -> Model:
     from provindex.hub import client as hub
 
+    reference = without_address(reference)
     asked = _hub_id(reference)
     offline = offline or hub.offline_by_environment()
     cached = hub.cached_model(asked.repo, asked.revision, asked.file)
