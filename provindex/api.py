@@ -60,7 +60,6 @@ from provindex.hub.pull import pull as pull_dataset
 from provindex.hub.push import push
 from provindex.index import answer, collection
 from provindex.index import sync as keeping
-from provindex.index.answer import Comparison
 from provindex.index.collection import READ_ON, calibration_of
 from provindex.index.dataset import VECTOR, older_manifest, schema
 from provindex.index.export import export
@@ -73,8 +72,10 @@ from provindex.models.copies import without_copies
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.peers.cisco_signals import SLICED, WHOLE
-from provindex.report import document, words
-from provindex.verdict.pair import Pair, beside_left_out
+from provindex.report import document, notebook, words
+from provindex.report.notebook import Record
+from provindex.verdict.pair import Pair as Judged
+from provindex.verdict.pair import beside_left_out
 from provindex.verdict.pair import compare as compare_fingerprints
 
 if TYPE_CHECKING:
@@ -84,21 +85,60 @@ Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
 
 __all__ = [
-    "Built", "Comparison", "Fingerprint", "Gate", "Index", "Pair", "Plan", "Policy", "QueryResult", "Resolved",
-    "Spent", "add_fetching", "check_rules", "claimed_bases", "compare", "compare_fetching", "compare_in_stages",
-    "compare_resolved", "excluding", "expect", "export_index", "fetch_deep_signals", "fill_index", "fingerprint",
-    "gate", "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching",
+    "Built", "Comparison", "Fingerprint", "Gate", "Index", "Judged", "Pair", "Plan", "Policy", "QueryResult",
+    "Resolved", "Spent", "add_fetching", "check_rules", "claimed_bases", "compare", "compare_fetching",
+    "compare_in_stages", "compare_resolved", "excluding", "expect", "export_index", "fetch_deep_signals", "fill_index",
+    "fingerprint", "gate", "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching",
     "remove_rows", "resolve", "sync_index", "weights_of", "write_fingerprint",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QueryResult(answer.QueryResult):
     """The answer to a query, which can be written as a document."""
 
     def to_json(self) -> str:
         """The document of the JSON contract (provindex.query/1), as text."""
         return document.dumps(document.query_document(self))
+
+    def records(self) -> list[Record]:
+        """Matches and the other candidates as flat dicts, which `pandas.DataFrame` takes; `match` tells them apart."""
+        return notebook.query_records(document.query_document(self, evidence=False))
+
+    def _repr_html_(self) -> str:
+        return notebook.html(document.query_document(self, evidence=False))
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(answer.Comparison):
+    """The answer of `compare` with both sides, which can be written as a document."""
+
+    def to_json(self) -> str:
+        """The document of the JSON contract (provindex.compare/1), as text."""
+        return document.dumps(document.compare_document(self))
+
+    def records(self) -> list[Record]:
+        """One flat dict: both sides, the verdict and the signals."""
+        return notebook.compare_records(document.compare_document(self))
+
+    def _repr_html_(self) -> str:
+        return notebook.html(document.compare_document(self))
+
+
+@dataclass(frozen=True, repr=False)
+class Pair(Judged):
+    """The verdict on two models, as `compare` returns it; A and B are how it calls them."""
+
+    def records(self) -> list[Record]:
+        """One flat dict: the verdict and the signals."""
+        return notebook.compare_records(self._document())
+
+    def _repr_html_(self) -> str:
+        return notebook.html(self._document())
+
+    def _document(self) -> document.Document:
+        a, b = ({"model_id": side, "variant": ""} for side in "AB")
+        return document.pair_document(a, b, self)
 
 
 class Index(collection.Index):
@@ -110,6 +150,10 @@ class Index(collection.Index):
     """
 
     result_type = QueryResult
+
+    def records(self) -> list[Record]:
+        """The rows as flat dicts, which `pandas.DataFrame` takes: id, variant, family, license, date, ..."""
+        return notebook.index_records(document.index_document(self))
 
     def query(
         self,
@@ -399,7 +443,7 @@ def gate(
 
 
 def expect(
-    pair: Pair, expected: str, a: Resolved, b: Fingerprint, *, index: Index | None = None, exclude: Sequence[str] = ()
+    pair: Judged, expected: str, a: Resolved, b: Fingerprint, *, index: Index | None = None, exclude: Sequence[str] = ()
 ) -> tuple[str, str, Reason]:
     """(status of the gate: "passed", "failed" or "inconclusive"; the state of the pair, and why).
 
@@ -499,7 +543,7 @@ def compare_fetching(
     planned: Callable[[Plan], None] = lambda _: None,
     reading: Progress | None = None,
     index: Index | None = None,
-) -> tuple[Resolved, Resolved, Pair, Spent]:
+) -> tuple[Resolved, Resolved, Judged, Spent]:
     """The verdict on a model and the first of the models that it claims as its base of which the weights can be had.
 
     bases: who claims each of them, by id. At most `count` are asked for. Of a base norms and biases are read, then as
@@ -525,7 +569,7 @@ def compare_fetching(
 
 def _in_stages(
     a: Resolved, base: str, run: Session, reading: Progress | None, index: Index | None
-) -> tuple[Resolved, Resolved, Pair]:
+) -> tuple[Resolved, Resolved, Judged]:
     """A model against one that is read in stages: one stage beyond what links, all stages where nothing does."""
     stage = 0
     while True:
@@ -622,7 +666,8 @@ def compare(
 
     deep: also look for a copy with another vocabulary and a rotated basis, which takes the weights of both.
     """
-    return compare_resolved(*(x if isinstance(x, Resolved) else _resolved(x) for x in (a, b)), deep=deep)
+    found = compare_resolved(*(x if isinstance(x, Resolved) else _resolved(x) for x in (a, b)), deep=deep)
+    return Pair(**vars(found))
 
 
 def _resolved(x: Fingerprint | str | os.PathLike[str]) -> Resolved:
@@ -636,7 +681,7 @@ def _default_index(reference: str | os.PathLike[str]) -> Index | None:
 
 def compare_in_stages(
     a: Resolved, b: Resolved, *, reading: Progress | None = None, **more: Any
-) -> tuple[Resolved, Resolved, Pair]:
+) -> tuple[Resolved, Resolved, Judged]:
     """`compare_resolved`; if stage 1 of sampled reading finds no link, stage 2 is read of whichever side has one."""
     first = compare_resolved(a, b, **{**more, "deep": False})
     further = [None, None] if first.verdict == "linked" else [side.further(reading) for side in (a, b)]
@@ -646,7 +691,7 @@ def compare_in_stages(
 
 def compare_resolved(
     a: Resolved, b: Resolved, *, index: Index | None = None, deep: bool = False, offline: bool = False
-) -> Pair:
+) -> Judged:
     """The verdict on two resolved references; VOA is exact if both vocabularies are at hand.
 
     Where two layers of each show no link, all are read of those whose weights are at hand, as `query` does.
@@ -664,7 +709,7 @@ def compare_resolved(
     found = settled(reads, lambda: deep_agreement(*opened)) if deep else None
     levels = calibration_of() if index is None else index.calibration
 
-    def compared(x: Fingerprint, y: Fingerprint) -> Pair:
+    def compared(x: Fingerprint, y: Fingerprint) -> Judged:
         with one_blas_thread():
             return compare_fingerprints(x, y, calibration=levels, vocabularies=both, deep=found)
 

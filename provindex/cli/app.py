@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from provindex.cli.compare import compare
+from provindex.cli.explain import explain
 from provindex.cli.fingerprint import fingerprint
 from provindex.cli.hook import hook
 from provindex.cli.index_add import index_add
@@ -47,6 +48,7 @@ VERBS: tuple[tuple[str, Callable[..., None], typer.Typer], ...] = (  # name, fun
     ("fingerprint", fingerprint, app),
     ("push", push, app),
     ("hook", hook, app),
+    ("explain", explain, app),
     ("pull", index_pull, index_app),
     ("status", index_status, index_app),
     ("list", index_list, index_app),

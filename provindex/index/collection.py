@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from provindex.catalogue.alike import Look, Neighbour, may_descend, neighbours
 from provindex.common import places
-from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError
+from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError, printable
 from provindex.common.files import locked, now
 from provindex.common.hub_ids import is_address_of_dataset, is_hub_id, without_address
 from provindex.common.threads import one_blas_thread
@@ -92,6 +92,9 @@ class Index:
         self._small: tuple[int, Mapping[str, str]] = (0, {})  # how many ids there were; they by their small letters
         for entry in self:
             self._by_id.setdefault(entry.model_id, []).append(entry)
+
+    def __repr__(self) -> str:
+        return printable(f"<Index {self.info.label}: {len(self):,} models>")
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -274,6 +274,11 @@ def compare_document(
     }
 
 
+def pair_document(a: Mapping[str, str], b: Mapping[str, str], pair: Pair) -> Document:
+    """The fields of `provindex.compare/1` that are of the pair itself. a, b: `model_id` and `variant` of both sides."""
+    return {"a": dict(a), "b": dict(b), **_pair(pair, pair.direction, evidence=False)}
+
+
 def _expected(b: Fingerprint, status: str, state: str, reason: Reason) -> Document:
     """What --expect found, in the form of the gate of a query."""
     one = {"id": b.label, "state": state, "reasons": [text(reason)], "reason_codes": [coded(reason)]}

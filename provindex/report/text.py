@@ -38,6 +38,7 @@ def render(document: Document, *, width: int = PLAIN_WIDTH, color: bool = False)
     kind = document["schema"].split("/")[0].removeprefix("provindex.")
     renderers = {
         "query": _query, "compare": _compare, "fingerprint": _fingerprint, "index": _index, "push": _push,
+        "explain": _explain,
     }  # fmt: skip
     return "\n".join(renderers[kind](_printable(document), max(width, MIN_WIDTH), color)) + "\n"
 
@@ -66,18 +67,32 @@ def _plural(count: int, noun: str, ending: str = "s") -> str:
 # --- query ---
 
 
+def cells(matches: Sequence[Document]) -> list[tuple[str, list[str]]]:
+    """The columns of the default table: heading and cells."""
+    return [(name, column) for name, column, _, _ in _match_columns(matches)]
+
+
+def sentences(document: Document) -> list[str]:
+    """What the text of a query or a comparison says besides its tables, not wrapped."""
+    return _judged(document) if "verdict" in document else _said(document)
+
+
 def _query(d: Document, width: int, color: bool) -> list[str]:
     lines: list[str] = []
     if d["matches"]:
         lines += [*_table(_match_columns(d["matches"]), width, color), ""]
         if "signals" in _besides(d):
             lines += [*_table(_signal_columns(d["matches"]), width, color), ""]
-    own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
-    families = (_family(f, d["own_row"]) for f in d["families"])
-    first, *more = [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_gate(d), *_read(d["query"])]
+    first, *more = _said(d)
     lines += _heading(first, width, color)
     lines += [line for sentence in more for line in _wrapped(sentence, width)]
     return lines + _nearest(d, width, color)
+
+
+def _said(d: Document) -> list[str]:
+    own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
+    families = (_family(f, d["own_row"]) for f in d["families"])
+    return [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_gate(d), *_read(d["query"])]
 
 
 def _left_out(d: Document) -> list[str]:
@@ -686,6 +701,17 @@ def _built(d: Document) -> list[str]:
 
 def _and_more(names: Sequence[str]) -> str:
     return f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+
+
+# --- explain ---
+
+
+def _explain(d: Document, width: int, color: bool) -> list[str]:
+    lines = []
+    for one in d["explained"]:
+        lines += _heading(f"{one['code']} ({one['kind']})", width, color)
+        lines += _wrapped(f"  {one['meaning']}", width)
+    return lines
 
 
 # --- push ---
