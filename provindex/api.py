@@ -88,8 +88,8 @@ __all__ = [
     "Built", "Comparison", "Fingerprint", "Gate", "Index", "Judged", "Pair", "Plan", "Policy", "QueryResult",
     "Resolved", "Spent", "add_fetching", "check_rules", "claimed_bases", "compare", "compare_fetching",
     "compare_in_stages", "compare_resolved", "excluding", "expect", "export_index", "fetch_deep_signals", "fill_index",
-    "fingerprint", "gate", "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query", "query_fetching",
-    "remove_rows", "resolve", "sync_index", "weights_of", "write_fingerprint",
+    "fingerprint", "gate", "import_database", "look", "outdated_fetched", "policy_for", "pull", "push", "query",
+    "query_fetching", "remove_rows", "resolve", "sync_index", "weights_of", "write_fingerprint",
 ]  # fmt: skip
 
 
