@@ -27,9 +27,13 @@ def index_sync(
     """Make an index hold the models of a folder: add, replace and, if asked, remove rows."""
     from provindex.api import sync_index
 
+    def report(line: str) -> None:
+        if common.verbose:  # the answer lists them; between the steps of a bar nobody can read them
+            common.say(line)
+
     with common.bar("reading", "models") as reading, common.bar("comparing", "models") as linking:
         built = sync_index(
-            output, sources, mode=mode, prune=prune, processes=processes, report=common.say, reading=reading,
+            output, sources, mode=mode, prune=prune, processes=processes, report=report, reading=reading,
             linking=linking,
         )  # fmt: skip
     finish_build(built, common)
