@@ -25,6 +25,8 @@ def main() -> None:
     except OSError as error:  # the system refused: a full disk, a folder that may not be written
         _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", error)
     except KeyboardInterrupt:
+        with suppress(OSError):
+            sys.stderr.write("provindex: Interrupted.\n")
         sys.exit(130)
     except Exception as error:  # noqa: BLE001  the boundary: status 1 is a failed gate, so a crash must not end with it
         _fail(f"provindex failed unexpectedly: {type(error).__name__}: {error}. PROVINDEX_DEBUG=1 shows where.", error)

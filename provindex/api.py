@@ -5,7 +5,7 @@
     gates        gate, expect, policy_for, check_rules, excluding
     audits       audit, audit_fetching
     fetching     query_fetching, compare_fetching, add_fetching, claimed_bases, outdated_fetched
-    indexes      Index, fill_index, import_database, fetch_deep_signals
+    indexes      Index, fill_index, sync_index, remove_rows, export_index, import_database, fetch_deep_signals
     the Hub      pull, look, push
 
 A reference is a folder, a weight file, `org/name[/file][@revision]`, a fingerprint file, or the id of an indexed model.
@@ -14,8 +14,12 @@ Every failure that a user can act on is a ProvindexError.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
@@ -32,12 +36,14 @@ from provindex.audit.policy import Policy
 from provindex.audit.policy_file import policy_for
 from provindex.catalogue.alike import Look, Neighbour, named
 from provindex.catalogue.table import Shape
+from provindex.catalogue.table import models as catalogue
 from provindex.common import places
 from provindex.common.claims import BASES, Claim, Stated
-from provindex.common.errors import ModelNotFoundError, NetworkError, UsageError
-from provindex.common.files import FileFact, now
-from provindex.common.hub_ids import is_hub_id
+from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, ProvindexError, UsageError, printable
+from provindex.common.files import FileFact, is_there, now
+from provindex.common.hub_ids import is_address_of_dataset, is_hub_id, without_address
 from provindex.common.reasons import BESIDE, Code, Reason
+from provindex.common.suggest import alike, did_you_mean
 from provindex.common.threads import one_blas_thread
 from provindex.common.tokens import Tokenizer
 from provindex.fingerprint import cache, parquet
@@ -58,19 +64,24 @@ from provindex.hub.pull import Pulled, fetch_file, look, pull_made
 from provindex.hub.pull import pull as pull_dataset
 from provindex.hub.push import push
 from provindex.index import answer, collection
-from provindex.index.answer import Comparison
+from provindex.index import sync as keeping
 from provindex.index.collection import READ_ON, calibration_of
 from provindex.index.dataset import VECTOR, older_manifest, schema
+from provindex.index.export import export
 from provindex.index.fill import Built, fill
+from provindex.index.links import update_families
 from provindex.index.pulled import fetched_folder, is_reference, parse
+from provindex.models import tree
 from provindex.models.claims import claims_of
 from provindex.models.copies import without_copies
 from provindex.models.digests import file_digests
 from provindex.models.listing import expand
 from provindex.models.source import Model, on_the_hub, open_model
 from provindex.peers.cisco_signals import SLICED, WHOLE
-from provindex.report import document, words
-from provindex.verdict.pair import Pair, beside_left_out
+from provindex.report import document, notebook, words
+from provindex.report.notebook import Record
+from provindex.verdict.pair import Pair as Judged
+from provindex.verdict.pair import beside_left_out
 from provindex.verdict.pair import compare as compare_fingerprints
 
 if TYPE_CHECKING:
@@ -80,21 +91,61 @@ Progress = Callable[[int, int], None]
 Reference = str | os.PathLike[str]
 
 __all__ = [
-    "Audit", "Built", "Comparison", "Fingerprint", "Gate", "Index", "Pair", "Plan", "Policy", "QueryResult",
+    "Audit", "Built", "Comparison", "Fingerprint", "Gate", "Index", "Judged", "Pair", "Plan", "Policy", "QueryResult",
     "Resolved", "Spent", "add_fetching", "audit", "audit_fetching", "check_rules", "claimed_bases", "compare",
-    "compare_fetching", "compare_in_stages", "compare_resolved", "excluding", "expect", "fetch_deep_signals",
-    "fill_index", "fingerprint", "gate", "import_database", "look", "outdated_fetched", "policy_for", "pull", "push",
-    "query", "query_fetching", "resolve", "weights_of", "write_fingerprint",
+    "compare_fetching", "compare_in_stages", "compare_resolved", "excluding", "expect", "export_index",
+    "fetch_deep_signals", "fill_index", "fingerprint", "gate", "import_database", "look", "outdated_fetched",
+    "policy_for", "pull", "push", "query", "query_fetching", "remove_rows", "resolve", "sync_index", "weights_of",
+    "write_fingerprint",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QueryResult(answer.QueryResult):
     """The answer to a query, which can be written as a document."""
 
     def to_json(self) -> str:
         """The document of the JSON contract (provindex.query/1), as text."""
         return document.dumps(document.query_document(self))
+
+    def records(self) -> list[Record]:
+        """Matches and the other candidates as flat dicts, which `pandas.DataFrame` takes; `match` tells them apart."""
+        return notebook.query_records(document.query_document(self, evidence=False))
+
+    def _repr_html_(self) -> str:
+        return notebook.html(document.query_document(self, evidence=False))
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(answer.Comparison):
+    """The answer of `compare` with both sides, which can be written as a document."""
+
+    def to_json(self) -> str:
+        """The document of the JSON contract (provindex.compare/1), as text."""
+        return document.dumps(document.compare_document(self))
+
+    def records(self) -> list[Record]:
+        """One flat dict: both sides, the verdict and the signals."""
+        return notebook.compare_records(document.compare_document(self))
+
+    def _repr_html_(self) -> str:
+        return notebook.html(document.compare_document(self))
+
+
+@dataclass(frozen=True, repr=False)
+class Pair(Judged):
+    """The verdict on two models, as `compare` returns it; A and B are how it calls them."""
+
+    def records(self) -> list[Record]:
+        """One flat dict: the verdict and the signals."""
+        return notebook.compare_records(self._document())
+
+    def _repr_html_(self) -> str:
+        return notebook.html(self._document())
+
+    def _document(self) -> document.Document:
+        a, b = ({"model_id": side, "variant": ""} for side in "AB")
+        return document.pair_document(a, b, self)
 
 
 class Index(collection.Index):
@@ -106,6 +157,10 @@ class Index(collection.Index):
     """
 
     result_type = QueryResult
+
+    def records(self) -> list[Record]:
+        """The rows as flat dicts, which `pandas.DataFrame` takes: id, variant, family, license, date, ..."""
+        return notebook.index_records(document.index_document(self))
 
     def query(
         self,
@@ -223,6 +278,9 @@ def resolve(
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode is one of {', '.join(MODES)}, not {mode}.")
     text = os.fspath(reference)
+    if is_address_of_dataset(text):
+        raise UsageError(f"{text[:200]} is a dataset, and no model.", "An index of it: --index org/name.")
+    text = without_address(text)
     path = Path(text)
     if own_bytes:
         return _from_own_bytes(text, path, mode, stage, offline, progress, local)
@@ -233,12 +291,37 @@ def resolve(
     for entry in found:
         if entry.row["mode"] != IMPORTED and not (entry.row["mode"] == "norms" and mode in ("exact", "sampled")):
             return Resolved(entry.load(), entry.label)
+    if not found and not (local and path.exists()):
+        _check_variant(text, index)
     try:
         return _from_weights(text, index, mode, stage, offline, progress, local)
-    except (ModelNotFoundError, NetworkError):
+    except ModelNotFoundError as error:
+        if not found:
+            raise _with_suggestions(error, text, index) from error
+        return Resolved(found[0].load(), found[0].label)
+    except NetworkError:
         if not found:
             raise
         return Resolved(found[0].load(), found[0].label)
+
+
+def _check_variant(text: str, index: collection.Index | None) -> None:
+    """ModelNotFoundError if an index has the id of `model_id[@revision]#variant`, and not that variant of it."""
+    whole = text.removesuffix("]").replace(" [", "#", 1) if text.endswith("]") else text
+    model_id, asked, variant = whole.partition("#")
+    rows = index.find(model_id) if asked and index is not None else []
+    if rows:
+        names = sorted({row.variant for row in rows} - {""})
+        has = f"It has {', '.join(f'{model_id}#{name}' for name in names)}." if names else f"It has {model_id} alone."
+        raise ModelNotFoundError(f"The index has no variant {variant} of {model_id}.", has)
+
+
+def _with_suggestions(error: ModelNotFoundError, text: str, index: collection.Index | None) -> ModelNotFoundError:
+    """The same error; where a name without an organisation was given, with ids that end so."""
+    if "/" in text or os.sep in text:
+        return error
+    ids = sorted({*(entry.model_id for entry in index or ()), *catalogue()})
+    return ModelNotFoundError(error.message, did_you_mean(alike(text, ids)) or error.next_step)
 
 
 def _from_own_bytes(
@@ -266,12 +349,22 @@ def _from_weights(
             return Resolved(known, known.label, elsewhere=text)
     model = open_model(text, offline=offline, mode=mode, found=found_there, local=local)
     mode = mode or ("sampled" if model.ranged else "exact")
+    here = local and Path(text).exists()
+    model, made = _through_cache(model, mode, Path(text) if here else None, stage, progress)
+    return Resolved(made, text if here else made.label, model)
+
+
+def _through_cache(
+    model: Model, mode: str, path: Path | None, stage: int = 2, progress: Progress | None = None
+) -> tuple[Model, Fingerprint]:
+    """The fingerprint of an open model, from the cache if it was made before. path: where the model is, if it is here:
+    files in its folder that hold the same weights are then no longer named as left out.
+    """
     digests: dict[str, str] = {}
-    if mode == "exact" and local and Path(text).is_dir():
-        model = without_copies(model, local_files.snapshot_in(Path(text)))
+    if mode == "exact" and path is not None and path.is_dir():
+        model = without_copies(model, local_files.snapshot_in(path))
     make = partial(fingerprint_model, model, mode=mode, stage=stage, progress=progress, digests=digests)
-    made = cache.through(model, mode, make, digests)
-    return Resolved(made, text if local and Path(text).exists() else made.label, model)
+    return model, cache.through(model, mode, make, digests)
 
 
 def _known_files(there: Remote, index: Index) -> Fingerprint | None:
@@ -357,7 +450,7 @@ def gate(
 
 
 def expect(
-    pair: Pair, expected: str, a: Resolved, b: Fingerprint, *, index: Index | None = None, exclude: Sequence[str] = ()
+    pair: Judged, expected: str, a: Resolved, b: Fingerprint, *, index: Index | None = None, exclude: Sequence[str] = ()
 ) -> tuple[str, str, Reason]:
     """(status of the gate: "passed", "failed" or "inconclusive"; the state of the pair, and why).
 
@@ -509,7 +602,7 @@ def compare_fetching(
     planned: Callable[[Plan], None] = lambda _: None,
     reading: Progress | None = None,
     index: Index | None = None,
-) -> tuple[Resolved, Resolved, Pair, Spent]:
+) -> tuple[Resolved, Resolved, Judged, Spent]:
     """The verdict on a model and the first of the models that it claims as its base of which the weights can be had.
 
     bases: who claims each of them, by id. At most `count` are asked for. Of a base norms and biases are read, then as
@@ -535,7 +628,7 @@ def compare_fetching(
 
 def _in_stages(
     a: Resolved, base: str, run: Session, reading: Progress | None, index: Index | None
-) -> tuple[Resolved, Resolved, Pair]:
+) -> tuple[Resolved, Resolved, Judged]:
     """A model against one that is read in stages: one stage beyond what links, all stages where nothing does."""
     stage = 0
     while True:
@@ -632,7 +725,8 @@ def compare(
 
     deep: also look for a copy with another vocabulary and a rotated basis, which takes the weights of both.
     """
-    return compare_resolved(*(x if isinstance(x, Resolved) else _resolved(x) for x in (a, b)), deep=deep)
+    found = compare_resolved(*(x if isinstance(x, Resolved) else _resolved(x) for x in (a, b)), deep=deep)
+    return Pair(**vars(found))
 
 
 def _resolved(x: Fingerprint | str | os.PathLike[str]) -> Resolved:
@@ -646,7 +740,7 @@ def _default_index(reference: str | os.PathLike[str]) -> Index | None:
 
 def compare_in_stages(
     a: Resolved, b: Resolved, *, reading: Progress | None = None, **more: Any
-) -> tuple[Resolved, Resolved, Pair]:
+) -> tuple[Resolved, Resolved, Judged]:
     """`compare_resolved`; if stage 1 of sampled reading finds no link, stage 2 is read of whichever side has one."""
     first = compare_resolved(a, b, **{**more, "deep": False})
     further = [None, None] if first.verdict == "linked" else [side.further(reading) for side in (a, b)]
@@ -656,7 +750,7 @@ def compare_in_stages(
 
 def compare_resolved(
     a: Resolved, b: Resolved, *, index: Index | None = None, deep: bool = False, offline: bool = False
-) -> Pair:
+) -> Judged:
     """The verdict on two resolved references; VOA is exact if both vocabularies are at hand.
 
     Where two layers of each show no link, all are read of those whose weights are at hand, as `query` does.
@@ -674,7 +768,7 @@ def compare_resolved(
     found = settled(reads, lambda: deep_agreement(*opened)) if deep else None
     levels = calibration_of() if index is None else index.calibration
 
-    def compared(x: Fingerprint, y: Fingerprint) -> Pair:
+    def compared(x: Fingerprint, y: Fingerprint) -> Judged:
         with one_blas_thread():
             return compare_fingerprints(x, y, calibration=levels, vocabularies=both, deep=found)
 
@@ -730,6 +824,148 @@ def fill_index(
         return [made]
 
     return fill(folder, list(expand(sources)), read, create=create, report=report)
+
+
+def sync_index(
+    folder: Path,
+    sources: Sequence[str],
+    *,
+    mode: str = "exact",
+    prune: bool = False,
+    processes: int = 1,
+    report: Callable[[str], None] = lambda _: None,
+    reading: Progress = lambda _, __: None,
+    linking: Progress = lambda _, __: None,
+) -> Built:
+    """Make the rows of the models below some folders those of the index in a folder; it is made if there is none.
+
+    sources: folders, whose models are called as their paths below it, or `name=path` of a model or of a folder of
+    models. prune: remove the rows of models that are gone. processes: how many read models at once. report: is called
+    with one line a model; reading, linking: with models that were read, or whose links were looked for, and with all.
+
+    One failed model never stops the rest. Families follow from the links of the rows. Raises UsageError for a source
+    that is no folder or holds no models: an unmounted drive looks like an empty one, and nothing is removed then.
+    """
+    found = _sources(sources)
+    models = {name: one for name, one in found.items() if isinstance(one, tree.Found)}
+    refused = {name: (str(one.path), one.why) for name, one in found.items() if isinstance(one, tree.Refused)}
+    now = {
+        name: keeping.Source(str(one.root.resolve()), str(one.path), one.stamp if one.settled else "")
+        for name, one in models.items()
+    }
+    read = partial(_read_all, models, mode, processes)
+    built = keeping.sync(
+        folder, now, read, mode=mode, refused=refused, prune=prune, report=report, progress=reading,
+    )  # fmt: skip
+    return built if not len(built.index) else replace(built, index=update_families(folder, linking))
+
+
+def _sources(sources: Sequence[str]) -> dict[str, tree.Found | tree.Refused]:
+    """The models of some sources by their names; UsageError for a source without models, and for a name given twice."""
+    found: dict[str, tree.Found | tree.Refused] = {}
+    for source in sources:
+        name, path = _named_path(source)
+        below = tree.below(path, name)
+        if not below:
+            raise UsageError(
+                f"{path} holds no models, so nothing was changed.",
+                "Is the drive mounted? `provindex index remove` removes rows by their ids.",
+            )
+        for one in below:
+            if one.name in found:
+                raise UsageError(
+                    f"{found[one.name].path} and {one.path} are both called {one.name}.",
+                    "Give one of them a name of its own: name=path.",
+                )
+            found[one.name] = one
+    return found
+
+
+def _named_path(source: str) -> tuple[str, Path]:
+    """What a source is called, "" if that follows from its path, and where it is."""
+    name, given, path = source.partition("=")
+    if not given or is_there(source):
+        name, path = "", source
+    if not (is_there(path) and path):
+        raise UsageError(f"{source} is no folder and no weight file.", "Name a folder of models, or name=path.")
+    return name.strip("/"), Path(path)
+
+
+def _read_all(
+    models: Mapping[str, tree.Found], mode: str, processes: int, names: Sequence[str]
+) -> Iterator[tuple[str, Fingerprint | str]]:
+    """The fingerprint of each of some models, or why there is none, in their order."""
+    read = partial(_read_one, mode)
+    wanted = [models[name] for name in names]
+    if processes < 2 or len(wanted) < 2:
+        yield from ((one.name, read(one)) for one in wanted)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that our threads hold
+    with ProcessPoolExecutor(min(processes, len(wanted)), mp_context=spawn, initializer=_die_when_interrupted) as pool:
+        try:
+            for one, made in zip(wanted, pool.map(read, wanted), strict=True):
+                yield one.name, made
+        except BrokenProcessPool as error:
+            raise ModelError(
+                "A process that read models was killed, perhaps because memory ran out; what was done is saved.",
+                "Run the command again, with fewer --processes.",
+            ) from error
+        except BaseException:  # interrupted: at once
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def _die_when_interrupted() -> None:
+    """In a process that reads models: an interrupt ends it without a word; the first process says so once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    places.limit_blas_threads()
+
+
+def _read_one(mode: str, found: tree.Found) -> Fingerprint | str:
+    """The fingerprint of a model below a folder, called as it is there; or why there is none."""
+    try:
+        opened = open_model(found.path, mode=mode, offline=True, within=found.root)
+        _, made = _through_cache(opened, mode, found.path)
+        return made if found.own_id else replace(made, model_id=found.name)
+    except ProvindexError as error:
+        return str(error)
+    except OSError as error:
+        return printable(f"{error.strerror or error}.")
+
+
+def remove_rows(folder: Path, ids: Sequence[str]) -> Built:
+    """Remove the rows of some ids (`model_id[@revision][#variant]`) from the index in a folder, all of them or none.
+
+    ModelNotFoundError, with suggestions, for an id that has no row.
+    """
+    built = keeping.remove(folder, ids, not_indexed)
+    return replace(built, index=update_families(folder) if len(built.index) else built.index)
+
+
+def export_index(
+    output: Path,
+    references: Sequence[Reference] = (),
+    ids: Sequence[str] = (),
+    *,
+    progress: Progress = lambda _, __: None,
+) -> Built:
+    """Write indexes, or the rows of some ids of them, to one place that can be carried to another machine.
+
+    output: a new folder, which is an index, or a file.parquet of fingerprints, for few models. references: as for
+    `Index.load`. Families are written into the rows, and no path of this machine. UsageError if the place is taken,
+    ModelNotFoundError, with suggestions, for an id that has no row.
+    """
+    return export(Index.load(*references), output, ids, not_indexed, progress)
+
+
+def not_indexed(index: collection.Index, reference: str) -> ModelNotFoundError:
+    """The error for an id that has no row in an index, with ids that look like it."""
+    return ModelNotFoundError(
+        f"{reference} is not in the index {index.info.id}.",
+        did_you_mean(alike(reference, sorted({entry.model_id for entry in index})))
+        or "`provindex index list` lists its ids.",
+    )
 
 
 def add_fetching(

@@ -79,9 +79,10 @@ def test_query_prints_the_answer_alone_and_talks_on_stderr(models: Path, index: 
     assert "index " not in ran.out.split("\n")[0] and ran.out.split()[:4] == [
         "MODEL",
         "RELATION",
-        "DIRECTION",
-        "E-VALUE",
+        "ROLE",
+        "CERTAINTY",
     ]
+    assert "WVC" not in ran.out and "WVC" in run("query", models / "child", "--index", index, "--signals").out
 
 
 def test_json_is_the_contract_and_repeats_byte_for_byte(models: Path, index: Path) -> None:
@@ -178,10 +179,13 @@ def test_inconclusive_says_what_could_not_be_computed_line_by_line(models: Path,
     lines = ran.out.splitlines()
     assert lines[:4] == [
         "Not decided: 0 of 1 model could be tested. This index has no llama model; it clears nothing.",
-        "1 of 1 could not be tested: residual widths differ; neuron_signs: the MLPs are of different kinds.",
+        "1 of 1 could not be tested (-v lists them): residual widths differ; the MLPs are of different kinds.",
         NOTHING_ALIKE, "",
     ]  # fmt: skip
-    assert "which is no evidence of descent" in lines[4] and lines[6].split()[0] == "narrow"
+    assert "which is no evidence of descent" in lines[4] and lines[4].endswith(": narrow.")
+    listed = run("query", models / "child", "--index", tmp_path / "one", "-q", "-v", "--signals").out.splitlines()
+    assert listed[2].startswith("  narrow: residual widths differ (64 and 32); neuron_signs: the MLPs are of different")
+    assert listed[-2].split()[0] == "narrow" and listed[-3].split()[0] == "SIGNALS"
 
 
 def test_compare_names_both_sides(models: Path) -> None:
@@ -226,8 +230,8 @@ def test_a_fingerprint_file_is_a_model(models: Path, index: Path, tmp_path: Path
 
 def test_index_verbs(models: Path, tmp_path: Path) -> None:
     built = run("index", "build", "-", "-o", tmp_path / "index", stdin=f"{models / 'parent'}\n{models / 'nowhere'}\n")
-    assert built.status == 2 and "added parent" in built.out and "1 failed: nowhere" in built.out
-    assert "1 of 2 models failed" in built.err and "nowhere" in built.err
+    assert built.status == 1 and "added parent" in built.out and built.out.endswith("1 failed\n")
+    assert "1 of 2 models failed" in built.err and built.err.count(f"  {models / 'nowhere'}: ") == 1
     quiet = run("index", "build", models / "nowhere", "-o", tmp_path / "index", "--json", "-q")
     assert quiet.status == 2 and "nowhere" in quiet.err
     no_secrets(quiet.out)
@@ -332,7 +336,7 @@ def test_an_interrupt_is_status_130(tmp_path: Path) -> None:
         (tmp_path / "list").open("w"),  # opens when the other side reads
     ):
         process.send_signal(signal.SIGINT)
-        assert b"Traceback" not in process.communicate(timeout=60)[1]
+        assert process.communicate(timeout=60)[1] == b"provindex: Interrupted.\n"
     assert process.returncode == 130 and not (tmp_path / "index").exists()
 
 
@@ -492,5 +496,73 @@ def test_other_weights_under_a_name_that_is_taken_are_refused(tmp_path: Path) ->
     for seed in (1, 2):
         zoo.write(zoo.llama(seed), tmp_path / str(seed) / "model")
     ran = run("index", "build", tmp_path / "1" / "model", tmp_path / "2" / "model", "-o", tmp_path / "index")
-    assert ran.status == 2 and "Other weights are in the index as model" in ran.err
+    assert ran.status == 1 and "Other weights are in the index as model" in ran.err
     assert run("index", "status", "--index", tmp_path / "index", "--json").out.count('"model_id": "model"') == 1
+
+
+# --- sentences that say what to do next ---
+
+
+@pytest.fixture(scope="module")
+def mistakes(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models, a Git LFS pointer, archives of a model, and a list with a comment."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    for name in ("one", "two"):
+        shutil.copytree(models / "stranger", folder / "many" / name)
+    (folder / "lfs").mkdir()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064d}\nsize 123456789\n"
+    (folder / "lfs" / "model.safetensors").write_text(pointer)
+    for kind in ("zip", "tar", "gztar"):
+        shutil.make_archive(str(folder / "packed"), kind, folder / "many" / "one")
+    (folder / "list").write_text("many/one  # what we trained\n\n# nothing\nmany/two # and this\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["query", "lfs"], "Run `git lfs pull` in its folder"),
+        (["query", "many/one/config.json"], "holds none itself. Name its folder: many/one."),
+        (["query", "many/one/tokenizer.json"], "holds none itself. Name its folder: many/one."),
+        (["query", "many"], "many is no model, but a folder of 2: one, two. Name one: many/one;"),
+        (["query", "all-MiniLM-L6-v2"], "Did you mean sentence-transformers/all-MiniLM-L6-v2?"),
+        (["query", "intfloat/multilingual-e5-small#q9"], "It has intfloat/multilingual-e5-small#q4-dequantized."),
+        (["query", "intfloat/multilingual-e5-small [q9]"], "It has intfloat/multilingual-e5-small#q4-dequantized."),
+        (["query", "https://huggingface.co/org/name/tree/main", "--offline"], "org/name@main is not in the Hub cache"),
+        (["query", "hf://org/name/model.gguf", "--offline"], "org/name/model.gguf is not in the Hub cache"),
+        (["query", "hf://datasets/org/name"], "is a dataset, and no model"),
+        (["query", "many/one", "--index", "https://huggingface.co/datasets/org/name"], "provindex index pull org/name"),
+        (["query", "packed.zip"], "unpack it, and name the folder"),
+        (["query", "packed.tar"], "Unpack it"),
+        (["query", "packed.tar.gz"], "Unpack it"),
+        (
+            ["query", "many/one", "--json", "-o", "/dev/full"],
+            "/dev/full could not be written: No space left on device.",
+        ),
+    ],
+)
+def test_a_mistake_is_met_by_a_sentence_that_says_what_to_do(arguments: list[str], said: str, mistakes: Path) -> None:
+    ran = run(*arguments, "-q", cwd=mistakes, HF_HOME=str(mistakes / "hf"), HF_HUB_OFFLINE="1")
+    assert ran.status == 2 and ran.out == "" and said in ran.err and ran.err.count("\n") == 1
+
+
+def test_comments_in_lists_and_the_name_that_answers_show(mistakes: Path, tmp_path: Path) -> None:
+    built = run("index", "build", "list", "-o", tmp_path / "index", cwd=mistakes)
+    assert built.status == 0 and "added one" in built.out and "added two" in built.out
+    shown = run("query", "many/one", "--index", "seed", cwd=mistakes).err
+    assert (
+        shown.startswith(f"index  {document(run('index', 'status', '--json'))['index']['id']}@")
+        and "15 models" in shown
+    )
+
+
+def test_a_full_disk_behind_standard_output_and_a_reader_of_both_that_is_gone(models: Path, index: Path) -> None:
+    asked = [sys.executable, "-m", "provindex", "query", str(models / "stranger"), "--index", str(index)]
+    full = subprocess.run(
+        ["sh", "-c", '"$@" > /dev/full', "sh", *asked], env=environment(), capture_output=True, text=True
+    )
+    assert full.returncode == 2 and "standard output could not be written: No space left on device." in full.stderr
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()) as process:
+        assert process.stdout
+        process.stdout.close()
+    assert process.returncode == 0

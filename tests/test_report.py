@@ -21,6 +21,7 @@ from provindex.index.answer import Comparison
 from provindex.index.entries import Problem
 from provindex.index.fill import Built
 from provindex.report import document, text
+from provindex.report.words import CERTAINTIES
 from provindex.verdict import pair as verdict
 from provindex.verdict.calibration import STRATA
 from provindex.verdict.pair import Pair
@@ -230,12 +231,15 @@ def test_a_terminal_of_one_column_gets_sixty(documents: dict[str, dict[str, Any]
     [
         ("decided", "Family: org/parent (2 of its 5 models in this index matched"),
         ("decided", "2 matches of 4 candidates; the next candidate, org/stranger, is at chance level."),
-        ("decided", "1 of 4 could not be tested: residual widths differ"),
+        (
+            "decided",
+            "1 of 4 could not be tested (-v lists them): residual widths differ; the MLPs are of different kinds.",
+        ),
         ("cut", "2 matches of 4 candidates (1 shown)"),
         ("none", "No ancestor in this index: 1 candidate re-verified, none above chance."),
         ("none", "Trained from scratch, or its base is not among"),
         ("inconclusive", "Not decided: 0 of 1 model could be tested."),
-        ("inconclusive", "it clears nothing.\n1 of 1 could not be tested: residual widths differ"),
+        ("inconclusive", "it clears nothing.\n1 of 1 could not be tested (-v lists them): residual widths differ"),
         ("empty", "Not decided: the index has no other model to compare with."),
         ("linked", "Linked: org/pruned and org/parent share weights (pruned, log10 p"),
         ("linked", "peer-compatible, not decisive"),
@@ -245,7 +249,7 @@ def test_a_terminal_of_one_column_gets_sixty(documents: dict[str, dict[str, Any]
         ("status", "zoo@unsaved: 5 models, 1 family"),
         ("verified", "every digest, row and vector is right"),
         ("damaged", "damaged: data/models/x.parquet: its sha256 is not the manifest's"),
-        ("built", "added org/a\n1 model already there\n1 failed: c"),
+        ("built", "added org/a\n1 model already there\n1 failed"),
     ],
 )
 def test_sentences(documents: dict[str, dict[str, Any]], kind: str, said: str) -> None:
@@ -253,28 +257,56 @@ def test_sentences(documents: dict[str, dict[str, Any]], kind: str, said: str) -
 
 
 def test_every_column_is_there_where_there_is_room_and_ids_are_never_cut(documents: dict[str, dict[str, Any]]) -> None:
-    wide = text.render(documents["decided"]).splitlines()[0].split()
-    assert wide == [
-        "MODEL",
-        "RELATION",
-        "DIRECTION",
-        "E-VALUE",
-        "WVC",
-        "EAS",
-        "LEP",
-        "NLF",
-        "END",
-        "VOA",
-        "TFV",
-        "MFI",
-        "LICENSE",
-    ]
+    wide = text.render(documents["decided"]).splitlines()[0]
+    assert re.split(r"  +", wide.strip()) == [
+        "MODEL", "RELATION", "ROLE", "CERTAINTY", "E-VALUE", "LICENSE", "CLAIMED PARENT (SOURCE)",
+    ]  # fmt: skip
     for width in (60, 80):
         narrow = text.render(documents["decided"], width=width)
-        assert "org/parent" in narrow and "WVC" in narrow
+        assert "org/parent" in narrow and "RELATION" in narrow and "CLAIMED" not in narrow
     long = json.loads(json.dumps(documents["decided"]).replace("org/parent", "org/" + "p" * 70))
     assert "org/" + "p" * 70 in text.render(long, width=80)
-    assert "WVC    EAS" in text.render(long, width=80)
+    assert "ROLE" in text.render(long, width=80)
+
+
+def with_shown(document: dict[str, Any], *shown: str) -> dict[str, Any]:
+    return {**document, "settings": {**document["settings"], "shown": list(shown)}}
+
+
+def test_the_default_table_says_what_a_match_is_and_signals_wait_until_they_are_asked_for(
+    documents: dict[str, dict[str, Any]],
+) -> None:
+    match = {**documents["decided"]["matches"][0], "direction": "ancestor", "license": "mit"}
+    match |= {"claimed_parents": [{"model_id": "acme/root", "source": "model"}]}
+    plain = text.render({**documents["decided"], "matches": [match]})
+    row = re.split(r"  +", plain.splitlines()[1].strip())
+    assert row[1:4] == ["finetune", "is its ancestor", "beyond doubt"] and row[5:] == ["mit", "acme/root (own files)"]
+    assert not any(name in plain for name in SIGNALS)
+    asked = text.render(with_shown(documents["decided"], "signals")).splitlines()
+    assert asked[4].split() == ["SIGNALS", "WVC", "EAS", "LEP", "NLF", "END", "VOA", "TFV", "MFI"]
+
+
+@pytest.mark.parametrize(
+    ("log10_e", "code"),
+    [(-300.0, "beyond-doubt"), (-30.0, "beyond-doubt"), (-12.0, "very-strong"), (-3.5, "strong"), (None, "by-rank")],
+)
+def test_certainty_has_a_code_and_words(made: dict[str, Fingerprint], log10_e: float | None, code: str) -> None:
+    a, b = made["org/pruned"], made["org/parent"]
+    pair = replace(verdict.compare(a, b), log10_e=log10_e)
+    d = document.compare_document(Comparison(a, b, pair, Index.build(()).info, {}))
+    assert d["certainty"] == code and code in CERTAINTIES
+    unrelated = document.compare_document(
+        Comparison(a, b, verdict.compare(a, made["org/narrow"]), Index.build(()).info, {})
+    )
+    assert unrelated["certainty"] is None
+
+
+def test_what_could_not_be_tested_is_listed_when_asked_for(documents: dict[str, dict[str, Any]]) -> None:
+    plain = text.render(documents["decided"])
+    assert "neuron_signs" not in plain and "org/narrow: " not in plain
+    assert "  org/narrow: residual widths differ (64 and 32)" in text.render(
+        with_shown(documents["decided"], "untested")
+    )
 
 
 # --- chance levels beside every value ---
@@ -332,8 +364,9 @@ def test_the_table_of_signals_shows_chance_and_what_is_above_it(calibrated: dict
 def test_a_query_s_table_ends_with_the_level_of_unrelated_pairs(
     calibrated: dict[str, dict[str, Any]], width: int
 ) -> None:
-    d = calibrated["query"]
+    d = with_shown(calibrated["query"], "signals")
     lines = text.render(d, width=width).splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("  SIGNALS")) :]
     last = lines[len(d["matches"]) + 1]
     assert last.startswith("  unrelated pairs, 99.9 %") and lines[len(d["matches"]) + 2] == ""
     at = lines[0].index("EAS") + 3  # right-aligned

@@ -66,7 +66,7 @@ def test_h_is_help_everywhere() -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("provindex ", {"query", "compare", "audit", "fingerprint", "push", "hook", "index"}),
+        ("provindex ", {"query", "compare", "audit", "fingerprint", "push", "hook", "explain", "index"}),
         ("provindex index v", {"verify"}),
         ("provindex query --deny", {"--deny", "--deny-related"}),
         ("provindex compare --expect ", {"linked", "unrelated"}),

@@ -9,14 +9,18 @@ import typer
 
 from provindex.cli.audit import audit
 from provindex.cli.compare import compare
+from provindex.cli.explain import explain
 from provindex.cli.fingerprint import fingerprint
 from provindex.cli.hook import hook
 from provindex.cli.index_add import index_add
 from provindex.cli.index_build import index_build
+from provindex.cli.index_export import index_export
 from provindex.cli.index_import import index_import
 from provindex.cli.index_list import index_list
 from provindex.cli.index_pull import index_pull
+from provindex.cli.index_remove import index_remove
 from provindex.cli.index_status import index_status
+from provindex.cli.index_sync import index_sync
 from provindex.cli.index_verify import index_verify
 from provindex.cli.options import with_common
 from provindex.cli.push import push
@@ -46,12 +50,16 @@ VERBS: tuple[tuple[str, Callable[..., None], typer.Typer], ...] = (  # name, fun
     ("fingerprint", fingerprint, app),
     ("push", push, app),
     ("hook", hook, app),
+    ("explain", explain, app),
     ("pull", index_pull, index_app),
     ("status", index_status, index_app),
     ("list", index_list, index_app),
     ("verify", index_verify, index_app),
     ("build", index_build, index_app),
     ("add", index_add, index_app),
+    ("sync", index_sync, index_app),
+    ("remove", index_remove, index_app),
+    ("export", index_export, index_app),
     ("import", index_import, index_app),
 )
 for name, verb, group in VERBS:

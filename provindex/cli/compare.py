@@ -16,7 +16,7 @@ from provindex.common.errors import UsageError
 from provindex.common.reasons import Code, Reason
 
 if TYPE_CHECKING:
-    from provindex.api import Index, Pair, Resolved, Spent
+    from provindex.api import Index, Judged, Resolved, Spent
 
 Expected = Literal["linked", "unrelated"]
 EXPECT_HELP = (
@@ -88,7 +88,7 @@ def _compared(
     mode: Literal["exact", "sampled", "norms"] | None,
     deep: bool,
     common: Common,
-) -> tuple[list[Resolved], Pair, Spent | None]:
+) -> tuple[list[Resolved], Judged, Spent | None]:
     """Two models, each read as far as the verdict needs; without B the first base that A claims."""
     from provindex import api
 
@@ -105,7 +105,7 @@ def _compared(
     return read, pair, None
 
 
-def _fail(pair: Pair, expect: str, outcome: tuple[str, str, Reason], common: Common) -> None:
+def _fail(pair: Judged, expect: str, outcome: tuple[str, str, Reason], common: Common) -> None:
     """Say why the verdict is not the expected one, even if --quiet, and exit with the status of the gate."""
     from provindex.report.words import joined, text
 

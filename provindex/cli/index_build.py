@@ -29,14 +29,18 @@ def index_build(
 
 
 def finish_build(built: Built, common: Common, fetched: Spent | None = None) -> None:
-    """Print what was built, then what failed, even if --quiet; exit with status 2 if something did."""
+    """Print what was built, then what failed, each once and with its whole path, even if --quiet.
+
+    Exit with status 1 if something failed and the rest was saved, with 2 if all failed.
+    """
     from provindex.report.document import index_document
 
     common.answer(index_document(built.index, built=built, fetched=fetched))
     if not built.failed:
         return
-    total = len(built.failed) + len(built.added) + len(built.present)
-    common.say(f"provindex: {len(built.failed)} of {total} models failed:", even_if_quiet=True)
+    done = len(built.added) + len(built.replaced) + len(built.present)
+    common.say(f"provindex: {len(built.failed)} of {len(built.failed) + done} models failed:", even_if_quiet=True)
     for source, why in built.failed:
-        common.say(f"  {source}: {why}", even_if_quiet=True)
-    raise typer.Exit(2)
+        path = built.paths.get(source, source)
+        common.say(f"  {path}: {why}", even_if_quiet=True)
+    raise typer.Exit(1 if done or built.removed else 2)

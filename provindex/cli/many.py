@@ -12,7 +12,7 @@ import typer
 from provindex.cli.options import Common
 from provindex.cli.output import part_text, print_text, write_text
 from provindex.common.errors import ProvindexError, UsageError, printable
-from provindex.common.files import is_there
+from provindex.common.lists import reference_in
 
 WORST = (2, 1, 3, 0)  # which exit status stands for several
 STDIN = "-"
@@ -38,17 +38,8 @@ def _lines() -> list[str]:
     for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(MOST_BYTES + 1), b""), 1):
         if number > MOST_LINES or len(line) > MOST_BYTES:
             raise UsageError(f"A list has at most {MOST_LINES:,} lines of {MOST_BYTES:,} bytes.", "Split it.")
-        lines.append(_reference(os.fsdecode(line)))  # as the system decodes arguments
+        lines.append(reference_in(os.fsdecode(line)))  # as the system decodes arguments
     return [line for line in lines if line]
-
-
-def _reference(line: str) -> str:
-    """What a line of a list names; "" for a blank one and a comment."""
-    whole = line.removesuffix("\n").removesuffix("\r")
-    if whole.strip() and is_there(whole):
-        return whole
-    named = whole.partition(" #")[0].strip()
-    return "" if named.startswith("#") else named
 
 
 def answer_each(models: Sequence[str], work: Work, common: Common, *, jsonl: bool) -> None:

@@ -18,6 +18,7 @@ from provindex.cli import output as printing
 from provindex.common.progress import Bar
 from provindex.report.renderers import RENDERERS
 
+INTERRUPTED = "provindex: Interrupted."
 Mode = Literal["exact", "sampled", "norms"]
 if TYPE_CHECKING:
     Format = str
@@ -40,6 +41,9 @@ ModelsArgument = Annotated[
     ),
 ]
 JsonlOption = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON a model, with its exit status.")]
+SignalsOption = Annotated[
+    bool, typer.Option("--signals", help="Also show the eight signals and what unrelated models reach; JSON has them.")
+]
 IndexOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,7 +100,7 @@ class Common:
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only errors and failed gates on standard error.")
     ] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more on standard error.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more, on standard error too.")] = False
 
     def answer(self, document: dict[str, Any]) -> None:
         """Print a document in the format, and to the place, that the options name."""
@@ -125,7 +129,11 @@ def with_common(verb: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         common = Common(**{option.name: values.pop(option.name) for option in added})
         printing.check_writable(common.output)
-        verb(**values, common=common)
+        try:
+            verb(**values, common=common)
+        except KeyboardInterrupt as interrupt:
+            printing.say(INTERRUPTED)
+            raise typer.Exit(130) from interrupt
 
     shown = [*(parameter for name, parameter in own.items() if name != "common"), *added]
     run.__dict__["__signature__"] = inspect.Signature(shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import typer
 
 from provindex.common import places
 from provindex.common.errors import UsageError, printable
-from provindex.common.files import replacing
+from provindex.common.files import full_disk_told, replacing
 
 NO_UTF8 = "backslashreplace"  # of names that are none: \udcff, which JSON reads as it was
 
 
 def say(line: str) -> None:
     """Print a line on standard error, with control characters escaped."""
-    typer.echo(printable(line), err=True)
+    with suppress(BrokenPipeError):  # a reader that is gone (`2>&1 | head`) is not an error
+        typer.echo(printable(line), err=True)
 
 
 def print_answer(document: dict[str, Any], format: str, output: Path | None) -> None:
@@ -43,7 +45,8 @@ def write_text(written: str, output: Path) -> None:
     write to /dev would put a file into the place of /dev/null.
     """
     if is_special(output):
-        output.write_text(written, encoding="utf-8", errors=NO_UTF8)
+        with full_disk_told(output):
+            output.write_text(written, encoding="utf-8", errors=NO_UTF8)
         return
     with replacing(output) as temporary:
         temporary.write_text(written, encoding="utf-8", errors=NO_UTF8)
@@ -62,8 +65,9 @@ def part_text(document: dict[str, Any], jsonl: bool, title: str) -> str:
 def print_text(written: str) -> None:
     """Write text in one piece and in UTF-8, whatever the locale. A reader that is gone (`| head`) is not an error."""
     try:
-        sys.stdout.buffer.write(written.encode("utf-8", NO_UTF8))
-        sys.stdout.flush()
+        with full_disk_told(Path("standard output")):
+            sys.stdout.buffer.write(written.encode("utf-8", NO_UTF8))
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -29,6 +29,7 @@ from provindex.cli.options import (
     JsonlOption,
     MaxMbOption,
     ModelsArgument,
+    SignalsOption,
 )
 from provindex.cli.reading import open_index, read_model, reading_bar, say_if_old, say_if_read_further
 from provindex.cli.reports import ReportOption, checked, write_reports
@@ -56,6 +57,7 @@ def query(
     max_mb: MaxMbOption = None,
     jsonl: JsonlOption = False,
     report: ReportOption = None,
+    signals: SignalsOption = False,
     *,
     common: Common,
 ) -> None:
@@ -75,7 +77,7 @@ def query(
     say_if_old(opened, common)
     work = partial(
         answered, opened=opened, rules=rules, common=common, trust_index=trust_index, mode=mode, fetch=fetch,
-        limit=limit, top=top, candidates=candidates, reports=reports,
+        limit=limit, top=top, candidates=candidates, reports=reports, signals=signals,
         in_full=jsonl or common.json or common.format != "text" or bool(reports),
     )  # fmt: skip
     if fetch is None:
@@ -99,9 +101,10 @@ def answered(
     candidates: int = CANDIDATES,
     in_full: bool = True,
     reports: Sequence[Path] = (),
+    signals: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """The document of one model, and its exit status. in_full: with the outcome of each test, which text leaves out.
-    reports: files that it is written into as well.
+    reports: files that it is written into as well. signals: whether a text shows them.
     """
     from provindex import api
     from provindex.report.document import query_document
@@ -122,7 +125,9 @@ def answered(
     if fetched is not None:
         say_fetched(fetched, common)
     gate = api.gate(result, rules, opened, read, excluded=excluded) if rules.asks else None
-    document = query_document(result, gate, fetched, evidence=in_full)
+    wanted = {"signals": signals, "untested": common.verbose}
+    shown = [name for name, asked_for in wanted.items() if asked_for]
+    document = query_document(result, gate, fetched, evidence=in_full, shown=shown)
     write_reports(document, reports, common)
     if gate is None:
         return document, 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provindex.common.errors import printable
 from provindex.common.files import FileFact
 from provindex.common.reasons import Code, Reason, left_out
 from provindex.evidence import aligned, panels, sketch
@@ -44,7 +45,7 @@ class Facts:
     nonfinite: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fingerprint:
     """All that provindex keeps of a model.
 
@@ -91,6 +92,10 @@ class Fingerprint:
     bytes_total: int = 0
     indexed: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kind = self.facts.architecture or "unknown architecture"
+        return printable(f"<Fingerprint {self.label}: {kind}, {self.facts.parameters:,} parameters, {self.mode}>")
 
     def value(self, panel: str) -> Any:
         """What is kept under the name of a panel, None if there is nothing."""

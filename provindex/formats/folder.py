@@ -42,11 +42,12 @@ LEAST = 1 << 16  # bytes from which on an archive, an array or a file that is no
 MAX_TEXT = 1 << 26  # bytes of a file on the Hub that an ending can excuse, and of tokenizer files together
 EXCUSED = 8 << 20  # bytes of text together, and of pictures and sounds, in which a small model at 4 bits has no room
 TOKENIZER = "tokenizer"
+LISTED_BELOW = 10  # models below a folder that are named
 LISTED = 100  # files that are named as not read
 
 _NUMBERED = "|".join(re.escape(row.suffixes[0]) for row in (SAFETENSORS, TORCH, GGUF))
 SHARD = re.compile(rf"(?P<stem>.+?)[-_.](?P<number>\d{{1,6}})[-_]of[-_](?P<count>\d{{1,6}})({_NUMBERED})")
-_GGUF_BESIDE = re.compile(r"mmproj|(^|[._-])imatrix", re.IGNORECASE)
+GGUF_BESIDE = re.compile(r"mmproj|(^|[._-])imatrix", re.IGNORECASE)
 _SIDE = ("adapter_", "consolidated")  # files that repeat or amend the weights of the main ones
 # What trainers keep beside the weights, in the same format.
 _TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler", "trainer_state")
@@ -115,7 +116,7 @@ def _safetensors(here: list[str], names: Collection[str], label: str) -> Weights
 
 def _gguf(here: list[str], names: Collection[str], label: str) -> Weights | None:
     """The one GGUF file, or all parts of it; the projector of a multimodal model and an importance matrix are none."""
-    files = [name for name in _named(GGUF, here) if not _GGUF_BESIDE.search(name)]
+    files = [name for name in _named(GGUF, here) if not GGUF_BESIDE.search(name)]
     return Weights(_one_gguf(files, label)) if files else None
 
 
@@ -379,6 +380,11 @@ def remarks(read: Collection[str]) -> tuple[Reason, ...]:
     return (Reason.of(Code.ADAPTER_WEIGHTS_ONLY),) if only_adapters(read) else ()
 
 
+def is_beside(name: str) -> bool:
+    """Whether a file is one of those that lie beside weights: configs, tokenizers, cards, lists of shards."""
+    return name in (CONFIG, ADAPTER_CONFIG, CARD, *TOKENIZER_FILES) or name.endswith(INDEX_SUFFIXES)
+
+
 def only_adapters(read: Collection[str]) -> bool:
     """Whether no file that is read is more than an adapter."""
     return all(name.startswith("adapter_") for name in read)
@@ -406,10 +412,16 @@ def _nothing(names: Collection[str], label: str) -> ModelError:
     if unread:
         name, row, (why, way_out) = unread
         return UnreadFormatError(f"{label} has no weights that are read: {name} is {row.what}, and {why}.", way_out)
+    if len(below) > 1:
+        more = f" and {len(below) - LISTED_BELOW} more" if len(below) > LISTED_BELOW else ""
+        return ModelError(
+            f"{label} is no model, but a folder of {len(below)}: {', '.join(below[:LISTED_BELOW])}{more}.",
+            f"Name one: {label}/{below[0]}; or several, or a list of them (-).",
+        )
     if below:
         return ModelError(
-            f"{label} has no weights of its own, but its folder {below[0].rpartition('/')[0]} has.",
-            f"Name {' or '.join(f'{label}/{place}' for place in below[:3])}{' ...' if len(below) > 3 else ''}.",
+            f"{label} has no weights of its own, but its folder {below[0].rpartition('/')[0] or below[0]} has.",
+            f"Name {label}/{below[0]}.",
         )
     deeper = _unread(sorted(names))
     if deeper:
@@ -421,14 +433,17 @@ def _nothing(names: Collection[str], label: str) -> ModelError:
 
 
 def _below(names: Collection[str]) -> list[str]:
-    """What to name of the folders below that have weights: the one file of each, else the folder, the nearest first."""
+    """What to name of the folders below that have weights: those with a config, of others the one file; the nearest
+    first.
+    """
     folders: dict[str, list[str]] = {}
     for name in sorted(names):
         place, _, last = name.rpartition("/")
         if place and registry.is_read(registry.by_name(last)) and not last.startswith(_TRAINING):
             folders.setdefault(place, []).append(name)
     ordered = sorted(folders.items(), key=lambda found: (found[0].count("/"), found[0]))
-    return [files[0] if len(files) == 1 else place for place, files in ordered]
+    whole = {place for place in folders if f"{place}/{CONFIG}" in names}
+    return [files[0] if len(files) == 1 and place not in whole else place for place, files in ordered]
 
 
 def _unread(here: list[str]) -> tuple[str, Format, Refusal] | None:

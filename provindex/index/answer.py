@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from provindex.catalogue.alike import Neighbour
+from provindex.common.errors import printable
 from provindex.common.reasons import Code, Reason, distinct
 from provindex.evidence.merge import MAX_CANDIDATES
 from provindex.fingerprint.record import IMPORTED, Fingerprint
@@ -15,7 +16,7 @@ from provindex.verdict.pair import Pair
 from provindex.verdict.quantized_source import source_among
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Match:
     """A candidate after re-verification. pair: A is the query, B the candidate; direction is the candidate's role.
 
@@ -27,6 +28,10 @@ class Match:
     rank: int
     score: float
     copies: tuple[Entry, ...] = ()
+
+    def __repr__(self) -> str:
+        pair = ", ".join(filter(None, (self.pair.verdict, self.pair.relation, self.direction)))
+        return printable(f"<Match {self.entry.label}: {pair}>")
 
     @property
     def direction(self) -> str | None:
@@ -74,7 +79,7 @@ class Coverage:
         return self.tested + self.plain_order + self.untested
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QueryResult:
     """The answer to a query.
 
@@ -97,6 +102,11 @@ class QueryResult:
     coverage: Coverage
     neighbours: tuple[Neighbour, ...] = ()
     warnings: tuple[Reason, ...] = ()
+
+    def __repr__(self) -> str:
+        first = f", first {self.linked[0].entry.label}" if self.linked else ""
+        counts = f"{len(self.linked)} linked of {self.coverage.compared}"
+        return printable(f"<QueryResult {self.query.label}: {self.status}, {counts}{first}>")
 
     @property
     def matches(self) -> tuple[Match, ...]:
@@ -243,7 +253,7 @@ def warnings_of(
     return tuple(out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The answer of `compare`: both sides, the verdict, and the index whose calibration and ids were used."""
 
@@ -252,6 +262,9 @@ class Comparison:
     pair: Pair
     index: IndexInfo
     settings: Mapping[str, object]
+
+    def __repr__(self) -> str:
+        return printable(f"<Comparison {self.a.label} and {self.b.label}: {self.pair!r}>")
 
     @property
     def status(self) -> str:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from provindex.catalogue.alike import Look, Neighbour, may_descend, neighbours
 from provindex.common import places
-from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError
+from provindex.common.errors import IndexFormatError, ModelNotFoundError, UsageError, printable
 from provindex.common.files import locked, now
-from provindex.common.hub_ids import is_hub_id
+from provindex.common.hub_ids import is_address_of_dataset, is_hub_id, without_address
 from provindex.common.threads import one_blas_thread
 from provindex.fingerprint.record import FINGERPRINT_VERSION, IMPORTED, NORMS, Fingerprint
 from provindex.fingerprint.rows import context, to_row
@@ -92,6 +92,9 @@ class Index:
         self._small: tuple[int, Mapping[str, str]] = (0, {})  # how many ids there were; they by their small letters
         for entry in self:
             self._by_id.setdefault(entry.model_id, []).append(entry)
+
+    def __repr__(self) -> str:
+        return printable(f"<Index {self.info.label}: {len(self):,} models>")
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -205,6 +208,8 @@ class Index:
 
         The spelling of reports, `model_id [variant]`, is understood too.
         """
+        if reference in self._by_id:  # ids of local models may hold "@" and "#"
+            return sorted(self._by_id[reference], key=lambda e: (e.variant, e.revision is None, e.key))
         if reference.endswith("]"):
             reference = reference[:-1].replace(" [", "#", 1)
         name, _, variant = reference.partition("#")
@@ -405,6 +410,20 @@ class Index:
         own row is left out.
         """
         return self._nearest(fp, self.own(fp), count, also)
+
+    def near(self, entry: Entry, count: int) -> list[Entry]:
+        """The rows whose vectors are most like a row's, not ranked again by layers; [] for a row without a vector."""
+        entries, _, searcher = self._searcher()
+        asked_with = searches(np.asarray(entry.vector, np.float32))
+        if not entry.vector.any():
+            return []
+        found = []
+        for one, scores, places_of in zip(
+            asked_with, *searcher.search(asked_with, min(count, len(entries))), strict=True
+        ):
+            kept = places_of >= 0
+            found.append((places_of[kept], scores[kept] / max(float(one @ one), 1e-9)))
+        return [entries[i] for i in in_turn(found) if entries[i] is not entry][:count]
 
     def _candidates(
         self, fp: Fingerprint, own: Entry | None, count: int, also: Sequence[str], claimed: Sequence[Entry]
@@ -649,7 +668,8 @@ def _folders(references: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _folder(reference: str) -> Path:
-    if reference == EMBEDDED and not Path(reference).exists():
+    reference = without_address(reference) if is_address_of_dataset(reference) else reference
+    if reference in (EMBEDDED, SEED.name) and not Path(reference).exists():
         return SEED
     if reference == FETCHED and not Path(reference).exists():
         return places.fetched_index()

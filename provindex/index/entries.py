@@ -19,7 +19,7 @@ from provindex.evidence.sketch import LAYER, BranchSketches
 from provindex.fingerprint import parquet
 from provindex.fingerprint.record import FINGERPRINT_VERSION, Fingerprint
 from provindex.fingerprint.rows import Row
-from provindex.index import codes, dataset, segments
+from provindex.index import codes, dataset, families, segments
 from provindex.index.search import DIMENSIONS, Sketches
 
 SEED = Path(__file__).parent / "seed"
@@ -58,7 +58,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Entry:
-    """One model of an index: who it is, and where the rest is."""
+    """One model of an index: who it is, and where the rest is. linked_family: what the links of the index say."""
 
     model_id: str
     revision: str | None
@@ -67,6 +67,7 @@ class Entry:
     row_sha256: str
     rows: Rows = field(repr=False)
     number: int = 0
+    linked_family: str | None = None
 
     @property
     def row(self) -> Row:
@@ -80,7 +81,8 @@ class Entry:
 
     def load(self) -> Fingerprint:
         """The whole fingerprint; IndexFormatError if it does not match its own hash."""
-        return self.rows.load(self.number)
+        fp = self.rows.load(self.number)
+        return fp if self.linked_family is None or fp.family else replace(fp, family=self.linked_family)
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -89,8 +91,10 @@ class Entry:
 
     @property
     def family(self) -> str:
-        """Root of the weight lineage: as stated, else as the catalogue says; else a model is its own."""
-        return family_of(self.model_id, self.stated_family) or self.model_id
+        """Root of the weight lineage: as stated, else as the catalogue says, else as the index's own links say; else a
+        model is its own.
+        """
+        return family_of(self.model_id, self.stated_family) or self.linked_family or self.model_id
 
     @property
     def label(self) -> str:
@@ -232,7 +236,9 @@ def open_folder(folder: Path, problems: list[Problem] | None = None) -> tuple[In
     shards = [shard for shard, _, _ in read]
     mapped = _mapped(folder, shards) if how is _none else None
     stored = mapped or [Stored(folder, s, all_vectors(folder, s) if v is None else v) for s, _, v in read]
-    entries = [entry for (_, names, _), rows in zip(read, stored, strict=True) for entry in _entries(names, rows)]
+    roots = families.read(folder).roots
+    found = (entry for (_, names, _), rows in zip(read, stored, strict=True) for entry in _entries(names, rows))
+    entries = [replace(e, linked_family=roots[e.row_sha256]) if e.row_sha256 in roots else e for e in found]
     return _info(manifest), entries
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from provindex.common.errors import ModelNotFoundError, ProvindexError, UsageError
@@ -20,12 +20,20 @@ SAVE_EVERY = 20  # models a shard while a long build runs: what was done stays d
 @dataclass(frozen=True)
 class Built:
     """What a build did: models added, or put in place of a row that says less; models that were there; and (source,
-    reason) of what failed."""
+    reason) of what failed.
+
+    Of `sync` and `remove` also: replaced, models that took the place of others of their name; removed; gone, models
+    whose files are gone and whose rows stay. paths: where sources that failed are, if that is more than their name.
+    """
 
     index: Index
     added: tuple[str, ...]
     present: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 def fill(
@@ -65,13 +73,11 @@ def fill(
                 fingerprints = read(source)
             except ProvindexError as error:
                 failed.append((source, str(error)))
-                report(f"failed   {source}: {error}")
                 continue
             for fp in fingerprints:
                 what = choice.take(name_of(fp), Said.of(fp))
                 if what is Standing.CLASH:
                     failed.append((source, CLASH.format(name=fp.label)))
-                    report(f"failed   {source}: {failed[-1][1]}")
                     continue
                 (added if what in TAKEN else present).append(fp.label)
                 unsaved += [fp] if what in TAKEN else []

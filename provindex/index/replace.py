@@ -8,7 +8,7 @@ before, so files that the manifest no longer names stay for an hour.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -139,19 +139,73 @@ def replace_rows(
         fresh, lost = _chosen(parts, new, said)
         if not fresh:
             return ()
-        parts = [part.without(lost) for part in parts]
-        parts += [_Part(None, None, tuple(fresh[i : i + ROWS_PER_SHARD])) for i in range(0, len(fresh), ROWS_PER_SHARD)]
-        parts = [part for part in parts if part.rows]
-        shards = tuple(_written(folder, _together(parts, who) if compact else parts, who))
-        named = (old or outdated or dataset.Manifest(name, "", ())).id
-        calibration = old.calibration if old else None
-        manifest = dataset.Manifest(named, f"{now():%Y-%m-%dT%H:%M:%SZ}", shards, calibration=calibration)
-        _note_replaced(folder, _paths((old or outdated or manifest).shards), _paths(shards))
-        dataset.write_manifest(folder, manifest)
-        _sweep(folder)
+        _rewrite(folder, old, outdated, parts, fresh, lost, name=name, who=who, compact=compact)
     taken = {row.key for row in fresh}
     labels = {(*name_of(row), one.digest): row.label for row, one in zip(new, said, strict=True)}
     return tuple(label for key, label in labels.items() if key in taken)
+
+
+def change_rows(
+    folder: Path,
+    new: Sequence[Fingerprint] = (),
+    gone: Collection[Key] = (),
+    *,
+    name: str = "private",
+    who: str = "local",
+    noted: Callable[[], None] = lambda: None,
+) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+    """Put rows into the index in a folder in place of all others of their name, and take rows out of it, in one step.
+
+    Whoever calls this knows what the folder shall hold: other weights take the place of rows of their name. What
+    another process has done meanwhile is left as it is. noted: is called while nobody else writes here.
+
+    Returns the keys of the rows that were put in, and of those that were taken out and have no successor.
+    """
+    for one in new:
+        check_version(one)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        old = dataset.read_manifest(folder) if (folder / dataset.MANIFEST).exists() else None
+        parts = [_Part.of(folder, shard) for shard in old.shards] if old else []
+        there = {row.key for part in parts for row in part.rows}
+        rows = {(*name_of(fp), to_row(fp)["row_sha256"]): fp for fp in new}
+        fresh = sorted((_Row(key, partial(_itself, fp)) for key, fp in rows.items() if key not in there), key=_key)
+        names = {key[:3] for key in rows}
+        followed = {key for key in there if key[:3] in names and key not in rows}
+        lost = followed | {key for key in there & set(gone) if key not in rows}
+        if fresh or lost or old is None:
+            _rewrite(folder, old, None, parts, fresh, lost, name=name, who=who, compact=True)
+        noted()
+    return tuple(row.key for row in fresh), tuple(sorted(lost - followed))
+
+
+def _rewrite(
+    folder: Path,
+    old: dataset.Manifest | None,
+    outdated: dataset.Manifest | None,
+    parts: Sequence[_Part],
+    fresh: Sequence[_Row],
+    lost: Collection[Key],
+    *,
+    name: str,
+    who: str,
+    compact: bool,
+) -> None:
+    """Write the shards that change and the manifest, while nobody else writes here."""
+    kept = [part.without(lost) for part in parts]
+    kept += [_Part(None, None, tuple(fresh[i : i + ROWS_PER_SHARD])) for i in range(0, len(fresh), ROWS_PER_SHARD)]
+    kept = [part for part in kept if part.rows]
+    shards = tuple(_written(folder, _together(kept, who) if compact else kept, who))
+    named = (old or outdated or dataset.Manifest(name, "", ())).id
+    calibration = old.calibration if old else None
+    manifest = dataset.Manifest(named, f"{now():%Y-%m-%dT%H:%M:%SZ}", shards, calibration=calibration)
+    _note_replaced(folder, _paths((old or outdated or manifest).shards), _paths(shards))
+    dataset.write_manifest(folder, manifest)
+    _sweep(folder)
+
+
+def _key(row: _Row) -> Key:
+    return row.key
 
 
 def name_of(of: Fingerprint | Entry) -> Name:
@@ -182,7 +236,7 @@ class _Part:
         entries = tuple(rows_of(folder, shard))
         return cls(shard, dataset.origin_of(shard.models), tuple(_Row(e.key, e.load) for e in entries), entries)
 
-    def without(self, lost: set[Key]) -> _Part:
+    def without(self, lost: Collection[Key]) -> _Part:
         if not any(row.key in lost for row in self.rows):
             return self
         return _Part(None, self.origin, tuple(row for row in self.rows if row.key not in lost))

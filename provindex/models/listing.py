@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from provindex.common.errors import UsageError
+from provindex.common.lists import reference_in
 from provindex.formats import local_files, registry
 
 
@@ -60,9 +61,9 @@ def _text(path: Path) -> str:
 
 
 def _listed(text: str) -> Iterator[str]:
-    for line in map(str.strip, text.splitlines()):
+    for line in map(reference_in, text.splitlines()):
         path = Path(line)
-        if line.startswith("#") or not line:
+        if not line:
             continue
         if line != "-" and path.is_dir():
             yield from _in_folder(path)

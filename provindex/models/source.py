@@ -21,6 +21,7 @@ from provindex.common.bounded_json import shown
 from provindex.common.claims import Stated
 from provindex.common.errors import ModelError, ModelNotFoundError, NetworkError, UnreadFormatError
 from provindex.common.files import FileFact, allow_most, without_path
+from provindex.common.hub_ids import without_address
 from provindex.common.reasons import Code, Reason
 from provindex.common.tensor import Tensor
 from provindex.common.tokens import Tokenizer, TokenizerAbsence
@@ -103,12 +104,14 @@ def open_model(
     mode: str | None = None,
     found: Remote | None = None,
     local: bool = True,
+    within: Path | None = None,
 ) -> Model:
     """Open a folder, a weight file, or `org/name[/file][@revision]` (from the Hub cache, else from the Hub).
 
     offline: never ask the Hub. mode: how it will be read. Weights on the Hub are downloaded for "exact", read by ranges
     for "sampled" and "norms", and for None by ranges above 1 GB. found: what `on_the_hub` said of the reference. local:
-    whether it may name a path; if not, a folder of that name here is not looked at.
+    whether it may name a path; if not, a folder of that name here is not looked at. within: a folder around the model's
+    own, into which links of its files may lead.
     ModelNotFoundError if the reference names nothing, ModelError if what it names cannot be read, NetworkError if the
     Hub was needed and did not answer.
     """
@@ -118,7 +121,7 @@ def open_model(
     path = Path(reference)
     with local_files.refusals_told(reference):
         if local and _is_usable(path) and path.exists():
-            return _open_folder(path) if path.is_dir() else _open_file(path)
+            return _open_folder(path, within=within) if path.is_dir() else _open_file(path)
         return _open_hub(reference, offline, mode, found)
 
 
@@ -164,10 +167,14 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _open_folder(path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[str, int] = _NONE) -> Model:
-    """listed: bytes of the files that the Hub has, also those that are not here, by name."""
+def _open_folder(
+    path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[str, int] = _NONE, within: Path | None = None
+) -> Model:
+    """listed: bytes of the files that the Hub has, also those that are not here, by name. within: see `open_model`."""
     path = local_files.snapshot_in(path)
     place = local_files.look_at(path)
+    if within is not None:
+        place = replace(place, allowed=(*place.allowed, within.resolve()))
     sizes = local_files.list_sizes(place)
     chosen = layout.weight_files(sizes, str(path))
     if chosen.index:
@@ -185,6 +192,10 @@ def _open_folder(path: Path, warnings: tuple[Reason, ...] = (), listed: Mapping[
 
 def _open_file(path: Path) -> Model:
     """One weight file; the config and tokenizer beside it are used."""
+    if layout.is_beside(path.name):
+        raise ModelError(
+            f"{path} lies beside a model's weights, and holds none itself.", f"Name its folder: {path.parent}."
+        )
     place = local_files.look_at(path.parent)
     # A file that is named may be a link to anywhere: the person chose it, not the folder.
     model_id = place.model_id if place.revision else path.name
@@ -207,6 +218,7 @@ class HubId(NamedTuple):
 
 
 def _hub_id(reference: str) -> HubId:
+    reference = without_address(reference)
     match = _HUB_ID.fullmatch(reference)
     if not match or ".." in reference or max(map(len, reference.split("/"))) > MAX_NAME:
         raise ModelNotFoundError(
@@ -218,6 +230,7 @@ def _hub_id(reference: str) -> HubId:
 def _open_hub(reference: str, offline: bool, mode: str | None, found: Remote | None) -> Model:
     from provindex.hub import client as hub
 
+    reference = without_address(reference)
     asked = _hub_id(reference)
     offline = offline or hub.offline_by_environment()
     cached = hub.cached_model(asked.repo, asked.revision, asked.file)

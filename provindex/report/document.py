@@ -19,7 +19,7 @@ from provindex.audit import licenses
 from provindex.audit.findings import Audit
 from provindex.audit.gate import Denial, Gate
 from provindex.catalogue.alike import Neighbour
-from provindex.catalogue.table import Known, family_of, license_of
+from provindex.catalogue.table import Known, family_of, known, license_of
 from provindex.common.bounded_json import visible
 from provindex.common.files import FileFact, now, without_path
 from provindex.common.reasons import Code, Reason, distinct
@@ -46,6 +46,7 @@ from provindex.verdict.relation import LOG10_P_LINKED
 Document = dict[str, Any]
 
 NO_ADVICE = "Findings are facts to look at, not legal advice."
+BEYOND_DOUBT, VERY_STRONG = -30, -9  # log10 of E-values; `words.CERTAINTIES` says them
 PEER_NOTE = "peer-compatible (cisco model-provenance-kit 1.0.0), not decisive"
 
 
@@ -114,16 +115,24 @@ def notes(fp: Fingerprint) -> list[Reason]:
 
 
 def query_document(
-    result: QueryResult, gate: Gate | None = None, fetched: Spent | None = None, *, evidence: bool = True
+    result: QueryResult,
+    gate: Gate | None = None,
+    fetched: Spent | None = None,
+    *,
+    evidence: bool = True,
+    shown: Sequence[str] = (),
 ) -> Document:
     """provindex.query/1; gate: what a policy made of the answer; fetched: what --fetch read. evidence: False for text,
-    which shows no outcome of a test: those that decided nothing are then not made.
+    which shows no outcome of a test: those that decided nothing are then not made. shown: what a text shows besides:
+    "signals", "untested".
     """
     denied = () if gate is None else gate.denied
     rules = [] if gate is None else [rule.text for rule in gate.policy.deny]
     trusted = [] if gate is None or gate.own_bytes else [Reason.of(Code.ROW_TRUSTED)]
     return {
-        **_head("provindex.query/1", result.index, {**result.settings, "deny": rules}, result.status),
+        **_head(
+            "provindex.query/1", result.index, {**result.settings, "deny": rules, "shown": list(shown)}, result.status
+        ),
         **_warnings(distinct([*trusted, *notes(result.query), *result.warnings])),
         "query": model_facts(result.query),
         "left_out": _left_out(result.query),
@@ -330,6 +339,11 @@ def dated(document: Document) -> Document:
     return document if "date" in document else {**document, "date": f"{now():%Y-%m-%d}"}
 
 
+def pair_document(a: Mapping[str, str], b: Mapping[str, str], pair: Pair) -> Document:
+    """The fields of `provindex.compare/1` that are of the pair itself. a, b: `model_id` and `variant` of both sides."""
+    return {"a": dict(a), "b": dict(b), **_pair(pair, pair.direction, evidence=False)}
+
+
 def _expected(b: Fingerprint, status: str, state: str, reason: Reason) -> Document:
     """What --expect found, in the form of the gate of a query."""
     one = {"id": b.label, "state": state, "reasons": [text(reason)], "reason_codes": [coded(reason)]}
@@ -348,11 +362,32 @@ def _match(match: Match, evidence: bool) -> Document:
         "parents": list(row["parents"]),
         "license": license_name,
         "license_source": license_source,
+        "claimed_parents": _claimed_parents(row["model_id"], row["parents"]),
         "id_certainty": row["id_certainty"],
         "retrieval": {"rank": match.rank, "score": round(match.score, 4)},
         "copies": [entry.label for entry in match.copies],
         **_pair(match.pair, match.direction, evidence=evidence),
     }
+
+
+def _claimed_parents(model_id: str, stated: Sequence[str]) -> list[Document]:
+    """Models that a row claims as its parents, and the catalogue's. source: "model" for what its own files say."""
+    found = [{"model_id": name, "source": "model"} for name in stated]
+    entry = known(model_id)
+    if entry is not None and entry.parent and entry.parent not in stated:
+        found.append({"model_id": entry.parent, "source": entry.parent_source})
+    return found
+
+
+def _certainty(pair: Pair) -> str | None:
+    """How certain a link is, as a code of `words.CERTAINTIES`; None without a link."""
+    if pair.verdict != "linked":
+        return None
+    if pair.log10_e is None or pair.log10_e > LOG10_E_LINKED:
+        return "by-rank"
+    return (
+        "beyond-doubt" if pair.log10_e <= BEYOND_DOUBT else "very-strong" if pair.log10_e <= VERY_STRONG else "strong"
+    )
 
 
 def _pair(pair: Pair, direction: str | None, *, evidence: bool = True) -> Document:
@@ -364,6 +399,7 @@ def _pair(pair: Pair, direction: str | None, *, evidence: bool = True) -> Docume
         "direction_reason_codes": all_coded(pair.direction_reasons),
         "undone": [text(Reason(code)) for code in pair.undone],
         "undone_codes": list(map(str, pair.undone)),
+        "certainty": _certainty(pair),
         "confidence": pair.confidence,
         "log10_p": _rounded(pair.log10_p),
         "e_value": None if pair.e_value is None else float(f"{pair.e_value:.6g}"),
@@ -479,10 +515,9 @@ def index_document(
         found["problems"] = [{"where": p.where, "what": p.what} for p in problems]
     if built is not None:
         found["added"], found["present"] = list(built.added), list(built.present)
-        found["failed"] = [
-            {"source": Path(source).name, "reason": without_path(why, source, Path(source).name)}
-            for source, why in built.failed
-        ]
+        found["replaced"], found["removed"] = list(built.replaced), list(built.removed)
+        found["gone"] = list(built.gone)
+        found["failed"] = [_failed(built, source, why) for source, why in built.failed]
     if pulled is not None:
         found["pulled"] = {
             **_origin(pulled.current), "changed": pulled.changed, "files_fetched": pulled.fetched,
@@ -498,9 +533,15 @@ def index_document(
     return found
 
 
+def _failed(built: Built, source: str, why: str) -> Document:
+    """A model that could not be read: its name below the folder that was named, else that of its file or folder."""
+    name = source if source in built.paths else Path(source).name
+    return {"source": name, "reason": without_path(why, built.paths.get(source, source), name)}
+
+
 def _counts(index: Index, models: Sequence[Document]) -> Document:
     """How many of what there are. families: lineages, stated by rows or the catalogue; brands: what other tools say."""
-    known = [m["stated_family"] or m["catalogue_family"] for m in models]
+    known = [m["stated_family"] or m["catalogue_family"] or m["linked_family"] for m in models]
     publishers = Counter(m["publisher"] for m in models if m["publisher"])
     brands = Counter((m["brand"]["by"], m["brand"]["id"], m["brand"]["name"]) for m in models if m["brand"])
     return {
@@ -524,6 +565,7 @@ def _entry(entry: Entry, built: str) -> Document:
         "parameters": row["parameters"],
         "mode": row["mode"], "row_sha256": entry.row_sha256, "source": row["source"],
         "stated_family": entry.stated_family, "catalogue_family": family_of(entry.model_id, None),
+        "linked_family": entry.linked_family,
         "brand": _brand(brand),
         "publisher": organisation(entry.model_id) or (brand.publisher if brand else None),
         "made": entry.rows.made or built[:10] or None,

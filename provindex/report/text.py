@@ -9,7 +9,7 @@ from typing import Any
 from provindex.audit.gate import STATES
 from provindex.common.errors import printable
 from provindex.common.reasons import MAX_DEPTH, Code, Reason
-from provindex.report.words import brief
+from provindex.report.words import CERTAINTIES, ROLES, without_tests
 from provindex.signals.table import SIGNALS
 
 Document = dict[str, Any]
@@ -24,6 +24,7 @@ NEAREST = 10  # candidates that are shown where none could be tested
 NOTHING_ALIKE = (
     "No model of the catalogue looks like an ancestor. Next: `provindex compare` it with what it may be made of."
 )
+KINDS = 3  # reasons why candidates could not be tested that are given
 NAMED = 3  # models of the catalogue that are named with their sizes
 FETCHED = 8  # models that --fetch is advised for
 MOST_ROWS = 100  # models that `index status` lists
@@ -37,6 +38,7 @@ def render(document: Document, *, width: int = PLAIN_WIDTH, color: bool = False)
     kind = document["schema"].split("/")[0].removeprefix("provindex.")
     renderers = {
         "query": _query, "compare": _compare, "fingerprint": _fingerprint, "index": _index, "push": _push,
+        "explain": _explain,
     }  # fmt: skip
     return "\n".join(renderers[kind](_printable(document), max(width, MIN_WIDTH), color)) + "\n"
 
@@ -65,16 +67,32 @@ def _plural(count: int, noun: str, ending: str = "s") -> str:
 # --- query ---
 
 
+def cells(matches: Sequence[Document]) -> list[tuple[str, list[str]]]:
+    """The columns of the default table: heading and cells."""
+    return [(name, column) for name, column, _, _ in _match_columns(matches)]
+
+
+def sentences(document: Document) -> list[str]:
+    """What the text of a query or a comparison says besides its tables, not wrapped."""
+    return _judged(document) if "verdict" in document else _said(document)
+
+
 def _query(d: Document, width: int, color: bool) -> list[str]:
     lines: list[str] = []
     if d["matches"]:
         lines += [*_table(_match_columns(d["matches"]), width, color), ""]
-    own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
-    families = (_family(f, d["own_row"]) for f in d["families"])
-    first, *more = [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_gate(d), *_read(d["query"])]
+        if "signals" in _besides(d):
+            lines += [*_table(_signal_columns(d["matches"]), width, color), ""]
+    first, *more = _said(d)
     lines += _heading(first, width, color)
     lines += [line for sentence in more for line in _wrapped(sentence, width)]
     return lines + _nearest(d, width, color)
+
+
+def _said(d: Document) -> list[str]:
+    own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
+    families = (_family(f, d["own_row"]) for f in d["families"])
+    return [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_gate(d), *_read(d["query"])]
 
 
 def _left_out(d: Document) -> list[str]:
@@ -201,7 +219,7 @@ def _closing(d: Document) -> list[str]:
     total = len(d["candidates"]) + sum(f["matches"] for f in d["families"])
     untested = [c for c in d["candidates"] if c["verdict"] == "inconclusive"]
     tested = total - len(untested)
-    could_not = [f"{len(untested)} of {total} could not be tested: {'; '.join(_why(untested))}."] if untested else []
+    could_not = _could_not(d, untested, total)
     plain = [f"{w['text']}." for w in d["warning_codes"] if w["code"] == Code.PLAIN_ORDER]
     if d["status"] == "inconclusive":
         if not total:
@@ -292,39 +310,72 @@ def _matched(d: Document, total: int) -> str:
     return f"{_plural(count, 'match', 'es')} of {_plural(total, 'candidate')}{shown}{following}."
 
 
-def _why(untested: Sequence[Document]) -> list[str]:
-    """Reasons without the figures of one pair and without the names of the models, each once."""
-    reasons = (
-        Reason.from_json(reason, depth=-MAX_DEPTH) for candidate in untested for reason in candidate["reason_codes"]
-    )
-    return list(dict.fromkeys(brief(reason) for reason in reasons)) or ["no reason given"]
+def _could_not(d: Document, untested: Sequence[Document], total: int) -> list[str]:
+    """How many candidates could not be tested, and why, in a sentence; each of them, if that is asked for."""
+    if not untested:
+        return []
+    reasons = [Reason.from_json(r, depth=-MAX_DEPTH) for c in untested for r in c["reason_codes"]]
+    kinds = without_tests(reasons) or ["no reason given"]
+    more = f", and {_plural(len(kinds) - KINDS, 'more reason')}" if len(kinds) > KINDS else ""
+    listed = "untested" in _besides(d)
+    hint = "" if listed else " (-v lists them)"
+    lines = [f"{len(untested)} of {total} could not be tested{hint}: {'; '.join(kinds[:KINDS])}{more}."]
+    return lines + [f"  {_label(c)}: {'; '.join(c['reasons'])}" for c in untested if listed]
+
+
+def _besides(d: Document) -> Sequence[str]:
+    """What is asked for besides the default."""
+    return list(d["settings"].get("shown", ()))
 
 
 def _nearest(d: Document, width: int, color: bool) -> list[str]:
-    """The first candidates of a query that could test none, with the signals that could be computed all the same."""
+    """The first candidates of a query that could test none; with their signals, if these are asked for."""
     shown = [c for c in d["candidates"][:NEAREST] if any(s["value"] is not None for s in c["signals"].values())]
     if d["status"] != "inconclusive" or not shown:
         return []
-    columns = [c for c in _match_columns(shown) if c[0] not in ("RELATION", "DIRECTION", "E-VALUE")]
-    said = f"The nearest {_plural(len(shown), 'candidate')} by what could be compared, which is no evidence of descent:"
-    return ["", *_wrapped(said, width), *_table(columns, width, color)]
+    said = "Nearest by what could be compared, which is no evidence of descent"
+    if "signals" not in _besides(d):
+        return ["", *_wrapped(f"{said} (--signals shows it): {', '.join(map(_label, shown[:NAMED]))}.", width)]
+    return ["", *_wrapped(f"{said}:", width), *_table(_signal_columns(shown), width, color)]
 
 
 def _match_columns(matches: Sequence[Document]) -> list[Column]:
-    chance = matches[0]["signals"] if any(s.get("chance") for s in matches[0]["signals"].values()) else {}
-    below = [""] if chance else []  # a last row: what 99.9 % of unrelated pairs like the first one stay below
-    columns: list[Column] = [
-        ("MODEL", [*map(_with_copies, matches), *([UNRELATED] if chance else [])], 0, False),
-        ("RELATION", [*(m["relation"] or "-" for m in matches), *below], 1, False),
-        ("DIRECTION", [*(m["direction"] or "-" for m in matches), *below], 1, False),
-        ("E-VALUE", [*map(_e_value, matches), *below], 1, True),
+    """What a reader wants to know of each match: what it is to the model, how certain that is, and what it claims."""
+    return [
+        ("MODEL", list(map(_with_copies, matches)), 0, False),
+        ("RELATION", [m["relation"] or "-" for m in matches], 1, False),
+        ("ROLE", list(map(_role, matches)), 1, False),
+        ("CERTAINTY", list(map(_certainty, matches)), 2, False),
+        ("E-VALUE", list(map(_e_value, matches)), 3, True),
+        ("LICENSE", [m["license"] or "-" for m in matches], 4, False),
+        ("CLAIMED PARENT (SOURCE)", list(map(_claimed, matches)), 5, False),
     ]
+
+
+def _role(m: Document) -> str:
+    """What a match is to the model that was asked about."""
+    same = m["relation"] == "identical" and m["direction"] not in ("ancestor", "descendant")
+    return ROLES.get("identical" if same else str(m["direction"]), "-")
+
+
+def _certainty(m: Document) -> str:
+    return CERTAINTIES[m["certainty"]][0] if m["certainty"] in CERTAINTIES else "-"
+
+
+def _claimed(m: Document) -> str:
+    """The first model that a match claims as its parent, and who says so: its own files, or the catalogue."""
+    first = next(iter(m["claimed_parents"]), None)
+    return f"{first['model_id']} ({'own files' if first['source'] == 'model' else 'catalogue'})" if first else "-"
+
+
+def _signal_columns(matches: Sequence[Document]) -> list[Column]:
+    """The eight signals of each match, and the level that 99.9 % of unrelated pairs like the first one stay below."""
+    chance = matches[0]["signals"] if any(s.get("chance") for s in matches[0]["signals"].values()) else {}
+    columns: list[Column] = [("SIGNALS", [*map(_with_copies, matches), *([UNRELATED] if chance else [])], 0, False)]
     names = sorted(matches[0]["signals"], key=lambda name: ORDER.get(name, 99))
     for rank, name in enumerate(names):
         last = [_number((chance[name].get("chance") or {}).get("p999"))] if chance else []
-        cells = [*(_number(m["signals"][name]["value"]) for m in matches), *last]
-        columns.append((name, cells, 2 + rank + (rank > 2), True))
-    columns.append(("LICENSE", [*(m["license"] or "-" for m in matches), *below], 5, False))
+        columns.append((name, [*(_number(m["signals"][name]["value"]) for m in matches), *last], 2 + rank, True))
     return columns
 
 
@@ -551,7 +602,7 @@ def _listed(d: Document, width: int, color: bool) -> list[str]:
     rows, counts = d["models"], d["listed"]
     columns: list[Column] = [
         ("MODEL", [_label(m) for m in rows], 0, False),
-        ("FAMILY", [m["stated_family"] or m["catalogue_family"] or _brand(m) for m in rows], 2, False),
+        ("FAMILY", [_lineage(m) or _brand(m) for m in rows], 2, False),
         ("PUBLISHER", [m["publisher"] or "-" for m in rows], 3, False),
         ("LICENSE", [m["license"] or "-" for m in rows], 4, False),
         ("MODE", [m["mode"] for m in rows], 5, False),
@@ -569,6 +620,11 @@ def _listed(d: Document, width: int, color: bool) -> list[str]:
         )
     said = [line for text in total for line in _wrapped(text, width)]
     return ["", *_table(columns, width, color), "", *said] if rows else ["", *said]
+
+
+def _lineage(m: Document) -> str:
+    """The root of a row's family, if anything says one."""
+    return str(m["stated_family"] or m["catalogue_family"] or m["linked_family"] or "")
 
 
 def _brand(m: Document) -> str:
@@ -627,15 +683,35 @@ def _problems(d: Document) -> list[str]:
 
 
 def _built(d: Document) -> list[str]:
-    """What a build did; what failed is told on standard error, with its reason."""
-    said = [f"added {name}" for name in d["added"]]
+    """What a build did; what failed is named on standard error, with its path and its reason."""
+    lines = []
+    for kind in ("added", "replaced", "removed"):
+        lines += [f"{kind} {name}" for name in d[kind][:MOST_ROWS]]
+        more = len(d[kind]) - MOST_ROWS
+        lines += [f"{kind} {more:,} more; --json lists them all"] if more > 0 else []
     if d["present"]:
-        said.append(f"{_plural(len(d['present']), 'model')} already there")
-    if not said and not d["failed"]:
-        said.append("nothing to add")
-    if d["failed"]:
-        said.append(f"{len(d['failed'])} failed: {', '.join(f['source'] for f in d['failed'])}")
-    return said
+        lines.append(f"{_plural(len(d['present']), 'model')} already there")
+    if d["gone"]:
+        gone = f"{', '.join(d['gone'][:NAMED])}{_and_more(d['gone'])}"
+        lines.append(f"{_plural(len(d['gone']), 'model')} no longer found, rows kept (--prune removes them): {gone}")
+    if not lines and not d["failed"]:
+        lines.append("nothing to add")
+    return [*lines, *([f"{len(d['failed'])} failed"] if d["failed"] else [])]
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+
+
+# --- explain ---
+
+
+def _explain(d: Document, width: int, color: bool) -> list[str]:
+    lines = []
+    for one in d["explained"]:
+        lines += _heading(f"{one['code']} ({one['kind']})", width, color)
+        lines += _wrapped(f"  {one['meaning']}", width)
+    return lines
 
 
 # --- push ---

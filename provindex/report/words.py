@@ -578,7 +578,74 @@ WAYS = {  # in which an imported row was taken otherwise than a row of ours (sig
     "sliced": "32 rows of each matrix",
     "towers": "the layers of several towers under one number",
 }
+ROLES = {  # of a candidate, by the direction of its pair
+    "ancestor": "is its ancestor",
+    "descendant": "descends from it",
+    "unknown": "which came first is open",
+    "identical": "has the same weights",
+}
+CERTAINTIES = {  # by code: in words, and the E-values for which it stands
+    "beyond-doubt": ("beyond doubt", "E-value of 1e-30 or less"),
+    "very-strong": ("very strong", "E-value of 1e-9 or less"),
+    "strong": ("strong", "E-value of 1e-3 or less, the limit for a link"),
+    "by-rank": ("by rank", "no E-value: above all but 1 in 1,000 pairs of unrelated models, in two tests"),
+}
+TIERS = {  # what follows from a value of a signal or a test, by the tier of a test
+    "signal": "It is reported beside what unrelated models reach, and never decides.",
+    "exact": "Its p-value counts: it can link two models by itself, after correction for all tests.",
+    "aligned": "It is ranked among pairs of unrelated models, and links together with another such test.",
+    "reported": "It is reported, and never decides.",
+}
+TERMS: Mapping[str, Mapping[str, str]] = {  # words of answers that are neither reasons, signals nor tests, by kind
+    "verdict": {
+        "linked": "a test shows that the two share weights: p <= 1e-6 after correction, and an E-value of 1e-3 or less",
+        "unrelated": "a test that would have seen a copy, even a heavily changed one, ran and saw nothing",
+        "inconclusive": "no test that could have decided it was able to run; the reasons are listed",
+    },
+    "relation": {
+        "identical": "all weights are equal",
+        "recast": "the same weights, stored in another precision",
+        "quantized": "the weights of one, rounded to few values",
+        "finetune": "trained on from the same weights, by a little",
+        "continued": "trained on from the same weights, by much",
+        "adapter": "a change of low rank was added to the weights (LoRA and its kin)",
+        "pruned": "layers, neurons or heads were left out",
+        "upscaled": "layers were repeated or added",
+        "merge": "the weights are an average of several models, or of their changes",
+        "vocabulary": "the same layers with another vocabulary",
+        "laundered": "reordered, rotated or rescaled, and otherwise the same",
+        "shared-ancestor": "both have parts of one ancestor",
+        "related": "they share weights, and how cannot be told",
+        "shared-init": "the same random start, trained apart: no descent, the verdict is unrelated",
+    },
+    "direction": {
+        "ancestor": "the other one was made from the one named",
+        "descendant": "the one named was made from the other",
+        "unknown": "the weights do not say which of the two came first",
+    },
+    "status": {
+        "decided": "the question has an answer",
+        "none": "nothing is linked, and everything that looks like an ancestor was tested",
+        "inconclusive": "nothing is linked, and not everything that looks like an ancestor could be tested",
+    },
+    "state": {  # of a rule of a gate
+        "denied": "linked to what the rule names, and not shown to be no descendant of it (status 1)",
+        "relative": "linked, and shown to be no descendant: a sibling, or an ancestor (passes)",
+        "cleared": "a test that would have seen a reordered, rotated and resized copy ran and saw none (passes)",
+        "not_comparable": "of another design, to which nothing short of retraining leads (passes, unless the policy "
+        "fails it)",
+        "inconclusive": "whether it is linked could not be told (status 3, unless the policy says otherwise)",
+    },
+    "number": {
+        "e-value": "how many unrelated models of this index would be expected to score as well: the p-value times the "
+        "number of models",
+        "chance": "what the value reaches on pairs of models known to be unrelated: median and 99.9th percentile",
+    },
+}
 BRIEF_WITHIN = frozenset({Code.UNTESTED})  # summaries: each distinct kind of reason once, without figures
+
+
+OF_A_TEST = frozenset({Code.NOT_RANKED})  # what these say besides the reasons that they rest on is the name of a test
 
 
 class _Filled(string.Formatter):
@@ -633,6 +700,12 @@ def joined(reasons: Sequence[Reason]) -> str:
 def summary(reasons: Sequence[Reason]) -> str:
     """What many pairs have in common: each distinct brief text once."""
     return "; ".join(dict.fromkeys(map(brief, reasons)))
+
+
+def without_tests(reasons: Sequence[Reason]) -> list[str]:
+    """Why pairs could not be tested: each kind of reason once, without names of tests and figures of one pair."""
+    inner = [one for reason in reasons for one in (reason.because if reason.code in OF_A_TEST else (reason,))]
+    return list(dict.fromkeys(map(brief, inner)))
 
 
 def document(reason: Reason) -> dict[str, Any]:

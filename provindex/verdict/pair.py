@@ -49,7 +49,7 @@ TOWERS = frozenset({"vision", "audio"})
 ANCHORS = Reason.of(Code.ANCHORS_NEED_TOKENIZER)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pair:
     """The verdict on two models, and everything that it rests on.
 
@@ -77,6 +77,10 @@ class Pair:
     reasons: tuple[Reason, ...] = ()
     half_step: Residual | None = None
     around: str = ""
+
+    def __repr__(self) -> str:
+        p = "" if self.log10_p is None else f", log10 p {self.log10_p:.1f}"
+        return f"<Pair {', '.join(filter(None, (self.verdict, self.relation, self.direction)))}{p}>"
 
     @property
     def plain_order_only(self) -> bool:

@@ -165,7 +165,10 @@ def _read_zip(file: Extent, label: str) -> _File:
     if len(programs) > 1:
         raise ModelError(f"{label} is a zip archive of {len(programs)} checkpoints, it has several data.pkl.", _CONVERT)
     if not programs:
-        raise ModelError(f"{label} is a zip archive, but not one of torch: it has no data.pkl.", _CONVERT)
+        raise ModelError(
+            f"{label} is a zip archive, but not one of torch: it has no data.pkl.",
+            "If a model is in it, unpack it, and name the folder; else save model.state_dict() with torch again.",
+        )
     root = programs[0].removesuffix("data.pkl")
     if root + "byteorder" in entries and locate(file, entries[root + "byteorder"]).now(0, 8) != b"little":
         raise ModelError(f"{label} was written on a big-endian machine, which is not read.", _CONVERT)
