@@ -119,8 +119,8 @@ def _audit(d: Document) -> list[str]:
 
 
 def _query(d: Document) -> list[str]:
-    said = next(iter(text._headline(d)), f"Status: {d['status']}.")
-    return [_verdict(said), *_found(d), *_evidence(d), *_left_out(d)]
+    said = text.headline(d)[:3] or [f"Status: {d['status']}."]
+    return [_verdict(*said), *_found(d), *_evidence(d), *_left_out(d)]
 
 
 def _compare(d: Document) -> list[str]:

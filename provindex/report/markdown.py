@@ -82,7 +82,7 @@ def _audit(d: Document) -> list[str]:
 
 
 def _query(d: Document) -> list[str]:
-    lines = [f"**{escaped(sentence)}**" for sentence in text._headline(d)[:1]] or [f"**Status: {d['status']}.**"]
+    lines = [f"**{escaped(sentence)}**" for sentence in text.headline(d)[:1]] or [f"**Status: {d['status']}.**"]
     return [*lines, "", *_links(d), *_facts(d), *_left_out(d)]
 
 

@@ -14,7 +14,7 @@ from provindex.common.errors import printable
 Document = dict[str, Any]
 ROW = 4  # models side by side; each row more is drawn below
 BOX, GAP, HEIGHT, RISE = 200, 16, 46, 44
-LETTERS = 27  # of an id in a box; the whole is in its tooltip
+LETTERS = 25  # of an id in a box; the whole is in its tooltip
 MOST = 12  # models of one role that are drawn
 
 
@@ -147,6 +147,8 @@ def _svg(width: float, height: float, parts: Sequence[str], title: str) -> str:
 
 
 def _cut(said: str) -> str:
+    """What a box has room for: of a long id the name without its organisation."""
+    said = said if len(said) <= LETTERS else said.rpartition("/")[2]
     return said if len(said) <= LETTERS else said[: LETTERS - 1] + "\u2026"
 
 

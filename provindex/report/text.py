@@ -92,7 +92,7 @@ def _query(d: Document, width: int, color: bool) -> list[str]:
 def _said(d: Document) -> list[str]:
     own = [f"The index has these very weights as {d['own_row']['model_id']}; that row is left out."] if _copy(d) else []
     families = (_family(f, d["own_row"]) for f in d["families"])
-    return [*own, *_headline(d), *families, *_closing(d), *_left_out(d), *_gate(d), *_read(d["query"])]
+    return [*own, *headline(d), *families, *_closing(d), *_left_out(d), *_gate(d), *_read(d["query"])]
 
 
 def _left_out(d: Document) -> list[str]:
@@ -146,7 +146,7 @@ def _codes(reasons: Sequence[Document]) -> Iterator[Document]:
         yield from _codes(reason.get("because", []))
 
 
-def _headline(d: Document) -> list[str]:
+def headline(d: Document) -> list[str]:
     """What the matches say, one sentence each for ancestors, copies and relatives."""
     query = d["query"]
     ancestors = [m for m in d["matches"] if m["direction"] == "ancestor"]
