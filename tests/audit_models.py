@@ -14,8 +14,8 @@ from provindex.api import Index, resolve
 from provindex.fingerprint.record import Fingerprint
 
 SIZES = {"layers": 4, "hidden": 96, "heads": 4, "intermediate": 256}
-BASE = zoo.llama(1, **SIZES)
-STRANGER = zoo.llama(3, **SIZES)
+BASE = zoo.spoken(zoo.llama(1, **SIZES), 1)
+STRANGER = zoo.spoken(zoo.llama(3, **SIZES), 3)
 CARD = "---\n{fields}\n---\n# A model\n{body}\n"
 
 

@@ -65,6 +65,18 @@ def test_a_true_card_has_no_finding(rows: Rows, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_link_that_no_claim_explains_is_not_passed_over(rows: Rows, tmp_path: Path) -> None:
+    """The weights do not say which came first, nobody states a root, and what the card names is not to be had."""
+    index = made.index_of(replace(rows["base"], license="cc-by-nc-4.0", family=None))
+    folder = made.write(tmp_path / "child", "left", "license: apache-2.0\nbase_model: org/absent")
+    found = made.audited(folder, index)
+    assert [link.entry.model_id for link in found.result.linked] == ["org/base"]
+    assert found.result.linked[0].direction == "unknown"
+    assert about(found, "base-model-missing") == {"org/base"} and found.exit_status(strict=True) == 3
+    assert statuses(found) == {"org/absent": "not_testable", "apache-2.0": "not_testable"}
+    assert [(link.model_id, link.sure) for link in found.chain][:2] == [("child", True), ("org/base", False)]
+
+
 def test_naming_the_parent_is_enough_and_naming_the_grandparent_is_not(rows: Rows, tmp_path: Path) -> None:
     index = indexed(rows, base="mit", left="mit")
     parent = made.write(tmp_path / "parent", "grandchild", "license: mit\nbase_model: org/left")

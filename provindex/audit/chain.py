@@ -65,7 +65,8 @@ def license_chain(
     for one in above:
         row, pair = one.match.entry.row, one.match.pair
         relation = pair.relation or ""
-        code = Code.BY_WEIGHTS if one.sure else Code.BY_RELATIVES
+        unsure = Code.CLAIM_LINKED_ONLY if one.presumed else Code.BY_RELATIVES
+        code = Code.BY_WEIGHTS if one.sure else unsure
         basis = Reason.of(code, model=one.match.entry.label, relation=relation)
         direction = "unknown" if one.presumed else "ancestor"
         name, source = _license(row["model_id"], row["license"])

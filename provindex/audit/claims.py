@@ -58,8 +58,8 @@ class Judged:
 @dataclass(frozen=True)
 class Ancestor:
     """A linked row that counts as an ancestor. presumed: the weights do not say which came first, and the public record
-    has it as the root of its family, or the model claims it, or both hold the same weights. sure: none of that, and
-    more than the way in which other relatives lie says that it came first; or one of that.
+    has it as the root of its family, or the model claims it, or both hold the same weights; or nothing says more, and
+    it is the closest. sure: more than the way in which other relatives lie says that it came first, or the record does.
     """
 
     match: Match
@@ -137,7 +137,8 @@ def role(match: Match) -> str | None:
 
 def ancestors(result: QueryResult, judged: Sequence[Judged]) -> tuple[Ancestor, ...]:
     """Linked rows that count as ancestors, closest first: by direction; or, where the weights do not say which came
-    first, those that are claimed, hold the same weights, or are the root of their family by the public record.
+    first, those that are claimed, hold the same weights, or are the root of their family by the public record; if there
+    are none of these, the closest linked row.
     """
     claimed = {one.claim.value.lower() for one in judged if one.status == CONFIRMED}
     found: dict[str, Ancestor] = {}
@@ -151,6 +152,8 @@ def ancestors(result: QueryResult, judged: Sequence[Judged]) -> tuple[Ancestor, 
         if certain or known_otherwise:
             sure = known_otherwise or is_told_apart(match)
             found.setdefault(model_id.lower(), Ancestor(match, not certain, sure))
+    if not found and not claimed:  # nothing says which came first: the closest may have, and is not passed over
+        found = {m.entry.model_id.lower(): Ancestor(m, presumed=True, sure=False) for m in open_links(result)[:1]}
     return tuple(found.values())
 
 

@@ -32,7 +32,6 @@ from provindex.audit.claims import (
     judged_architecture,
     judged_bases,
     link_reason,
-    open_links,
     unclaimed,
 )
 from provindex.audit.gate import Towers
@@ -120,7 +119,7 @@ def audit(
     bases = judged_bases(stated, result, index, day, towers)
     above = ancestors(result, bases)
     left = unclaimed(above, bases, result.query, index)
-    hidden = _hidden(bases, left) or _open(bases, result, bool(above))
+    hidden = _hidden(bases, left)
     chain = license_chain(result.query, stated, bases, above, index)
     conflicts = list(_conflicts(chain))
     reason = hidden[0].reason if hidden and hidden[0].code == "base-model-incomplete" else None
@@ -171,18 +170,6 @@ def _hidden(bases: Sequence[Judged], left: Sequence[Ancestor]) -> list[Finding]:
     code = Code.BASE_UNCLAIMED_OPEN if tested else Code.BASE_UNCLAIMED_UNTESTED
     reason = Reason.of(code, because=because, models=named, claimed=claimed)
     return [Finding("base-model-missing", reason, ids)]
-
-
-def _open(bases: Sequence[Judged], result: QueryResult, known: bool) -> list[Finding]:
-    """A model that names no base and has no ancestor for sure, and the closest link of which the weights do not say
-    which came first. known: whether an ancestor was found, claimed or not.
-    """
-    links = [] if bases or known else open_links(result)
-    return [
-        Finding("base-model-missing", Reason.of(Code.BASE_UNNAMED, because=[link_reason(m, m.entry.label)]),
-                (m.entry.model_id,))
-        for m in links[:1]
-    ]  # fmt: skip
 
 
 def _conflicts(chain: Sequence[Link]) -> Iterator[Finding]:
