@@ -87,7 +87,7 @@ print(json.dumps({
     "value": float(back.value("spread")[0]),
     "compare": made,
     "text": renderers.render("text", made),
-    "query": renderers.render("text", asked),
+    "query": renderers.render("text", asked | {"settings": asked["settings"] | {"shown": ["signals"]}}),
     "heading": renderers.render("heading", made, width=None, color=False),
     "older": [older.value, [str(reason.code) for reason in older.reasons]],
     "seed": seed.query(back).status,
