@@ -206,10 +206,11 @@ def small_pieces(name: str, size: int) -> Callable[[Case], None]:
 
     def made(case: Case) -> None:
         case.main()
-        for number, start in enumerate(range(0, len(case.raw), size)):
+        raw = case.raw
+        for number, start in enumerate(range(0, len(raw), size)):
             path = case.folder / name.format(number)
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(case.raw[start : start + size])
+            path.write_bytes(raw[start : start + size])
 
     return made
 
