@@ -58,6 +58,12 @@ def main() -> int:
         clean = random_like(stolen)
         index = api.Index.load("embedded")
         index.add(replace(api.resolve(given.real / name).fingerprint, model_id="org/stolen"))
+        with tempfile.TemporaryDirectory() as scratch:  # else nothing below says anything
+            alone = Case(stolen, clean, Path(scratch) / "model")
+            alone.main()
+            status, why = status_of(alone.folder, index, "org/stolen")
+            if status:
+                sys.exit(f"{name}: the clean model alone has status {status}: {why}")
         seen: Counter[tuple[str, int]] = Counter()
         for case, make, right in names_of(given.only):
             with tempfile.TemporaryDirectory() as scratch:

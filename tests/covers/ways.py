@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zoo
 from numpy.typing import NDArray
 from safetensors.numpy import save, save_file
 from torch_writer import checkpoint
@@ -63,13 +64,15 @@ class Case:
 
 
 def random_like(stolen: Snapshot, seed: int = SEED) -> Snapshot:
-    """A model of the same names and shapes with weights of its own."""
+    """A model of the same names and shapes with weights of its own, whose embedding knows its tokens' strings: beside
+    nothing else a gate lets it pass.
+    """
     rng = np.random.default_rng(seed)
     made = {}
     for name, tensor in stolen.tensors.items():
         spread, mean = float(tensor.std()), float(tensor.mean())
         made[name] = (rng.standard_normal(tensor.shape, dtype=np.float32) * spread + mean).astype(np.float32)
-    return replace(stolen, name="clean", tensors=made)
+    return replace(stolen, name="clean", tensors=zoo.with_strings(made, stolen.tokenizer, seed))
 
 
 def write(snapshot: Snapshot, folder: Path) -> Path:

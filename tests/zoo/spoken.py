@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def _pieces(text: str) -> set[str]:
     return {word[i : i + k] for k in (1, 2) for i in range(len(word) - k + 1)} | {f"{len(word)} letters"}
 
 
+@lru_cache(maxsize=1 << 16)
 def _direction(piece: str, seed: int, width: int) -> NDArray[np.float32]:
     digest = hashlib.sha256(f"{seed} {piece}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little")).standard_normal(width, np.float32)
